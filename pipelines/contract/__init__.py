@@ -1,0 +1,1 @@
+"""What the server and the engine say to each other: frozen structs, one error tree, no torch."""

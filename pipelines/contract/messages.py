@@ -1,0 +1,184 @@
+"""What crosses the pipe between the server and a worker; every wire form is pinned by a golden file.
+
+Commands go down, events come up. Both are msgpack maps tagged by ``type``, one per frame (`pipelines.worker.link`).
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from pipelines.contract.catalog import ModelCard, ModelFacts
+from pipelines.contract.errors import ErrorReport
+from pipelines.contract.request import ImageRequest, Picture
+
+PROTOCOL = 1
+"""Raised when a peer of the previous number would misread a message."""
+
+
+class Phase(StrEnum):
+    """The three kinds of work a device does, one at a time."""
+
+    ENCODE = "encode"
+    DENOISE = "denoise"
+    DECODE = "decode"
+
+
+class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    pass
+
+
+class LoadModel(_Command, tag="load_model"):
+    """Make ``card`` known and load it; answered by `ModelLoaded` or `ModelFailed`."""
+
+    card: ModelCard
+
+
+class Generate(_Command, tag="generate"):
+    """Run ``request``; answered by `ImageDone` for each image and `Completed`, or by `Failed`."""
+
+    request: ImageRequest
+
+
+class Cancel(_Command, tag="cancel"):
+    """Drop the request before the next tick; answered by `Failed` with code ``cancelled``. Unknown ids are ignored."""
+
+    id: str
+
+
+class Drain(_Command, tag="drain"):
+    """Finish what is in flight, refuse the rest, then leave; answered by `Drained`."""
+
+
+Command = LoadModel | Generate | Cancel | Drain
+
+
+class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    pass
+
+
+class Hello(_Event, tag="hello"):
+    """The first frame of a worker: who it is and what it runs on."""
+
+    protocol: int
+    pid: int
+    device: str
+    """torch's name, such as ``cuda:0`` or ``cpu``."""
+    device_name: str
+    memory_bytes: int
+
+
+class ModelLoading(_Event, tag="model_loading"):
+    """Loading moves on: ``part`` is the component at hand, ``fraction`` of the whole is done."""
+
+    model: str
+    part: str
+    fraction: float
+
+
+class ModelLoaded(_Event, tag="model_loaded"):
+    """The model answers requests from now on."""
+
+    model: str
+    facts: ModelFacts
+
+
+class ModelFailed(_Event, tag="model_failed"):
+    """The model could not be loaded."""
+
+    model: str
+    error: ErrorReport
+
+
+class Progress(_Event, tag="progress"):
+    """Image ``image`` of the request has done ``step`` of ``steps`` steps."""
+
+    id: str
+    image: int
+    step: int
+    steps: int
+
+
+class Preview(_Event, tag="preview"):
+    """A small, cheap look at an unfinished image."""
+
+    id: str
+    image: int
+    step: int
+    picture: Picture
+
+
+class ImageDone(_Event, tag="image_done"):
+    """One finished image; after a worker's death an image may come a second time."""
+
+    id: str
+    image: int
+    picture: Picture
+
+
+class RunStats(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a request's time went, in seconds, and what it cost, in network evaluations."""
+
+    queue_seconds: float
+    """From arrival at the worker to the first encode."""
+    encode_seconds: float
+    denoise_seconds: float
+    """From the first tick to the last, pauses included."""
+    decode_seconds: float
+    evaluations: int
+    company: float
+    """Mean number of evaluations in the ticks it shared, its own included."""
+
+
+class Completed(_Event, tag="completed"):
+    """Every image of the request has been sent."""
+
+    id: str
+    stats: RunStats
+
+
+class Failed(_Event, tag="failed"):
+    """The request ends without (all of) its images."""
+
+    id: str
+    error: ErrorReport
+
+
+class Tick(_Event, tag="tick"):
+    """The device has done one batch: the raw material of the metrics, and the worker's sign of life."""
+
+    model: str
+    phase: Phase
+    rows: int
+    """Images in the batch."""
+    evaluations: int
+    """Network evaluations wanted (guided images count twice)."""
+    padded: int
+    """Evaluations added to reach a bucket."""
+    seconds: float
+    out_of_memory: bool
+    waiting: int
+    """Images in the engine that were not in this batch."""
+
+
+class Drained(_Event, tag="drained"):
+    """Nothing is in flight any more; the worker leaves."""
+
+
+Event = (
+    Hello | ModelLoading | ModelLoaded | ModelFailed | Progress | Preview | ImageDone | Completed | Failed | Tick | Drained
+)
+
+
+def encode(message: Command | Event) -> bytes:
+    """The message as msgpack."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode_command(frame: bytes) -> Command:
+    """The command in ``frame``; raises `msgspec.ValidationError` for anything else."""
+    return msgspec.msgpack.decode(frame, type=Command)
+
+
+def decode_event(frame: bytes) -> Event:
+    """The event in ``frame``; raises `msgspec.ValidationError` for anything else."""
+    return msgspec.msgpack.decode(frame, type=Event)

@@ -1,0 +1,98 @@
+"""One image request, as every dialect translates into it and as the engine runs it."""
+
+from enum import IntEnum, StrEnum
+from typing import Literal
+
+import msgspec
+
+
+class Priority(IntEnum):
+    """Who goes first: a person waiting, ordinary API work, or a batch that may take the night."""
+
+    INTERACTIVE = 0
+    NORMAL = 1
+    BULK = 2
+
+
+class Resize(StrEnum):
+    """How an input picture meets the requested size."""
+
+    STRETCH = "stretch"
+    """Scale each axis to fit; the aspect ratio may change (as diffusers does)."""
+    CROP = "crop"
+    """Scale to cover, cut the overhang evenly."""
+    FILL = "fill"
+    """Scale to fit inside, fill the rest with the picture's own stretched edges."""
+
+
+class Picture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Decoded 8-bit pixels, row by row, channels interleaved: ``len(data) == width * height * channels``."""
+
+    width: int
+    height: int
+    mode: Literal["L", "RGB", "RGBA"]
+    data: bytes
+
+    def __post_init__(self) -> None:
+        """Refuse a size that does not match the data: nothing later checks again."""
+        expected = self.width * self.height * self.channels
+        if self.width < 1 or self.height < 1 or len(self.data) != expected:
+            msg = f"{self.width}x{self.height} {self.mode} needs {expected} bytes, got {len(self.data)}"
+            raise ValueError(msg)
+
+    @property
+    def channels(self) -> int:
+        """Bytes per pixel."""
+        return len(self.mode)
+
+
+class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the noise is removed: canonical ids of `pipelines.contract.samplers`."""
+
+    sampler: str
+    steps: int
+    guidance_scale: float
+    """Classifier-free guidance (arXiv:2207.12598); at 1.0 or below the image costs one evaluation per step, else two."""
+    scheduler: str | None = None
+    """Noise schedule; None keeps the checkpoint's own options."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether a negative (or empty) prompt is evaluated too."""
+        return self.guidance_scale > 1.0
+
+
+class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The picture to begin from (img2img), or to keep outside the mask (inpaint)."""
+
+    picture: Picture
+    strength: float = 0.8
+    """0 < strength <= 1: the share of the steps that is run; 1 forgets the picture, but for what a mask keeps."""
+    resize: Resize = Resize.CROP
+    mask: Picture | None = None
+    """Mode L, any size; 128 and above is repainted, below is kept (binarised as in diffusers)."""
+    keep_unmasked: bool = False
+    """Put the input's own pixels back where the mask keeps them, instead of their copy through the VAE."""
+
+
+class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that decides the pixels of ``len(seeds)`` images; equal requests give equal images."""
+
+    id: str
+    model: str
+    prompt: str
+    width: int
+    """Pixels, a multiple of 8."""
+    height: int
+    seeds: tuple[int, ...]
+    """One image per seed, 0 <= seed < 2**64; each seeds a CPU generator, as in diffusers."""
+    sampling: Sampling
+    negative_prompt: str = ""
+    init: Init | None = None
+    clip_skip: int = 0
+    """Leave out that many last layers of the text encoder (diffusers' meaning; A1111's value is one higher)."""
+    preview_every: int = 0
+    """Send a preview every so many steps; 0 for none."""
+    priority: Priority = Priority.NORMAL
+    deadline: float | None = None
+    """Unix time in seconds after which the result is worthless; earlier deadlines go first among equals."""

@@ -1,0 +1,116 @@
+"""Sampler and schedule ids, and every spelling that clients use for them.
+
+The table lives in the contract because the server must refuse a wrong name before any work, without torch. Which diffusers class
+stands behind an id is `pipelines.sampling.samplers`; a test holds the two together.
+"""
+
+import re
+
+import msgspec
+
+from pipelines.contract.errors import UnknownSampler, Unsupported
+
+KARRAS, EXPONENTIAL, BETA = "karras", "exponential", "beta"
+SGM_UNIFORM, SIMPLE, AUTOMATIC = "sgm_uniform", "simple", "automatic"
+
+SCHEDULERS = (AUTOMATIC, KARRAS, EXPONENTIAL, BETA, SGM_UNIFORM, SIMPLE)
+
+_SPACING = frozenset({AUTOMATIC, SGM_UNIFORM, SIMPLE})
+_SIGMAS = _SPACING | {KARRAS, EXPONENTIAL, BETA}
+
+
+class SamplerSpec(msgspec.Struct, frozen=True):
+    """One sampler: its id, its name in AUTOMATIC1111, the schedules it takes and what ``automatic`` means for it."""
+
+    id: str
+    label: str
+    schedulers: frozenset[str]
+    automatic: str | None = None
+    """The schedule A1111 picks for it; None: the checkpoint's own options."""
+    aliases: tuple[str, ...] = ()
+    """Further spellings, in the normal form of `_normal`."""
+    img2img: bool = True
+    """Whether the class can add noise to a given picture at a given step."""
+
+
+SAMPLERS: tuple[SamplerSpec, ...] = (
+    SamplerSpec("euler", "Euler", _SIGMAS),
+    SamplerSpec("euler_a", "Euler a", _SPACING, aliases=("euler_ancestral",)),
+    SamplerSpec("heun", "Heun", _SIGMAS),
+    SamplerSpec("dpm2", "DPM2", _SIGMAS, KARRAS, aliases=("dpm_2", "kdpm2")),
+    SamplerSpec("dpm2_a", "DPM2 a", _SIGMAS, KARRAS, aliases=("dpm_2_a", "dpm_2_ancestral", "dpm2_ancestral", "kdpm2_a")),
+    SamplerSpec("lms", "LMS", _SIGMAS),
+    SamplerSpec("ddim", "DDIM", _SPACING),
+    SamplerSpec("ddpm", "DDPM", _SPACING),
+    SamplerSpec("pndm", "PLMS", _SPACING, aliases=("plms",)),
+    SamplerSpec("unipc", "UniPC", _SIGMAS, aliases=("uni_pc", "uni_pc_bh2")),
+    SamplerSpec("deis", "DEIS", _SIGMAS),
+    SamplerSpec("ipndm", "iPNDM", frozenset({AUTOMATIC}), img2img=False),
+    SamplerSpec("dpmpp_2m", "DPM++ 2M", _SIGMAS, KARRAS),
+    SamplerSpec("dpmpp_2m_sde", "DPM++ 2M SDE", _SIGMAS, EXPONENTIAL, aliases=("dpmpp_2m_sde_gpu",)),
+    SamplerSpec("dpmpp_3m", "DPM++ 3M", _SIGMAS, KARRAS),
+    SamplerSpec("dpmpp_3m_sde", "DPM++ 3M SDE", _SIGMAS, EXPONENTIAL, aliases=("dpmpp_3m_sde_gpu",)),
+    SamplerSpec("dpmpp_sde", "DPM++ SDE", _SIGMAS, KARRAS, aliases=("dpmpp_sde_gpu",)),
+    SamplerSpec("dpmpp_2s", "DPM++ 2S a", _SIGMAS, KARRAS, aliases=("dpmpp_2s_a", "dpmpp_2s_ancestral")),
+    SamplerSpec("lcm", "LCM", _SPACING),
+    SamplerSpec("tcd", "TCD", _SPACING),
+)
+
+_SUFFIXES = {
+    "karras": KARRAS,
+    "ka": KARRAS,
+    "exponential": EXPONENTIAL,
+    "exp": EXPONENTIAL,
+    "beta": BETA,
+    "sgm_uniform": SGM_UNIFORM,
+    "simple": SIMPLE,
+    "automatic": AUTOMATIC,
+}
+
+
+def resolve(sampler: str, scheduler: str | None = None) -> tuple[SamplerSpec, str | None]:
+    """The sampler and schedule that a client means, in any spelling.
+
+    A schedule may be part of the sampler's name ("DPM++ 2M Karras", "k_dpmpp_2m_ka"); ``scheduler`` wins over it.
+    Raises `UnknownSampler` for a name nobody knows and `Unsupported` for a schedule the sampler's class does not take.
+    """
+    by_name = _names()
+    name = _normal(sampler)
+    suffixed: str | None = None
+    if name not in by_name:
+        for suffix, meaning in _SUFFIXES.items():
+            if name.endswith(f"_{suffix}") and name.removesuffix(f"_{suffix}") in by_name:
+                name, suffixed = name.removesuffix(f"_{suffix}"), meaning
+                break
+        else:
+            known = ", ".join(spec.id for spec in SAMPLERS)
+            msg = f"There is no sampler {sampler!r}; known are {known}."
+            raise UnknownSampler(msg, param="sampler")
+    spec = by_name[name]
+    return spec, _schedule(spec, scheduler, suffixed)
+
+
+def _schedule(spec: SamplerSpec, asked: str | None, suffixed: str | None) -> str | None:
+    if asked is None:
+        chosen = suffixed
+    else:
+        normal = _normal(asked)
+        chosen = {"uniform": None, "normal": None, "": None}.get(normal, _SUFFIXES.get(normal, normal))
+        if chosen is not None and chosen not in SCHEDULERS:
+            msg = f"There is no scheduler {asked!r}; known are {', '.join(SCHEDULERS)}."
+            raise UnknownSampler(msg, param="scheduler")
+    if chosen is not None and chosen not in spec.schedulers:
+        able = ", ".join(name for name in SCHEDULERS if name in spec.schedulers)
+        msg = f"Sampler {spec.id!r} does not support scheduler {chosen!r}; it takes {able}."
+        raise Unsupported(msg, param="scheduler")
+    return chosen
+
+
+def _normal(name: str) -> str:
+    """Lower case, ``++`` as ``pp``, words joined by ``_``, without k-diffusion's ``k_`` in front."""
+    words = re.sub(r"[^a-z0-9]+", "_", name.strip().lower().replace("++", "pp")).strip("_")
+    return words.removeprefix("k_").removeprefix("sample_")
+
+
+def _names() -> dict[str, SamplerSpec]:
+    return {spelling: spec for spec in SAMPLERS for spelling in (spec.id, _normal(spec.label), *spec.aliases)}
