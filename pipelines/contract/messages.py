@@ -27,25 +27,25 @@ class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     pass
 
 
-class LoadModel(_Command, tag="load_model"):
+class LoadModel(_Command, frozen=True, tag="load_model"):
     """Make ``card`` known and load it; answered by `ModelLoaded` or `ModelFailed`."""
 
     card: ModelCard
 
 
-class Generate(_Command, tag="generate"):
+class Generate(_Command, frozen=True, tag="generate"):
     """Run ``request``; answered by `ImageDone` for each image and `Completed`, or by `Failed`."""
 
     request: ImageRequest
 
 
-class Cancel(_Command, tag="cancel"):
+class Cancel(_Command, frozen=True, tag="cancel"):
     """Drop the request before the next tick; answered by `Failed` with code ``cancelled``. Unknown ids are ignored."""
 
     id: str
 
 
-class Drain(_Command, tag="drain"):
+class Drain(_Command, frozen=True, tag="drain"):
     """Finish what is in flight, refuse the rest, then leave; answered by `Drained`."""
 
 
@@ -56,7 +56,7 @@ class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     pass
 
 
-class Hello(_Event, tag="hello"):
+class Hello(_Event, frozen=True, tag="hello"):
     """The first frame of a worker: who it is and what it runs on."""
 
     protocol: int
@@ -67,7 +67,7 @@ class Hello(_Event, tag="hello"):
     memory_bytes: int
 
 
-class ModelLoading(_Event, tag="model_loading"):
+class ModelLoading(_Event, frozen=True, tag="model_loading"):
     """Loading moves on: ``part`` is the component at hand, ``fraction`` of the whole is done."""
 
     model: str
@@ -75,21 +75,21 @@ class ModelLoading(_Event, tag="model_loading"):
     fraction: float
 
 
-class ModelLoaded(_Event, tag="model_loaded"):
+class ModelLoaded(_Event, frozen=True, tag="model_loaded"):
     """The model answers requests from now on."""
 
     model: str
     facts: ModelFacts
 
 
-class ModelFailed(_Event, tag="model_failed"):
+class ModelFailed(_Event, frozen=True, tag="model_failed"):
     """The model could not be loaded."""
 
     model: str
     error: ErrorReport
 
 
-class Progress(_Event, tag="progress"):
+class Progress(_Event, frozen=True, tag="progress"):
     """Image ``image`` of the request has done ``step`` of ``steps`` steps."""
 
     id: str
@@ -98,7 +98,7 @@ class Progress(_Event, tag="progress"):
     steps: int
 
 
-class Preview(_Event, tag="preview"):
+class Preview(_Event, frozen=True, tag="preview"):
     """A small, cheap look at an unfinished image."""
 
     id: str
@@ -107,7 +107,7 @@ class Preview(_Event, tag="preview"):
     picture: Picture
 
 
-class ImageDone(_Event, tag="image_done"):
+class ImageDone(_Event, frozen=True, tag="image_done"):
     """One finished image; after a worker's death an image may come a second time."""
 
     id: str
@@ -129,21 +129,21 @@ class RunStats(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Mean number of evaluations in the ticks it shared, its own included."""
 
 
-class Completed(_Event, tag="completed"):
+class Completed(_Event, frozen=True, tag="completed"):
     """Every image of the request has been sent."""
 
     id: str
     stats: RunStats
 
 
-class Failed(_Event, tag="failed"):
+class Failed(_Event, frozen=True, tag="failed"):
     """The request ends without (all of) its images."""
 
     id: str
     error: ErrorReport
 
 
-class Tick(_Event, tag="tick"):
+class Tick(_Event, frozen=True, tag="tick"):
     """The device has done one batch: the raw material of the metrics, and the worker's sign of life."""
 
     model: str
@@ -160,13 +160,11 @@ class Tick(_Event, tag="tick"):
     """Images in the engine that were not in this batch."""
 
 
-class Drained(_Event, tag="drained"):
+class Drained(_Event, frozen=True, tag="drained"):
     """Nothing is in flight any more; the worker leaves."""
 
 
-Event = (
-    Hello | ModelLoading | ModelLoaded | ModelFailed | Progress | Preview | ImageDone | Completed | Failed | Tick | Drained
-)
+Event = Hello | ModelLoading | ModelLoaded | ModelFailed | Progress | Preview | ImageDone | Completed | Failed | Tick | Drained
 
 
 def encode(message: Command | Event) -> bytes:
@@ -176,9 +174,11 @@ def encode(message: Command | Event) -> bytes:
 
 def decode_command(frame: bytes) -> Command:
     """The command in ``frame``; raises `msgspec.ValidationError` for anything else."""
-    return msgspec.msgpack.decode(frame, type=Command)
+    command: Command = msgspec.msgpack.decode(frame, type=Command)
+    return command
 
 
 def decode_event(frame: bytes) -> Event:
     """The event in ``frame``; raises `msgspec.ValidationError` for anything else."""
-    return msgspec.msgpack.decode(frame, type=Event)
+    event: Event = msgspec.msgpack.decode(frame, type=Event)
+    return event

@@ -31,6 +31,8 @@ class SamplerSpec(msgspec.Struct, frozen=True):
     """Further spellings, in the normal form of `_normal`."""
     img2img: bool = True
     """Whether the class can add noise to a given picture at a given step."""
+    max_steps: int = 1000
+    """A distilled sampler cannot run more steps than the teacher's schedule has."""
 
 
 SAMPLERS: tuple[SamplerSpec, ...] = (
@@ -52,8 +54,8 @@ SAMPLERS: tuple[SamplerSpec, ...] = (
     SamplerSpec("dpmpp_3m_sde", "DPM++ 3M SDE", _SIGMAS, EXPONENTIAL, aliases=("dpmpp_3m_sde_gpu",)),
     SamplerSpec("dpmpp_sde", "DPM++ SDE", _SIGMAS, KARRAS, aliases=("dpmpp_sde_gpu",)),
     SamplerSpec("dpmpp_2s", "DPM++ 2S a", _SIGMAS, KARRAS, aliases=("dpmpp_2s_a", "dpmpp_2s_ancestral")),
-    SamplerSpec("lcm", "LCM", _SPACING),
-    SamplerSpec("tcd", "TCD", _SPACING),
+    SamplerSpec("lcm", "LCM", _SPACING, max_steps=50),
+    SamplerSpec("tcd", "TCD", _SPACING, max_steps=50),
 )
 
 _SUFFIXES = {

@@ -1,0 +1,1 @@
+"""One process, one device: an engine at the end of a pipe."""

@@ -1,0 +1,46 @@
+"""What the scheduler hands the runner, and what comes back."""
+
+import msgspec
+
+from pipelines.contract.errors import ErrorReport
+from pipelines.contract.messages import Phase
+from pipelines.contract.request import Picture
+from pipelines.engine.row import Key, Row, RowId
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Rows for one tick, or one encode or decode phase. All share ``key``."""
+
+    phase: Phase
+    key: Key
+    rows: tuple[Row, ...]
+    budget: int
+    """Denoise: network evaluations in one forward at most; only a single guided row may need more, in two forwards.
+    Encode and decode: rows at most."""
+    bucket: int = 0
+    """Denoise: pad the evaluations to this many; 0 for no padding."""
+    previews: frozenset[RowId] = frozenset()
+    """Rows whose watchers want a look after this tick."""
+
+    @property
+    def size(self) -> int:
+        """What the budget counts: evaluations in a tick, else rows."""
+        return sum(row.cost for row in self.rows) if self.phase is Phase.DENOISE else len(self.rows)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a batch. Rows named nowhere are as they were before it and may run again."""
+
+    seconds: float
+    advanced: dict[RowId, int] = {}
+    """Rows that succeeded. Encode: how many evaluations the row will take. Else: how many it has done."""
+    pictures: dict[RowId, Picture] = {}
+    """Decode: the finished images."""
+    previews: dict[RowId, Picture] = {}
+    failed: dict[RowId, ErrorReport] = {}
+    """Rows that cannot go on, each by its own fault."""
+    out_of_memory: bool = False
+    """The rest did not fit; run it again with less."""
+    fault: ErrorReport | None = None
+    """The rest failed together for a reason that may be one row's alone."""
+    padded: int = 0

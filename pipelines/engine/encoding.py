@@ -1,0 +1,120 @@
+"""From requests to row states: embeddings, noise, and the latents of input pictures.
+
+The order in which an image draws its random numbers is the order of diffusers' pipelines, so that the same seed gives the same
+picture: txt2img draws the noise; img2img the latents of the picture, then the noise; inpainting with four channels the same
+and then, for nothing, the latents of the masked picture; with nine channels the picture (unless strength is 1), the noise, the
+masked picture.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - everyone's spelling
+
+from pipelines.contract.errors import InvalidRequest
+from pipelines.engine.embeddings import Embeddings
+from pipelines.engine.row import Row
+from pipelines.engine.state import Kept, RowState
+from pipelines.families import pictures
+from pipelines.families.family import Family, Moments, Prompt
+from pipelines.sampling.noise import Noise
+from pipelines.sampling.solver import Schedulers, Solver
+
+Encode = Callable[[torch.Tensor], Moments]
+
+
+def prompts_of(row: Row, family: Family) -> tuple[Prompt, ...]:
+    """The texts one evaluation each is made for: negative and positive, or only the positive.
+
+    Raises `InvalidRequest` for more skipped layers than the encoder has.
+    """
+    request = row.request
+    if not 0 <= request.clip_skip <= family.max_clip_skip:
+        msg = f"clip_skip must be 0 to {family.max_clip_skip} for this model, not {request.clip_skip}."
+        raise InvalidRequest(msg, param="clip_skip")
+    positive = Prompt(request.prompt, request.clip_skip)
+    # Like diffusers, the negative prompt is never tapped early: clip_skip is about the picture's description.
+    return (Prompt(request.negative_prompt), positive) if request.sampling.guided else (positive,)
+
+
+class Encoder:
+    """Makes row states for one model."""
+
+    def __init__(self, family: Family) -> None:
+        """Share ``family``'s embeddings among all rows."""
+        self.embeddings = Embeddings(family)
+        self._family = family
+        self._schedulers = Schedulers(family.scheduler_config)
+
+    def state(self, row: Row, encode: Encode) -> RowState:
+        """The state in which ``row`` begins; ``encode`` gives the latent moments of pixels [1, 3, H, W].
+
+        Raises `InvalidRequest` for what this sampler or model cannot do.
+        """
+        family, request, init = self._family, row.request, row.request.init
+        prompts = prompts_of(row, family)
+        noise = Noise(row.seed, family.device, family.dtype)
+        strength = 1.0 if init is None else init.strength
+        solver = self._schedulers.solver(request.sampling, noise, strength=strength)
+        shape = (
+            1,
+            family.facts.latent_channels,
+            row.key.height // family.latent_scale,
+            row.key.width // family.latent_scale,
+        )
+        kept, channels = None, None
+        if init is None:
+            latents = solver.initial(noise.draw(shape))
+        elif init.mask is None:
+            picture = self._sample(encode(pictures.init_pixels(init, row.key.width, row.key.height)), noise)
+            latents = solver.noised(picture, noise.draw(shape))
+        else:
+            latents, kept, channels = self._inpaint(row, solver, noise, encode)
+        if family.facts.inpainting and channels is None:
+            channels = self._blank(row, encode)
+        embedded = self.embeddings.fetch(prompts)
+        return RowState(
+            latents=latents,
+            solver=solver,
+            embeddings=tuple(embedded[prompt] for prompt in prompts),
+            guidance=request.sampling.guidance_scale,
+            kept=kept,
+            channels=channels,
+            paste=init if init is not None and init.mask is not None and init.keep_unmasked else None,
+        )
+
+    def _inpaint(
+        self, row: Row, solver: Solver, noise: Noise, encode: Encode
+    ) -> tuple[torch.Tensor, Kept | None, torch.Tensor | None]:
+        init = row.request.init
+        if init is None:
+            msg = "inpainting needs a picture"
+            raise ValueError(msg)
+        family, size = self._family, (row.key.width, row.key.height)
+        pixels = pictures.init_pixels(init, *size)
+        mask = pictures.mask_pixels(init, *size)
+        whole = init.strength >= 1.0
+        nine = family.facts.inpainting
+        picture = None if nine and whole else self._sample(encode(pixels), noise)
+        shape = (1, family.facts.latent_channels, size[1] // family.latent_scale, size[0] // family.latent_scale)
+        drawn = noise.draw(shape)
+        latents = solver.initial(drawn) if whole or picture is None else solver.noised(picture, drawn)
+        small = F.interpolate(mask, size=shape[-2:]).to(family.device, family.dtype)
+        if nine:
+            masked = self._sample(encode(pixels * (mask < 0.5)), noise)  # noqa: PLR2004 - half
+            return latents, None, torch.cat([small, masked], dim=1)
+        # diffusers encodes the masked picture here and does not use it; only the draw matters, for what is drawn later.
+        noise.draw(shape)
+        if picture is None:
+            msg = "unreachable: four channels always encode the picture"
+            raise ValueError(msg)
+        return latents, Kept(small, picture, drawn), None
+
+    def _blank(self, row: Row, encode: Encode) -> torch.Tensor:
+        """What a nine-channel network gets without a mask: everything is to be painted, nothing is known."""
+        grey = encode(torch.zeros(1, 3, row.key.height, row.key.width)).mean * self._family.latent_factor
+        return torch.cat([torch.ones_like(grey[:, :1]), grey], dim=1)
+
+    def _sample(self, moments: Moments, noise: Noise) -> torch.Tensor:
+        """Scaled latents drawn from the VAE's posterior."""
+        return self._family.latent_factor * (moments.mean + moments.std * noise.draw(moments.mean.shape))

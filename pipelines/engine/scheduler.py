@@ -1,0 +1,180 @@
+"""Who runs next. No tensors, no clock of its own: every decision can be tested by hand.
+
+Between two ticks there is at most one encode and one decode batch, so newcomers join quickly, finished rows leave quickly, and
+nobody's tick waits for a long queue of either. Within a tick the order is priority, deadline, age; a row that does not fit any
+more is passed over for one that does. A row overtaken too often leads the next batch, whatever its priority: nothing starves.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from pipelines.contract.messages import Phase
+from pipelines.engine.batch import Batch
+from pipelines.engine.budgets import Budgets
+from pipelines.engine.fairness import Turns
+from pipelines.engine.row import Key, Row, RowId
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What the scheduler may be told."""
+
+    buckets: tuple[int, ...] = ()
+    """Pad a tick's evaluations to the next of these; empty for no padding (a CPU gains nothing from it)."""
+    encode_rows: int = 8
+    """Rows in one encode batch at most."""
+    decode_rows: int = 4
+    """Rows in one decode batch at most; they are decoded one by one."""
+    active_rows: int = 64
+    """Rows between encode and decode at most; the others wait without holding device memory."""
+    patience: int = 64
+    """Batches in which a row may be overtaken before it leads one."""
+
+
+class Scheduler:
+    """Owns every row between its arrival and its end."""
+
+    def __init__(self, policy: Policy = Policy()) -> None:  # noqa: B008 - a frozen struct
+        """Start without rows."""
+        self._policy = policy
+        self._rows: dict[RowId, Row] = {}
+        self._most: dict[str, int] = {}
+        self._budgets = Budgets()
+        self._turns = Turns()
+        self._since_tick: set[Phase] = set()
+
+    def __len__(self) -> int:
+        """Rows that are not finished."""
+        return len(self._rows)
+
+    def limit(self, model: str, max_rows: int) -> None:
+        """Evaluations in one tick of ``model`` at most."""
+        self._most[model] = max_rows
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take over new rows."""
+        self._rows.update((row.id, row) for row in rows)
+
+    def remove(self, ids: Iterable[RowId]) -> list[Row]:
+        """Let go of rows, wherever they are; unknown ids are ignored."""
+        gone = [row for id_ in ids if (row := self._rows.pop(id_, None)) is not None]
+        self._turns.forget({row.key for row in self._rows.values()})
+        return gone
+
+    def rows(self, request: str | None = None) -> list[Row]:
+        """The unfinished rows, of one request or of all."""
+        return [row for row in self._rows.values() if request is None or row.request.id == request]
+
+    def schedule(self) -> Batch | None:
+        """The next batch, or None when there is nothing to do."""
+        by_phase: dict[Phase, list[Row]] = {phase: [] for phase in Phase}
+        for row in self._rows.values():
+            by_phase[row.phase].append(row)
+        ready = by_phase[Phase.DENOISE]
+        if by_phase[Phase.DECODE] and (Phase.DECODE not in self._since_tick or not ready):
+            return self._phase(Phase.DECODE, by_phase[Phase.DECODE], self._policy.decode_rows)
+        room = self._policy.active_rows - len(ready) - len(by_phase[Phase.DECODE])
+        if by_phase[Phase.ENCODE] and room > 0 and (Phase.ENCODE not in self._since_tick or not ready):
+            return self._phase(Phase.ENCODE, by_phase[Phase.ENCODE], min(room, self._policy.encode_rows))
+        return self._tick(ready) if ready else None
+
+    def update(self, batch: Batch, *, advanced: dict[RowId, int], out_of_memory: bool, fault: bool) -> list[Row]:
+        """Account for a batch: move rows on, learn from trouble; returns the rows for which there is no hope.
+
+        The caller removes those, and finished ones, with `remove`.
+        """
+        self._since_tick = set() if batch.phase is Phase.DENOISE else self._since_tick | {batch.phase}
+        left = [row for row in batch.rows if row.id not in advanced]
+        for row in batch.rows:
+            if row.id in advanced:
+                row.suspect = False
+                row.overtaken = 0
+                _move(row, advanced[row.id])
+        self._note_overtaken(batch)
+        if batch.phase is Phase.DENOISE:
+            behind = sum(row.work for row in self._rows.values() if row.key == batch.key and row.phase is Phase.DENOISE)
+            self._turns.charge(batch.key, batch.size * batch.key.width * batch.key.height, behind)
+        if out_of_memory:
+            hopeless = batch.budget == 1 or batch.size == 1
+            attempted = min(batch.size, batch.budget)
+            self._budgets.shrink(batch.phase, batch.key, attempted)
+            return left[:1] if hopeless else []
+        if fault:
+            if len(batch.rows) == 1:
+                return left
+            for row in left:
+                row.suspect = True
+            return []
+        self._budgets.succeed(batch.phase, batch.key, batch.size)
+        return []
+
+    def _phase(self, phase: Phase, rows: list[Row], most: int) -> Batch:
+        lead = self._lead(rows)
+        budget = self._budgets.current(phase, lead.key, most)
+        alike = [lead, *sorted((r for r in rows if r is not lead and r.key == lead.key), key=lambda r: r.urgency)]
+        return Batch(phase, lead.key, tuple(_alone_if_suspect(alike)[:budget]), budget)
+
+    def _tick(self, ready: list[Row]) -> Batch:
+        lead = self._lead(ready)
+        if lead.overtaken < self._policy.patience:
+            waiting: dict[Key, int] = {}
+            for row in ready:
+                if row.request.priority == lead.request.priority:
+                    waiting[row.key] = waiting.get(row.key, 0) + row.work
+            key = self._turns.choose(waiting)
+            lead = min((row for row in ready if row.key == key), key=lambda r: r.urgency)
+        budget = self._budgets.current(Phase.DENOISE, lead.key, self._most.get(lead.key.model, 1))
+        others = sorted((r for r in ready if r is not lead and r.key == lead.key), key=lambda r: r.urgency)
+        taken: list[Row] = []
+        room = budget
+        for row in _alone_if_suspect([lead, *others]):
+            if row.cost <= room or not taken:
+                taken.append(row)
+                room -= row.cost
+            if room <= 0:
+                break
+        size = sum(row.cost for row in taken)
+        fitting = [bucket for bucket in self._policy.buckets if size <= bucket <= budget]
+        return Batch(
+            Phase.DENOISE,
+            lead.key,
+            tuple(taken),
+            budget,
+            bucket=min(fitting, default=0),
+            previews=frozenset(row.id for row in taken if _preview_due(row)),
+        )
+
+    def _lead(self, rows: list[Row]) -> Row:
+        """The row that decides the batch: the most overtaken one past all patience, else the most urgent."""
+        most = max(rows, key=lambda row: (row.overtaken, -row.order))
+        return most if most.overtaken >= self._policy.patience else min(rows, key=lambda row: row.urgency)
+
+    def _note_overtaken(self, batch: Batch) -> None:
+        ran = {row.id for row in batch.rows}
+        youngest = max(row.order for row in batch.rows)
+        for row in self._rows.values():
+            if row.phase is batch.phase and row.order < youngest and row.id not in ran:
+                row.overtaken += 1
+
+
+def _move(row: Row, advanced: int) -> None:
+    if row.phase is Phase.ENCODE:
+        row.total = advanced
+        row.phase = Phase.DENOISE
+    elif row.phase is Phase.DENOISE:
+        row.position = advanced
+        if row.position >= row.total:
+            row.phase = Phase.DECODE
+
+
+def _alone_if_suspect(rows: list[Row]) -> list[Row]:
+    """The first row alone if it is suspect, else it and the rows that are not."""
+    return rows[:1] if rows[0].suspect else [row for row in rows if not row.suspect]
+
+
+def _preview_due(row: Row) -> bool:
+    every = row.request.preview_every
+    if every < 1 or row.position + 1 >= row.total:
+        return False
+    after = (row.position + 1) * row.steps // row.total
+    return after > row.step and after % every == 0

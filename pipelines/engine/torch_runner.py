@@ -1,0 +1,211 @@
+"""The runner with tensors: encode, denoise and decode on one device."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from pipelines.contract.catalog import ModelCard, ModelFacts
+from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport
+from pipelines.contract.messages import Phase
+from pipelines.contract.request import Picture
+from pipelines.engine.batch import Batch, Outcome
+from pipelines.engine.encoding import Encoder, prompts_of
+from pipelines.engine.previews import Previewer
+from pipelines.engine.row import RowId
+from pipelines.engine.runner import LoadProgress
+from pipelines.engine.state import RowState
+from pipelines.families import loading, pictures
+from pipelines.families.family import Family, Moments, Prompt
+
+
+class DeviceFault(Exception):
+    """The device is in a state that no later call can trust; the process must end."""
+
+
+class Resident:
+    """One loaded model and what goes with it."""
+
+    __slots__ = ("encoder", "family", "previewer")
+
+    def __init__(self, family: Family) -> None:
+        """Wrap ``family``."""
+        self.family = family
+        self.encoder = Encoder(family)
+        self.previewer = Previewer(family)
+
+
+class TorchRunner:
+    """Owns every tensor of every row, and the models."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Compute on ``device``."""
+        self._device = device
+        self._models: dict[str, Resident] = {}
+        self._states: dict[RowId, RowState] = {}
+        self._conditioning: tuple[tuple[int, ...], torch.Tensor] | None = None
+
+    def load(self, card: ModelCard, progress: LoadProgress) -> ModelFacts:
+        """Load from the card's source; raises `ModelLoadFailed`."""
+        return self.add(card.id, loading.load(card, self._device, progress))
+
+    def add(self, model: str, family: Family) -> ModelFacts:
+        """Take on an already loaded family under the name ``model``."""
+        self._models[model] = Resident(family)
+        return family.facts
+
+    def drop(self, rows: Iterable[RowId]) -> None:
+        """Free what is held for these rows."""
+        for row in rows:
+            self._states.pop(row, None)
+        self._conditioning = None
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> Outcome:
+        """Compute ``batch``; raises `DeviceFault` when the device itself is broken."""
+        began = time.monotonic()
+        work = _Work()
+        out_of_memory, fault = False, None
+        try:
+            {Phase.ENCODE: self._encode, Phase.DENOISE: self._denoise, Phase.DECODE: self._decode}[batch.phase](batch, work)
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if _is_device_fault(error):
+                raise DeviceFault(str(error)) from error
+            out_of_memory = _is_out_of_memory(error)
+            fault = None if out_of_memory else _report(error)
+        except Exception as error:  # noqa: BLE001 - whatever a network raises is one batch's fault, not the process's
+            fault = _report(error)
+        if out_of_memory:
+            self._free()
+        return Outcome(
+            seconds=time.monotonic() - began,
+            advanced=work.advanced,
+            pictures=work.pictures,
+            previews=work.previews,
+            failed=work.failed,
+            out_of_memory=out_of_memory,
+            fault=fault,
+            padded=max(0, batch.bucket - batch.size),
+        )
+
+    def _encode(self, batch: Batch, work: "_Work") -> None:
+        resident = self._models[batch.key.model]
+        wanted: list[Prompt] = []
+        for row in batch.rows:
+            try:
+                wanted += prompts_of(row, resident.family)
+            except AquatintError as error:
+                work.failed[row.id] = error.report()
+        resident.encoder.embeddings.fetch(wanted)
+        moments: dict[tuple[str, int], Moments] = {}
+        for row in batch.rows:
+            if row.id in work.failed:
+                continue
+            asked = 0
+
+            def encode(pixels: torch.Tensor, request: str = row.request.id) -> Moments:
+                # n images of one request ask for the same pictures in the same order: each is encoded once.
+                nonlocal asked
+                key = (request, asked)
+                asked += 1
+                if key not in moments:
+                    moments[key] = resident.family.encode_pictures(pixels)[0]
+                return moments[key]
+
+            try:
+                state = resident.encoder.state(row, encode)
+            except AquatintError as error:
+                work.failed[row.id] = error.report()
+                continue
+            self._states[row.id] = state
+            work.advanced[row.id] = state.solver.total
+
+    def _denoise(self, batch: Batch, work: "_Work") -> None:
+        resident = self._models[batch.key.model]
+        states = [self._states[row.id] for row in batch.rows]
+        predictions = self._predict(resident.family, states, batch)
+        first = 0
+        for row, state in zip(batch.rows, states, strict=True):
+            last = first + len(state.embeddings)
+            guess = state.advance(predictions[first:last])
+            first = last
+            work.advanced[row.id] = state.solver.position
+            if row.id in batch.previews:
+                work.previews[row.id] = resident.previewer.picture(guess)
+
+    def _predict(self, family: Family, states: Sequence[RowState], batch: Batch) -> torch.Tensor:
+        """The network over all evaluations of all rows, in forwards of at most the budget, padded to the bucket."""
+        inputs = [state.network_input() for state in states for _ in state.embeddings]
+        times = [state.solver.timestep for state in states for _ in state.embeddings]
+        embeddings = [embedding for state in states for embedding in state.embeddings]
+        wanted = len(inputs)
+        spare = max(0, batch.bucket - wanted)
+        latents = torch.cat([*inputs, *inputs[-1:] * spare]).to(family.dtype)
+        timesteps = self._to_device(times + times[-1:] * spare)
+        conditioning = self._stack([*embeddings, *embeddings[-1:] * spare])
+        if len(latents) <= batch.budget:
+            return family.evaluate(latents, timesteps, conditioning)[:wanted]
+        parts = [
+            family.evaluate(*(whole[at : at + batch.budget] for whole in (latents, timesteps, conditioning)))
+            for at in range(0, len(latents), batch.budget)
+        ]
+        return torch.cat(parts)[:wanted]
+
+    def _stack(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
+        """The embeddings as one tensor; while a batch keeps its company it is the same one."""
+        company = tuple(id(embedding) for embedding in embeddings)
+        if self._conditioning is None or self._conditioning[0] != company:
+            self._conditioning = (company, torch.cat(embeddings))
+        return self._conditioning[1]
+
+    def _to_device(self, times: list[float]) -> torch.Tensor:
+        """A vector on the device, copied from pinned memory so that the host need not wait."""
+        pinned = torch.tensor(times, dtype=torch.float32, pin_memory=self._device.type == "cuda")
+        return pinned.to(self._device, non_blocking=True)
+
+    def _decode(self, batch: Batch, work: "_Work") -> None:
+        family = self._models[batch.key.model].family
+        for row in batch.rows:
+            state = self._states[row.id]
+            pixels = family.decode(state.latents.to(family.dtype))[0].cpu()
+            height, width = pixels.shape[:2]
+            picture = Picture(width=width, height=height, mode="RGB", data=pixels.numpy().tobytes())
+            if state.paste is not None:
+                picture = pictures.keep_outside_mask(state.paste, picture)
+            work.pictures[row.id] = picture
+            work.advanced[row.id] = row.position
+
+    def latents(self, row: RowId) -> torch.Tensor:
+        """A copy of a row's latents, for parity tests and checks."""
+        return self._states[row].latents.clone()
+
+    def _free(self) -> None:
+        self._conditioning = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class _Work:
+    """What a batch has achieved so far; kept when the rest of it fails."""
+
+    __slots__ = ("advanced", "failed", "pictures", "previews")
+
+    def __init__(self) -> None:
+        self.advanced: dict[RowId, int] = {}
+        self.pictures: dict[RowId, Picture] = {}
+        self.previews: dict[RowId, Picture] = {}
+        self.failed: dict[RowId, ErrorReport] = {}
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA has a class for it; the CPU allocator only a message."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _is_device_fault(error: BaseException) -> bool:
+    """After an illegal access or a lost device every later CUDA call fails too."""
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+
+
+def _report(error: BaseException) -> ErrorReport:
+    return EngineFailure(f"The network failed: {type(error).__name__}: {error}").report()

@@ -1,0 +1,38 @@
+"""From a card to a loaded family."""
+
+from collections.abc import Callable
+
+import torch
+
+from pipelines.contract import catalog
+from pipelines.contract.catalog import Dtype, ModelCard
+from pipelines.contract.errors import AquatintError, ModelLoadFailed
+from pipelines.families import sd, sources
+from pipelines.families.family import Family
+
+Progress = Callable[[str, float], None]
+"""Told the component at hand and the fraction done, 0..1."""
+
+
+def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
+    """Load ``card`` onto ``device``.
+
+    Raises `ModelLoadFailed`, with the cause kept, for anything that stands in the way.
+    """
+    try:
+        if card.family is catalog.Family.SD:
+            return sd.load(sources.folder(card.source), device, precision(card.dtype, device), progress)
+    except AquatintError:
+        raise
+    except Exception as error:
+        msg = f"Model {card.id!r} cannot be loaded from {card.source!r}: {error}"
+        raise ModelLoadFailed(msg) from error
+    msg = f"Model {card.id!r}: a worker on {device} cannot run family {card.family.value!r}."
+    raise ModelLoadFailed(msg)
+
+
+def precision(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """The weights' type: as asked, or what suits the device."""
+    if dtype is Dtype.AUTO:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return {Dtype.FLOAT32: torch.float32, Dtype.FLOAT16: torch.float16, Dtype.BFLOAT16: torch.bfloat16}[dtype]

@@ -1,0 +1,28 @@
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    from tiny import Tiny
+
+    return Tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_v():
+    from tiny import Tiny
+
+    return Tiny(prediction_type="v_prediction", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_inpaint():
+    from tiny import Tiny
+
+    return Tiny(in_channels=9, seed=2)
