@@ -115,8 +115,12 @@ class Solver:
         return step.prev_sample, step.prev_sample if guess is None else guess
 
     def save(self) -> "Saved":
-        """Everything `advance` changes, for `restore`. Schedulers rebind tensors, they never write into them."""
-        state = {name: list(v) if isinstance(v, list) else v for name, v in vars(self._scheduler).items()}
+        """Everything `advance` changes, for `restore`.
+
+        Latent-shaped tensors are copied: PNDM's Runge-Kutta steps add into theirs. Schedules and lists of past outputs are
+        never written into, only rebound or appended to.
+        """
+        state = {name: _kept(value) for name, value in vars(self._scheduler).items()}
         return Saved(state, self._noise.state(), self.position)
 
     def restore(self, saved: "Saved") -> None:
@@ -125,6 +129,12 @@ class Solver:
         vars(self._scheduler).update(saved.scheduler)
         self._noise.restore(saved.noise)
         self.position = saved.position
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.ndim > 1:
+        return value.clone()
+    return list(value) if isinstance(value, list) else value
 
 
 def _step_options(scheduler: Any, noise: Noise) -> dict[str, Any]:

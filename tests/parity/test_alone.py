@@ -14,7 +14,9 @@ KINDS = ("txt2img", "img2img", "inpaint")
 RELATIVE = 1e-4
 
 
-def request(kind: str, sampler: str, *, guided: bool, seed: int = 7, scheduler: str | None = None, **changes: object) -> ImageRequest:
+def request(
+    kind: str, sampler: str, *, guided: bool, seed: int = 7, scheduler: str | None = None, **changes: object
+) -> ImageRequest:
     size = 64
     init = None
     if kind != "txt2img":
@@ -88,7 +90,9 @@ def test_nine_channel_inpainting_equals_diffusers(tiny_inpaint, sampler, strengt
     check(
         tiny_inpaint,
         request(
-            "inpaint", sampler, guided=True,
+            "inpaint",
+            sampler,
+            guided=True,
             init=Init(picture=init.picture, strength=strength, resize=init.resize, mask=init.mask),
         ),
     )

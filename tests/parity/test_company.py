@@ -17,7 +17,7 @@ from pipelines.engine.scheduler import Policy
 
 def mixed(count: int, seed: int):
     rng = random.Random(seed)
-    samplers = [spec for spec in SAMPLERS]
+    samplers = list(SAMPLERS)
     rng.shuffle(samplers)
     for index in range(count):
         spec = samplers[index % len(samplers)]
@@ -107,7 +107,10 @@ def test_memory_running_out_at_any_tick_changes_nothing(tiny, at):
 
 
 def test_a_single_image_that_does_not_fit_fails_alone(tiny):
-    requests = [request("txt2img", "euler", guided=True, id="small"), request("txt2img", "euler", guided=True, id="wide", width=96)]
+    requests = [
+        request("txt2img", "euler", guided=True, id="small"),
+        request("txt2img", "euler", guided=True, id="wide", width=96),
+    ]
     result = run({"tiny": Cramped(tiny.family, 0, evaluations=0, width=12)}, requests)
     assert set(result.failed) == {"wide"}
     assert result.failed["wide"].code == "out_of_memory"

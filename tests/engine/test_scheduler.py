@@ -1,0 +1,188 @@
+"""Decisions of the scheduler, one by one."""
+
+from pipelines.contract.messages import Phase
+from pipelines.contract.request import ImageRequest, Priority, Sampling
+from pipelines.engine.row import Row, rows_of
+from pipelines.engine.scheduler import Policy, Scheduler
+
+
+def row(
+    order: int, *, guided: bool = True, width: int = 64, phase: Phase = Phase.DENOISE, total: int = 10, **changes: object
+) -> Row:
+    sampling = Sampling(sampler="euler", steps=total, guidance_scale=5.0 if guided else 1.0)
+    fields = {
+        "id": f"r{order}",
+        "model": "m",
+        "prompt": "",
+        "width": width,
+        "height": 64,
+        "seeds": (order,),
+        "sampling": sampling,
+    }
+    (made,) = rows_of(ImageRequest(**(fields | changes)), order)
+    made.phase, made.total = phase, total if phase is not Phase.ENCODE else 0
+    return made
+
+
+def scheduler(*rows: Row, most: int = 8, **policy: object) -> Scheduler:
+    made = Scheduler(Policy(**policy))
+    made.limit("m", most)
+    made.limit("n", most)
+    made.add(rows)
+    return made
+
+
+def orders(batch) -> list[int]:
+    return [row.order for row in batch.rows]
+
+
+def tick(made: Scheduler, batch=None, **outcome: object) -> None:
+    batch = batch or made.schedule()
+    advanced = {r.id: 10 if batch.phase is Phase.ENCODE else r.position + 1 for r in batch.rows}
+    made.update(batch, **({"advanced": advanced, "out_of_memory": False, "fault": False} | outcome))
+
+
+def test_nothing_to_do():
+    assert scheduler().schedule() is None
+
+
+def test_a_guided_row_costs_two_evaluations():
+    batch = scheduler(*(row(i) for i in range(6))).schedule()
+    assert orders(batch) == [0, 1, 2, 3]
+    assert batch.size == 8
+
+
+def test_a_row_that_does_not_fit_is_passed_over_for_one_that_does():
+    batch = scheduler(row(0), row(1), row(2, guided=False), most=3).schedule()
+    assert orders(batch) == [0, 2]
+
+
+def test_a_guided_row_runs_even_under_a_budget_of_one():
+    batch = scheduler(row(0), row(1), most=1).schedule()
+    assert orders(batch) == [0]
+    assert batch.budget == 1
+
+
+def test_rows_of_another_shape_do_not_share_a_tick():
+    batch = scheduler(row(0), row(1, width=96), row(2)).schedule()
+    assert orders(batch) == [0, 2]
+
+
+def test_steps_samplers_seeds_and_guidance_do_not_matter():
+    unlike = [
+        row(0, total=8),
+        row(1, total=50, sampling=Sampling(sampler="heun", steps=50, guidance_scale=9.0)),
+        row(2, total=3, guided=False),
+    ]
+    assert orders(scheduler(*unlike).schedule()) == [0, 1, 2]
+
+
+def test_interactive_rows_pre_empt_bulk_rows():
+    bulk = [row(i, priority=Priority.BULK) for i in range(4)]
+    made = scheduler(*bulk)
+    tick(made)
+    made.add([row(9, priority=Priority.INTERACTIVE)])
+    assert orders(made.schedule()) == [9, 0, 1, 2]
+
+
+def test_earlier_deadlines_go_first_among_equals():
+    assert orders(scheduler(row(0), row(1, deadline=20.0), row(2, deadline=10.0), most=4).schedule()) == [2, 1]
+
+
+def test_a_bulk_row_leads_once_it_was_overtaken_often_enough():
+    made = scheduler(row(0, priority=Priority.BULK), most=2, patience=5)
+    ran = []
+    for order in range(1, 12):
+        made.add([row(order, priority=Priority.INTERACTIVE, total=1)])
+        batch = made.schedule()
+        ran += orders(batch)
+        tick(made, batch)
+        made.remove([r.id for r in batch.rows if r.phase is Phase.DECODE])
+    assert 0 in ran
+    assert ran.index(0) == 5
+
+
+def test_keys_take_turns_in_proportion_to_waiting_work():
+    busy = [row(i, total=1000) for i in range(6)]
+    made = scheduler(*busy, row(9, width=128, total=1000), most=4)
+    ticks = {64: 0, 128: 0}
+    for _ in range(90):
+        batch = made.schedule()
+        ticks[batch.key.width] += 1
+        tick(made, batch)
+    # Six rows of 64 wait against one of twice the size: three times the work, four evaluations a tick against two big ones.
+    assert 2 <= ticks[64] / ticks[128] <= 4
+
+
+def test_between_ticks_at_most_one_encode_and_one_decode():
+    made = scheduler(
+        *(row(i, phase=Phase.ENCODE) for i in range(20)),
+        *(row(i, phase=Phase.DECODE) for i in range(20, 40)),
+        row(50, total=100),
+    )
+    phases = []
+    for _ in range(9):
+        batch = made.schedule()
+        phases.append(batch.phase)
+        tick(made, batch)
+        if batch.phase is Phase.DECODE:
+            made.remove([r.id for r in batch.rows])
+    assert phases == [Phase.DECODE, Phase.ENCODE, Phase.DENOISE] * 3
+
+
+def test_no_more_rows_are_encoded_than_may_be_active():
+    made = scheduler(*(row(i, phase=Phase.ENCODE) for i in range(20)), active_rows=10, encode_rows=8)
+    encoded = 0
+    for _ in range(10):
+        batch = made.schedule()
+        encoded += len(batch.rows) if batch.phase is Phase.ENCODE else 0
+        tick(made, batch)
+    assert encoded == 10
+
+
+def test_out_of_memory_halves_the_budget_of_that_key_only():
+    made = scheduler(*(row(i) for i in range(8)), row(20, width=96), row(21, width=96))
+    batch = made.schedule()
+    assert batch.size == 8
+    assert made.update(batch, advanced={}, out_of_memory=True, fault=False) == []
+    sizes = {}
+    for _ in range(4):
+        batch = made.schedule()
+        sizes[batch.key.width] = batch.size
+        tick(made, batch)
+    assert sizes == {64: 4, 96: 4}
+
+
+def test_a_lowered_budget_grows_again_after_many_clean_ticks():
+    made = scheduler(*(row(i, total=10**6) for i in range(8)))
+    made.update(made.schedule(), advanced={}, out_of_memory=True, fault=False)
+    for _ in range(500):
+        tick(made)
+    assert made.schedule().budget == 5
+
+
+def test_only_a_single_row_that_does_not_fit_is_hopeless():
+    made = scheduler(row(0), row(1))
+    hopeless = []
+    for _ in range(3):
+        assert not hopeless
+        hopeless = made.update(made.schedule(), advanced={}, out_of_memory=True, fault=False)
+    assert [r.order for r in hopeless] == [0]
+
+
+def test_a_fault_in_company_makes_everyone_run_alone():
+    made = scheduler(row(0), row(1), row(2))
+    assert made.update(made.schedule(), advanced={}, out_of_memory=False, fault=True) == []
+    alone = made.schedule()
+    assert orders(alone) == [0]
+    tick(made, alone)
+    batch = made.schedule()
+    assert orders(batch) == [0], "no longer suspect, and the others still are"
+
+
+def test_buckets_pad_and_never_pass_the_budget():
+    made = scheduler(row(0), row(1), row(2, guided=False), most=8, buckets=(1, 2, 4, 6, 8, 12))
+    batch = made.schedule()
+    assert (batch.size, batch.bucket) == (5, 6)
+    made = scheduler(row(0), row(1), row(2, guided=False), most=5, buckets=(1, 2, 4, 6, 8, 12))
+    assert made.schedule().bucket == 0
