@@ -1,12 +1,16 @@
 """What the engine asks of a loaded model, whatever its architecture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 import torch
 
 from pipelines.contract.catalog import ModelFacts
+
+
+Progress = Callable[[str, float], None]
+"""Told the component at hand and the fraction done, 0..1."""
 
 
 class Prompt(msgspec.Struct, frozen=True):

@@ -1,18 +1,12 @@
 """From a card to a loaded family."""
 
-from collections.abc import Callable
-
 import torch
 
 from pipelines.contract import catalog
 from pipelines.contract.catalog import Dtype, ModelCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
 from pipelines.families import sd, sources
-from pipelines.families.family import Family
-
-Progress = Callable[[str, float], None]
-"""Told the component at hand and the fraction done, 0..1."""
-
+from pipelines.families.family import Family, Progress
 
 def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
     """Load ``card`` onto ``device``.

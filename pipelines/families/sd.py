@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pipelines.contract import catalog
 from pipelines.contract.catalog import ModelFacts
 from pipelines.contract.errors import ModelLoadFailed
-from pipelines.families.family import Moments, Prompt
+from pipelines.families.family import Moments, Progress, Prompt
 
 _INPAINT_CHANNELS = 9
 """Latents, mask and the latents of the masked picture: 4 + 1 + 4."""
@@ -109,7 +109,7 @@ class StableDiffusion:
         return quantised
 
 
-def load(path: Path, device: torch.device, dtype: torch.dtype, progress: Any) -> StableDiffusion:
+def load(path: Path, device: torch.device, dtype: torch.dtype, progress: Progress) -> StableDiffusion:
     """The checkpoint in a diffusers folder, read from safetensors straight into ``dtype``; no network is used."""
     began = time.monotonic()
     common = {"local_files_only": True, "use_safetensors": True}
@@ -118,12 +118,15 @@ def load(path: Path, device: torch.device, dtype: torch.dtype, progress: Any) ->
     progress("text_encoder", 0.05)
     text_encoder = CLIPTextModel.from_pretrained(path / "text_encoder", dtype=dtype, **common)
     progress("vae", 0.2)
-    vae = AutoencoderKL.from_pretrained(path / "vae", torch_dtype=dtype, **common)
+    vae = AutoencoderKL.from_pretrained(path / "vae", dtype=dtype, **common)
     progress("unet", 0.3)
-    unet = UNet2DConditionModel.from_pretrained(path / "unet", torch_dtype=dtype, **common)
+    unet = UNet2DConditionModel.from_pretrained(path / "unet", dtype=dtype, **common)
     progress("device", 0.9)
     for module in (text_encoder, vae, unet):
         module.requires_grad_(requires_grad=False).eval().to(device)
+    # Convolutions want it on tensor cores, and on a CPU too: the demo's UNet takes 0.90-0.97 of the time from four rows up.
+    unet.to(memory_format=torch.channels_last)
+    vae.to(memory_format=torch.channels_last)
     scheduler_class = json.loads((path / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     config = getattr(diffusers, scheduler_class).from_pretrained(path / "scheduler", local_files_only=True).config
     family = StableDiffusion(unet, vae, text_encoder, tokenizer, config, load_seconds=time.monotonic() - began)

@@ -30,6 +30,8 @@ def main() -> int:
             serve(link, Engine(FakeRunner()), signals)
             return 0
         # Imported here: a fake worker starts in a fraction of a second because it never sees torch.
+        # No source needs the hub, and a library that looks there on its own would stall an air-gapped box. It reads this at import.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from pipelines.worker import device  # noqa: PLC0415
 
         found = device.open_device(arguments.device, arguments.threads)

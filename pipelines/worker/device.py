@@ -5,6 +5,8 @@ import os
 
 import msgspec
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from pipelines.engine.runner import Runner
 from pipelines.engine.scheduler import Policy
@@ -41,7 +43,8 @@ def open_device(name: str, threads: int) -> Opened:
 
 
 def _quiet() -> None:
-    """Libraries print hints for interactive users; a worker's log is for its operator."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    """Libraries print hints and bars for interactive users; a worker's log is for its operator."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     for library in ("diffusers", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
