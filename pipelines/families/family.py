@@ -8,7 +8,6 @@ import torch
 
 from pipelines.contract.catalog import ModelFacts
 
-
 Progress = Callable[[str, float], None]
 """Told the component at hand and the fraction done, 0..1."""
 

@@ -8,6 +8,7 @@ from pipelines.contract.errors import AquatintError, ModelLoadFailed
 from pipelines.families import sd, sources
 from pipelines.families.family import Family, Progress
 
+
 def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
     """Load ``card`` onto ``device``.
 

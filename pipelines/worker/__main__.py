@@ -30,7 +30,7 @@ def main() -> int:
             serve(link, Engine(FakeRunner()), signals)
             return 0
         # Imported here: a fake worker starts in a fraction of a second because it never sees torch.
-        # No source needs the hub, and a library that looks there on its own would stall an air-gapped box. It reads this at import.
+        # No source needs the hub, and a library that looks there by itself would stall an air-gapped box. Read at import.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from pipelines.worker import device  # noqa: PLC0415
 
