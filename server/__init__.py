@@ -1,0 +1,1 @@
+"""Everything but the engine: HTTP, jobs, workers, storage. Never imports torch."""

@@ -1,0 +1,144 @@
+"""Errors as HTTP answers: the only place that knows a status code for an error."""
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandler
+from structlog.typing import FilteringBoundLogger
+
+from pipelines.contract import errors
+
+CLIENT_CLOSED_REQUEST = 499
+"""Nobody reads it; it is for the log and the metrics."""
+
+
+class TooManyBytes(errors.TooLarge):
+    """A request body or a file is over the limit in bytes."""
+
+
+class Unauthorized(errors.AquatintError):
+    """No key, or one that opens nothing."""
+
+    code = "invalid_api_key"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error, with all that any dialect's envelope needs."""
+
+    status: int
+    kind: str
+    code: str | None
+    message: str
+    param: str | None = None
+    retry_after: float | None = None
+    retry: bool | None = None
+    """What to tell clients that ask before repeating; None says nothing."""
+
+
+class _Rule(msgspec.Struct, frozen=True):
+    status: int
+    kind: str
+    code: str | None = None
+    """None: the error's own."""
+
+
+_INVALID, _SERVER = "invalid_request_error", "server_error"
+
+_RULES: Mapping[type[errors.AquatintError], _Rule] = {
+    errors.AquatintError: _Rule(HTTPStatus.INTERNAL_SERVER_ERROR, _SERVER),
+    errors.InvalidRequest: _Rule(HTTPStatus.BAD_REQUEST, _INVALID),
+    errors.UnknownModel: _Rule(HTTPStatus.NOT_FOUND, _INVALID, "model_not_found"),
+    TooManyBytes: _Rule(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _INVALID),
+    Unauthorized: _Rule(HTTPStatus.UNAUTHORIZED, _INVALID),
+    errors.Overloaded: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
+    errors.ShuttingDown: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
+    errors.Cancelled: _Rule(CLIENT_CLOSED_REQUEST, _INVALID),
+    errors.DeadlineExceeded: _Rule(HTTPStatus.GATEWAY_TIMEOUT, _SERVER),
+    errors.WorkerLost: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
+}
+"""The rule of the nearest ancestor holds."""
+
+
+def problem(error: Exception) -> Problem:
+    """What to answer; an error nobody foresaw says nothing about itself."""
+    if isinstance(error, errors.AquatintError):
+        rule = next(_RULES[kind] for kind in type(error).__mro__ if kind in _RULES)
+        later = rule.status >= HTTPStatus.TOO_MANY_REQUESTS
+        return Problem(
+            status=int(rule.status),
+            kind=rule.kind,
+            code=rule.code or error.code,
+            message=error.message,
+            param=error.param,
+            retry_after=error.retry_after,
+            retry=error.retryable if later else None,
+        )
+    if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _litestar(error)
+    return Problem(
+        status=int(HTTPStatus.INTERNAL_SERVER_ERROR),
+        kind=_SERVER,
+        code="internal_error",
+        message="The server made a mistake. It is in the log under this answer's x-request-id.",
+    )
+
+
+def _litestar(error: HTTPException) -> Problem:
+    code = {
+        HTTPStatus.NOT_FOUND: "not_found",
+        HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: errors.TooLarge.code,
+    }
+    message = {
+        HTTPStatus.NOT_FOUND: "There is nothing at this address.",
+        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method.",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The request body is too large.",
+    }
+    status = HTTPStatus(error.status_code)
+    return Problem(
+        status=int(status), kind=_INVALID, code=code.get(status), message=message.get(status, error.detail or status.phrase)
+    )
+
+
+def openai_envelope(found: Problem) -> dict[str, Any]:
+    """The body OpenAI's clients read; all four keys are always there."""
+    return {"error": {"message": found.message, "type": found.kind, "param": found.param, "code": found.code}}
+
+
+def plain_envelope(found: Problem) -> dict[str, Any]:
+    """The body outside of any dialect."""
+    return {"detail": found.message, "code": found.code}
+
+
+Envelope = Callable[[Problem], dict[str, Any]]
+
+
+def headers(found: Problem) -> dict[str, str]:
+    """When and whether to try again."""
+    told: dict[str, str] = {}
+    if found.retry_after is not None:
+        told["Retry-After"] = str(max(1, round(found.retry_after)))
+        told["retry-after-ms"] = str(max(1, round(found.retry_after * 1000)))
+    if found.retry is not None:
+        told["x-should-retry"] = "true" if found.retry else "false"
+    if found.status == HTTPStatus.UNAUTHORIZED:
+        told["WWW-Authenticate"] = "Bearer"
+    return told
+
+
+def renderer(envelopes: Mapping[str, Envelope], log: FilteringBoundLogger) -> "ExceptionHandler[Exception]":
+    """The app's exception handler. It chooses the dialect by path, as 404 and 405 never reach a dialect's router."""
+
+    def render(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+        found = problem(error)
+        if found.code == "internal_error":
+            log.error("unforeseen error", path=request.url.path, exc_info=error)
+        path = request.url.path
+        envelope = next((make for prefix, make in envelopes.items() if path.startswith(prefix)), plain_envelope)
+        return Response(envelope(found), status_code=found.status, headers=headers(found), media_type="application/json")
+
+    return render

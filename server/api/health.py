@@ -1,0 +1,73 @@
+"""Is it alive, is it ready, what has it done: for load balancers, people and Prometheus."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+
+import msgspec
+from litestar import Response, get
+from litestar.di import NamedDependency
+
+from server.catalog.catalog import Catalog
+from server.fleet.fleet import Fleet
+from server.fleet.health import WorkerHealth
+from server.jobs.service import JobService
+from server.telemetry.metrics import Metrics
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether a request for the default model would be worked on at once, and why not."""
+
+    ready: bool
+    reason: str
+    model: str
+    loading: float | None
+    """How much of the default model is loaded, 0 to 1, where it is being loaded."""
+    workers: tuple[WorkerHealth, ...]
+
+
+@get("/healthz", include_in_schema=False)
+async def healthz() -> dict[str, str]:
+    """The process is up and its event loop turns."""
+    return {"status": "ok"}
+
+
+@get("/readyz", include_in_schema=False)
+async def readyz(
+    catalog: NamedDependency[Catalog], fleet: NamedDependency[Fleet], jobs: NamedDependency[JobService]
+) -> Response[Readiness]:
+    """200 only when the default model is loaded on a worker that works."""
+    found = judge(catalog.default_model, fleet.health(), draining=jobs.draining)
+    status = HTTPStatus.OK if found.ready else HTTPStatus.SERVICE_UNAVAILABLE
+    return Response(found, status_code=status, headers={"Cache-Control": "no-store"})
+
+
+@get("/metrics", include_in_schema=False)
+async def metrics(metrics: NamedDependency[Metrics]) -> Response[bytes]:
+    """Prometheus' text form."""
+    return Response(metrics.render(), headers={"Content-Type": metrics.content_type})
+
+
+def judge(model: str, workers: Sequence[WorkerHealth], *, draining: bool) -> Readiness:
+    """The verdict on ``workers``: pure."""
+    fractions = [worker.loading[model].fraction for worker in workers if model in worker.loading]
+    loading = max(fractions, default=None)
+    ready = not draining and any(worker.serves(model) for worker in workers)
+    return Readiness(
+        ready=ready,
+        reason="ready" if ready else _why(model, workers, loading, draining=draining),
+        model=model,
+        loading=loading,
+        workers=tuple(workers),
+    )
+
+
+def _why(model: str, workers: Sequence[WorkerHealth], loading: float | None, *, draining: bool) -> str:
+    if draining:
+        return "The server is shutting down."
+    if loading is not None:
+        return f"Model {model!r} is loading ({loading:.0%})."
+    for worker in workers:
+        if model in worker.failed:
+            return f"Model {model!r} could not be loaded: {worker.failed[model]}"
+    reasons = [f"{worker.name} on {worker.device}: {worker.reason}" for worker in workers if worker.reason]
+    return f"No worker is up ({'; '.join(reasons)})." if reasons else "The workers are starting."

@@ -1,0 +1,21 @@
+"""URLs under which results can be fetched."""
+
+from typing import Any
+
+from litestar import Request
+
+OUTPUTS = "/outputs"
+
+
+class Links:
+    """Where clients find what this server has stored."""
+
+    __slots__ = ("_public_url",)
+
+    def __init__(self, public_url: str | None) -> None:
+        self._public_url = public_url
+
+    def output(self, request: Request[Any, Any, Any], name: str) -> str:
+        """The URL of a stored image; without a configured one, the address the client itself used."""
+        base = self._public_url or str(request.base_url).rstrip("/")
+        return f"{base}{OUTPUTS}/{name}"

@@ -1,0 +1,53 @@
+"""What became of a job, in OpenAI's words."""
+
+import base64
+from typing import Any
+
+from litestar import Request
+
+from pipelines.contract.errors import EngineFailure
+from server.api.links import Links
+from server.api.openai.schemas import ImageItem, ImagesResponse
+from server.api.openai.translate import Asked
+from server.domain.asset import Asset
+from server.domain.job import Job
+from server.domain.ports import AssetStore
+
+
+class Answers:
+    """Renders finished jobs."""
+
+    __slots__ = ("_links", "_store")
+
+    def __init__(self, store: AssetStore, links: Links) -> None:
+        self._store = store
+        self._links = links
+
+    async def images(self, request: Request[Any, Any, Any], asked: Asked, job: Job) -> ImagesResponse:
+        """The whole answer."""
+        return ImagesResponse(
+            created=int(job.created),
+            data=[await self._item(request, asked, asset) for asset in job.assets],
+            background="opaque",
+            output_format=asked.order.delivery.format.value,
+            quality=asked.quality,
+            size=size_of(asked),
+        )
+
+    async def b64(self, asset: Asset) -> str:
+        """The file, as text."""
+        data = await self._store.get(asset.name)
+        if data is None:
+            msg = "The finished image is gone: the space for results is too small."
+            raise EngineFailure(msg)
+        return base64.b64encode(data).decode()
+
+    async def _item(self, request: Request[Any, Any, Any], asked: Asked, asset: Asset) -> ImageItem:
+        if asked.form == "url":
+            return ImageItem(url=self._links.output(request, asset.name), seed=asset.seed)
+        return ImageItem(b64_json=await self.b64(asset), seed=asset.seed)
+
+
+def size_of(asked: Asked) -> str:
+    """The size as OpenAI writes it."""
+    return f"{asked.order.request.width}x{asked.order.request.height}"

@@ -1,0 +1,110 @@
+"""Uploaded images: foreign bytes, decoded under limits, off the event loop."""
+
+import asyncio
+import io
+import time
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+from PIL import Image, ImageOps
+
+from pipelines.contract.errors import BadPicture, TooLarge
+from pipelines.contract.request import Picture
+from server.telemetry.metrics import Metrics
+
+T = TypeVar("T")
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+_CONCURRENT = 2
+"""Decoding at the same time, at most: it bounds the memory that uploads take."""
+
+
+class Uploads:
+    """Decodes what clients send; the content decides, never the name or the declared type."""
+
+    __slots__ = ("_max_pixels", "_metrics", "_threads")
+
+    def __init__(self, max_pixels: int, metrics: Metrics) -> None:
+        self._max_pixels = max_pixels
+        self._metrics = metrics
+        self._threads = asyncio.Semaphore(_CONCURRENT)
+
+    async def picture(self, data: bytes, param: str = "image") -> Picture:
+        """An RGB picture; what is transparent becomes white."""
+        return await self._run(lambda: _picture(open_image(data, param, self._max_pixels)))
+
+    async def mask(self, data: bytes, param: str = "mask") -> Picture:
+        """An OpenAI mask as ours: what is transparent in theirs is 255 (repaint) here, what is opaque 0 (keep)."""
+        return await self._run(lambda: _mask(open_image(data, param, self._max_pixels), param))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        async with self._threads:
+            began = time.perf_counter()
+            result = await asyncio.to_thread(work)
+            self._metrics.decoded(time.perf_counter() - began)
+            return result
+
+
+def open_image(data: bytes, param: str, max_pixels: int) -> Image.Image:
+    """The first frame, turned upright, in mode RGB or RGBA."""
+    if not data:
+        msg = f"{param!r} is empty."
+        raise BadPicture(msg, param=param)
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns of some bombs; the size is checked below, before anything is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image, param, max_pixels)
+        image.load()
+        # Read before the mode changes: conversion forgets the orientation.
+        upright = ImageOps.exif_transpose(image)
+        return _eight_bits(upright)
+    except BadPicture:
+        raise
+    except TooLarge:
+        raise
+    except Image.DecompressionBombError:
+        msg = f"{param!r} has more pixels than the limit of {max_pixels}."
+        raise TooLarge(msg, param=param) from None
+    except Exception as error:  # decoders of foreign bytes raise whatever they like
+        msg = f"{param!r} is not a usable image ({', '.join(FORMATS)}): {_reason(error)}"
+        raise BadPicture(msg, param=param) from error
+
+
+def _check_size(image: Image.Image, param: str, max_pixels: int) -> None:
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        msg = f"{param!r} is {image.width}x{image.height} = {pixels} pixels; the limit is {max_pixels}."
+        raise TooLarge(msg, param=param)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Sixteen bits of grey: keep the upper eight. Pillow's own conversion would cut everything above 255.
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        return image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _picture(image: Image.Image) -> Picture:
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return Picture(image.width, image.height, "RGB", image.tobytes())
+
+
+def _mask(image: Image.Image, param: str) -> Picture:
+    if image.mode != "RGBA":
+        msg = f"{param!r} has no alpha channel: send a PNG whose transparent pixels are what to repaint."
+        raise BadPicture(msg, param=param)
+    alpha = ImageOps.invert(image.getchannel("A"))
+    return Picture(alpha.width, alpha.height, "L", alpha.tobytes())
+
+
+def _reason(error: Exception) -> str:
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "its content is of no known kind"
+    return str(error) or type(error).__name__

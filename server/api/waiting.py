@@ -1,0 +1,53 @@
+"""A synchronous answer is a job that is awaited; a client that leaves cancels it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Request
+
+from pipelines.contract.errors import Cancelled, EngineFailure
+from server.domain.job import Job, JobState, Order
+from server.jobs.service import JobService
+
+AnyRequest = Request[Any, Any, Any]
+
+
+async def run_to_end(request: AnyRequest, jobs: JobService, order: Order) -> Job:
+    """Submit ``order`` and return the job once it has succeeded; raises its error otherwise."""
+    job = await jobs.submit(order)
+    async with cancelled_on_disconnect(request, jobs, job):
+        ended = await jobs.wait(job)
+    return succeeded(ended)
+
+
+def succeeded(job: Job) -> Job:
+    """``job`` itself, or its error raised."""
+    if job.state is JobState.SUCCEEDED:
+        return job
+    if job.error is None:
+        msg = "The job ended without a result."
+        raise EngineFailure(msg)
+    error = job.error.to_exception()
+    if isinstance(error, Cancelled):
+        msg = "The request was cancelled before it was finished."
+        raise Cancelled(msg)
+    raise error
+
+
+@asynccontextmanager
+async def cancelled_on_disconnect(request: AnyRequest, jobs: JobService, job: Job) -> AsyncIterator[None]:
+    """Inside the block, a dropped connection cancels ``job``; so does leaving the block early."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        jobs.cancel(job.id)
+
+    watcher = asyncio.create_task(watch(), name=f"connection of job {job.id}")
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        jobs.cancel(job.id)  # no effect on one that is over

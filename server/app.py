@@ -1,0 +1,142 @@
+"""The composition root: builds every part, passes it by hand, and runs the server."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+from litestar import Litestar, Router
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from structlog.typing import FilteringBoundLogger
+
+from server.access.keys import KeyRing
+from server.api.errors import openai_envelope, renderer
+from server.api.guard import key_guard
+from server.api.health import healthz, metrics, readyz
+from server.api.links import Links
+from server.api.openai import routes as openai
+from server.api.openai.answers import Answers
+from server.api.outputs import output
+from server.api.serve import serve
+from server.api.tracing import Tracing
+from server.api.uploads import Uploads
+from server.catalog.catalog import Catalog
+from server.catalog.loading import load
+from server.domain.clock import Clock, SystemClock
+from server.domain.ports import AssetStore
+from server.fleet.devices import count_cuda, resolve
+from server.fleet.fleet import Fleet
+from server.fleet.process import ProcessHost
+from server.fleet.supervisor import Patience
+from server.gateway.finish import Gateway
+from server.jobs.admission import Admission
+from server.jobs.memory import MemoryRepository
+from server.jobs.service import JobService
+from server.providers.local import LocalProvider
+from server.settings import Settings
+from server.storage.blobs import FolderStore, Retention
+from server.telemetry.logs import configure, silent
+from server.telemetry.metrics import Metrics
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What the server is made of."""
+
+    settings: Settings
+    catalog: Catalog
+    clock: Clock
+    log: FilteringBoundLogger
+    metrics: Metrics
+    fleet: Fleet
+    store: AssetStore
+    jobs: JobService
+
+
+def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Callable[[], int] | None = None) -> Parts:
+    """Every part, not yet running; raises `CatalogError` if models.yaml is wrong."""
+    catalog, clock, counts = load(settings.models), SystemClock(), Metrics()
+    count = cuda_devices or (lambda: count_cuda(os.environ))
+    fleet = Fleet(
+        resolve(settings.devices, count),
+        host=ProcessHost(log),
+        catalog=catalog,
+        patience=Patience(starting=settings.worker_start_seconds, working=settings.worker_hang_seconds),
+        clock=clock,
+        metrics=counts,
+        log=log,
+    )
+    retention = Retention(settings.outputs_hours * 3600, settings.outputs_bytes)
+    store = FolderStore(settings.outputs, retention, clock)
+    jobs = JobService(
+        Gateway(LocalProvider(fleet), store, counts),
+        MemoryRepository(clock),
+        Admission(settings.queue_limit, counts),
+        clock=clock,
+        metrics=counts,
+        log=log,
+    )
+    return Parts(settings, catalog, clock, log, counts, fleet, store, jobs)
+
+
+def application(parts: Parts) -> Litestar:
+    """The HTTP application over ``parts``; workers and jobs live as long as its lifespan."""
+    settings = parts.settings
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        async with parts.fleet.running(), parts.jobs.running():
+            yield
+
+    given = {
+        "catalog": parts.catalog,
+        "jobs": parts.jobs,
+        "fleet": parts.fleet,
+        "store": parts.store,
+        "metrics": parts.metrics,
+        "uploads": Uploads(settings.max_upload_pixels, parts.metrics),
+        "answers": Answers(parts.store, Links(settings.public_url)),
+    }
+    dialect = Router(
+        "/",
+        route_handlers=[openai.generations, openai.edits, openai.models, openai.model],
+        guards=[key_guard(KeyRing(settings.api_keys))],
+        tags=["OpenAI Images"],
+    )
+    app = Litestar(
+        route_handlers=[dialect, output, healthz, readyz, metrics],
+        dependencies={name: Provide(_constant(part), sync_to_thread=False) for name, part in given.items()},
+        exception_handlers={Exception: renderer({"/v1": openai_envelope}, parts.log)},
+        lifespan=[lifespan],
+        request_max_body_size=settings.max_upload_bytes,
+        # JSON only: the pages that render it load their scripts from other people's servers.
+        openapi_config=OpenAPIConfig(title="Aquatint", version="1", render_plugins=[JsonRenderPlugin()]),
+        logging_config=None,
+        debug=False,
+    )
+    app.asgi_handler = Tracing(app.asgi_handler, metrics=parts.metrics, clock=parts.clock, log=parts.log)
+    return app
+
+
+def build(settings: Settings, log: FilteringBoundLogger | None = None) -> Litestar:
+    """The application for ``settings``, for whoever brings a server of their own."""
+    return application(assemble(settings, log or silent()))
+
+
+async def run(settings: Settings) -> None:
+    """Run the whole server until it is told to stop."""
+    log = configure(settings.log_format, settings.log_level)
+    parts = assemble(settings, log)
+    await serve(
+        application(parts),
+        parts.jobs,
+        host=settings.host,
+        port=settings.port,
+        drain_seconds=settings.drain_seconds,
+        log=log,
+    )
+
+
+def _constant(part: object) -> Callable[[], object]:
+    return lambda: part

@@ -1,0 +1,35 @@
+"""Which models there are, under which names."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from pipelines.contract.catalog import ModelCard
+from pipelines.contract.errors import UnknownModel
+
+_NO_ALIASES: Mapping[str, str] = MappingProxyType({})
+
+
+class Catalog(msgspec.Struct, frozen=True):
+    """The models of one models.yaml; never changes once it is read."""
+
+    default_model: str
+    cards: Mapping[str, ModelCard]
+    aliases: Mapping[str, str] = _NO_ALIASES
+
+    def card(self, name: str | None) -> ModelCard:
+        """The card a client means by ``name`` (an id, an alias, or None for the default)."""
+        wanted = self.default_model if name is None else name
+        wanted = self.aliases.get(wanted, wanted)
+        found = self.cards.get(wanted)
+        if found is None:
+            msg = f"The model {name!r} does not exist; there are {', '.join(self.cards)}."
+            raise UnknownModel(msg, param="model")
+        return found
+
+    @property
+    def preload(self) -> tuple[ModelCard, ...]:
+        """The cards that each worker loads at its start, the default model first."""
+        default = self.card(None)
+        return (default, *(card for card in self.cards.values() if card.preload and card.id != default.id))

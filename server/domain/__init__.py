@@ -1,0 +1,1 @@
+"""What the server is about: calls, generations, assets, jobs, and the ports to the outside."""

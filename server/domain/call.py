@@ -1,0 +1,26 @@
+"""Who asks, how urgently, and who listens: what travels beside a request."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from pipelines.contract.messages import Preview, Progress
+from pipelines.contract.request import Priority
+
+Emit = Callable[[Progress | Preview], None]
+"""The one sink for progress; must not block and must not raise."""
+
+
+def ignore(_event: Progress | Preview) -> None:
+    """The sink of a call that nobody listens to."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call of one tenant."""
+
+    id: str
+    tenant: str = "local"
+    priority: Priority = Priority.NORMAL
+    deadline: float | None = None
+    """Unix time after which the result is worthless."""
+    emit: Emit = ignore

@@ -1,0 +1,1 @@
+"""Worker processes: spawned, watched, restarted, and given work."""

@@ -1,0 +1,1 @@
+"""Everything asked for is a job: admitted, run, awaited, forgotten."""

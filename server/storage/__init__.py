@@ -1,0 +1,1 @@
+"""Encoding pictures and keeping them in a folder."""

@@ -1,0 +1,102 @@
+"""Prometheus metrics in a registry of their own."""
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from pipelines.contract.messages import Tick
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+
+class Metrics:
+    """What is counted; every method is cheap enough for each tick."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter("aquatint_requests", "HTTP requests answered.", ["route", "method", "status"], registry=registry)
+        self._request_seconds = Histogram(
+            "aquatint_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self._jobs = Counter("aquatint_jobs", "Jobs ended.", ["state"], registry=registry)
+        self._job_seconds = Histogram(
+            "aquatint_job_seconds", "From admission to the end.", ["state"], buckets=_SECONDS, registry=registry
+        )
+        self._refused = Counter("aquatint_jobs_refused", "Jobs refused before any work.", ["code"], registry=registry)
+        self._queue = Gauge("aquatint_queue_images", "Images accepted and not finished.", registry=registry)
+        self._ticks = Histogram(
+            "aquatint_tick_seconds", "Device time of one batch.", ["worker", "phase"], buckets=_SECONDS, registry=registry
+        )
+        self._rows = Histogram(
+            "aquatint_tick_rows", "Images in one batch.", ["worker", "phase"], buckets=_ROWS, registry=registry
+        )
+        self._evaluations = Counter(
+            "aquatint_tick_evaluations", "Network evaluations wanted.", ["worker", "phase"], registry=registry
+        )
+        self._padding = Counter(
+            "aquatint_tick_padding", "Evaluations added to reach a bucket.", ["worker", "phase"], registry=registry
+        )
+        self._engine_waiting = Gauge(
+            "aquatint_engine_waiting_images", "Images in the engine outside the last batch.", ["worker"], registry=registry
+        )
+        self._memory = Counter("aquatint_out_of_memory", "Batches that ran out of device memory.", ["worker"], registry=registry)
+        self._restarts = Counter("aquatint_worker_restarts", "Worker starts after a death.", ["worker"], registry=registry)
+        self._state = Gauge("aquatint_worker_state", "1 for the state the worker is in.", ["worker", "state"], registry=registry)
+        self._encode = Histogram("aquatint_encode_seconds", "Pixels to a file.", ["format"], buckets=_SECONDS, registry=registry)
+        self._decode = Histogram("aquatint_decode_seconds", "An upload to pixels.", buckets=_SECONDS, registry=registry)
+
+    def render(self) -> bytes:
+        """Everything, in Prometheus' text form."""
+        return generate_latest(self._registry)
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One HTTP request was answered."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def job(self, state: str, seconds: float) -> None:
+        """One job ended."""
+        self._jobs.labels(state).inc()
+        self._job_seconds.labels(state).observe(seconds)
+
+    def refused(self, code: str) -> None:
+        """One job was refused at the door."""
+        self._refused.labels(code).inc()
+
+    def queue(self, images: int) -> None:
+        """So many images are accepted and not finished."""
+        self._queue.set(images)
+
+    def tick(self, worker: str, tick: Tick) -> None:
+        """One batch was done."""
+        phase = tick.phase.value
+        self._ticks.labels(worker, phase).observe(tick.seconds)
+        self._rows.labels(worker, phase).observe(tick.rows)
+        self._evaluations.labels(worker, phase).inc(tick.evaluations)
+        self._padding.labels(worker, phase).inc(tick.padded)
+        self._engine_waiting.labels(worker).set(tick.waiting)
+        if tick.out_of_memory:
+            self._memory.labels(worker).inc()
+
+    def restart(self, worker: str) -> None:
+        """A worker is started again."""
+        self._restarts.labels(worker).inc()
+
+    def worker(self, worker: str, state: str, states: Sequence[str]) -> None:
+        """The worker is in ``state``, one of ``states``."""
+        self._restarts.labels(worker)
+        self._memory.labels(worker)
+        for each in states:
+            self._state.labels(worker, each).set(1 if each == state else 0)
+
+    def encoded(self, form: str, seconds: float) -> None:
+        """One image was encoded."""
+        self._encode.labels(form).observe(seconds)
+
+    def decoded(self, seconds: float) -> None:
+        """One upload was decoded."""
+        self._decode.observe(seconds)

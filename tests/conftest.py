@@ -1,0 +1,139 @@
+"""A real server in a process of its own, for whoever wants to talk to one."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+AQUATINT = Path(sys.executable).with_name("aquatint")
+START_SECONDS = 60
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0, what: str = "the condition") -> Any:
+    """The first true value of ``condition``; fails the test if there is none in time."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {seconds} s")
+        pause.wait(0.02)
+    return value
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+    home: Path
+    client: httpx.Client
+
+    def ready(self) -> dict[str, Any]:
+        return self.client.get("/readyz").json()
+
+    def until_ready(self, seconds: float = 30.0) -> "Server":
+        wait_until(lambda: self.ready()["ready"], seconds, f"readiness ({self.log})")
+        return self
+
+    def worker_pid(self, index: int = 0) -> int:
+        return self.ready()["workers"][index]["pid"]
+
+    def metric(self, start: str) -> float:
+        """The sum of all samples whose line begins with ``start``."""
+        lines = self.client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self, seconds: float = 30.0) -> int:
+        self.client.close()
+        if self.process.poll() is None:
+            self.terminate()
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def start_server(folder: Path, *flags: str, models: str | None = None, env: dict[str, str] | None = None) -> Server:
+    """Start ``aquatint serve --port 0`` with everything it writes under ``folder``; fake device unless a flag says otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [str(AQUATINT), "serve", "--port", "0", "--home", str(folder / "home")]
+    if "--device" not in flags:
+        command += ["--device", "fake"]
+    if models is not None:
+        (folder / "models.yaml").write_text(models)
+        command += ["--models", str(folder / "models.yaml")]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AQUATINT_")}
+    log = folder / "server.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, *flags], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=folder, env={**clean, **(env or {})}
+        )
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        line = process.stdout.readline() if selector.select(START_SECONDS) else ""
+    if "listening on " not in line:
+        process.kill()
+        pytest.fail(f"the server did not start: {log.read_text()[-3000:]}")
+    url = line.split()[-1]
+    # One client for all: making one costs more than most requests do.
+    client = httpx.Client(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None))
+    return Server(process, url, log, folder / "home", client)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """`wait_until`: the first true value of a condition, or a failed test."""
+    return wait_until
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers; each is stopped at the end of the test."""
+    started: list[Server] = []
+
+    def start(*flags: str, **options: Any) -> Server:
+        started.append(start_server(tmp_path / f"server-{len(started)}", *flags, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with the packaged catalog on a fake device, shared by every test that leaves no trace in it."""
+    server = start_server(tmp_path_factory.mktemp("fake-server")).until_ready()
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
+    """Compares a value with ``golden/NAME.json`` beside the test; AQUATINT_GOLDEN=write writes it."""
+
+    def compare(name: str, value: Any) -> None:
+        path = request.path.parent / "golden" / f"{name}.json"
+        text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+        if os.environ.get("AQUATINT_GOLDEN") == "write":
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert text == path.read_text()
+
+    return compare

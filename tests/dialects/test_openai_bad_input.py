@@ -1,0 +1,137 @@
+"""Everything a client can get wrong is a 4xx in OpenAI's envelope, at once, and the server goes on."""
+
+import io
+import json
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+GENERATE = "/v1/images/generations"
+EDIT = "/v1/images/edits"
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_header(width, height):
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 4096)) + chunk(b"IEND", b"")
+
+
+def png(mode="RGB", size=(128, 128)):
+    target = io.BytesIO()
+    Image.effect_noise(size, 64).convert(mode).save(target, "PNG")
+    return target.getvalue()
+
+
+BODIES = {
+    "malformed": (b'{"prompt": ', 400, None),
+    "empty": (b"", 400, None),
+    "not an object": (b"[1, 2]", 400, None),
+    "not utf-8": (b'{"prompt": "\xff\xfe"}', 400, None),
+    "deep nesting": (b'{"prompt": "a", "x": ' + b"[" * 100_000, 400, None),
+    "no prompt": ({}, 400, "prompt"),
+    "prompt of the wrong type": ({"prompt": 5}, 400, "prompt"),
+    "empty prompt": ({"prompt": ""}, 400, "prompt"),
+    "long prompt": ({"prompt": "x" * 40_000}, 400, "prompt"),
+    "size 127x1": ({"prompt": "x", "size": "127x1"}, 400, "size"),
+    "size that is no size": ({"prompt": "x", "size": "big"}, 400, "size"),
+    "size of too many pixels": ({"prompt": "x", "size": "1024x1024"}, 400, "size"),
+    "n=0": ({"prompt": "x", "n": 0}, 400, "n"),
+    "n=11": ({"prompt": "x", "n": 11}, 400, "n"),
+    "n that is no number": ({"prompt": "x", "n": "many"}, 400, "n"),
+    "n of a thousand digits": (b'{"prompt": "x", "n": ' + b"9" * 5000 + b"}", 400, None),
+    "steps=10^9": ({"prompt": "x", "steps": 10**9}, 400, "steps"),
+    "steps=0": ({"prompt": "x", "steps": 0}, 400, "steps"),
+    "negative seed": ({"prompt": "x", "seed": -2}, 400, "seed"),
+    "seed too large": ({"prompt": "x", "seed": 2**64}, 400, "seed"),
+    "infinite guidance": (b'{"prompt": "x", "guidance_scale": 1e999}', 400, None),
+    "unknown sampler": ({"prompt": "x", "sampler": "magic"}, 400, "sampler"),
+    "schedule the sampler lacks": ({"prompt": "x", "sampler": "ddim", "scheduler": "karras"}, 400, "scheduler"),
+    "unknown model": ({"prompt": "x", "model": "sdxl"}, 404, "model"),
+    "response_format": ({"prompt": "x", "response_format": "hex"}, 400, "response_format"),
+    "output_format": ({"prompt": "x", "output_format": "gif"}, 400, "output_format"),
+    "compressed png": ({"prompt": "x", "output_compression": 50}, 400, "output_compression"),
+    "compression of 101": ({"prompt": "x", "output_format": "jpeg", "output_compression": 101}, 400, "output_compression"),
+    "transparent": ({"prompt": "x", "background": "transparent"}, 400, "background"),
+    "body of 3 MB": (b'{"prompt": "' + b"x" * 3_000_000 + b'"}', 413, None),
+}
+
+
+def check(server, response, status, param):
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert response.status_code == status, error
+    assert response.elapsed.total_seconds() < 1
+    assert response.headers["x-request-id"]
+    assert response.headers["openai-version"] == "2020-10-01"
+    if param is not None:
+        assert error["param"] == param, error
+    assert "Traceback" not in response.text
+    assert server.client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_generation(fake_server, name):
+    body, status, param = BODIES[name]
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = fake_server.client.post(GENERATE, content=content, headers={"content-type": "application/json"})
+    check(fake_server, response, status, param)
+
+
+FILES = {
+    "100-megapixel header": ({"image": png_header(10_000, 10_000)}, {}, 400, "image"),
+    "2^31 pixels wide": ({"image": png_header(2**31 - 1, 2**31 - 1)}, {}, 400, "image"),
+    "truncated png": ({"image": png()[:2000]}, {}, 400, "image"),
+    "cut inside the header": ({"image": png()[:20]}, {}, 400, "image"),
+    "no image at all": ({"image": b"GIF89a, or so they say"}, {}, 400, "image"),
+    "an empty file": ({"image": b""}, {}, 400, "image"),
+    "an svg": ({"image": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, {}, 400, "image"),
+    "no file": ({"other": b"x"}, {}, 400, "image"),
+    "mask without alpha": ({"image": png(), "mask": png("L")}, {}, 400, "mask"),
+    "mask of another size": ({"image": png(), "mask": png("RGBA", (64, 64))}, {}, 400, "mask"),
+    "two images": ([("image[]", ("a.png", png())), ("image[]", ("b.png", png()))], {}, 400, "image"),
+    "strength 0": ({"image": png()}, {"strength": "0"}, 400, "strength"),
+    "strength nan": ({"image": png()}, {"strength": "nan"}, 400, "strength"),
+    "n as a word": ({"image": png()}, {"n": "two"}, 400, "n"),
+    "stepless sampler": ({"image": png()}, {"sampler": "ipndm"}, 400, "sampler"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_edit(fake_server, name):
+    files, fields, status, param = FILES[name]
+    response = fake_server.client.post(EDIT, files=files, data={"prompt": "x", **fields})
+    check(fake_server, response, status, param)
+
+
+def test_edit_without_boundary_and_without_body(fake_server):
+    for headers in ({"content-type": "multipart/form-data"}, {"content-type": "multipart/form-data; boundary=x"}, {}):
+        response = fake_server.client.post(EDIT, content=b"--y--", headers=headers)
+        check(fake_server, response, 400, None)
+
+
+def test_json_edit_fetches_nothing(fake_server):
+    body = {"prompt": "x", "images": [{"image_url": "http://169.254.169.254/latest/meta-data"}]}
+    check(fake_server, fake_server.client.post(EDIT, json=body), 400, "images")
+
+
+def test_unknown_addresses_and_methods(fake_server):
+    check(fake_server, fake_server.client.get("/v1/nothing"), 404, None)
+    check(fake_server, fake_server.client.get(GENERATE), 405, None)
+    check(fake_server, fake_server.client.post("/v1/images/variations", files={"image": png()}), 404, None)
+
+
+def test_unknown_keys_are_ignored(fake_server):
+    body = {"prompt": "x", "n": None, "user": "u", "moderation": "low", "style": "vivid", "loras": [{"name": 1}], "svg": {}}
+    assert fake_server.client.post(GENERATE, json=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["..%2F..%2Fetc%2Fpasswd", "a.png", "%2e%2e", "A" * 32 + ".png", "A" * 32 + ".png%00", "A" * 32 + ".svg"]
+)
+def test_outputs_give_out_nothing_else(fake_server, name):
+    assert fake_server.client.get(f"/outputs/{name}").status_code == 404
