@@ -39,13 +39,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "gray": (134, 134, 134),
     "black": (18, 18, 18),
 }
-SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring", "crescent")
+SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring")
 RELATIONS: tuple[Relation, ...] = ("left of", "above")
-# Radii in pixels of a picture whose shorter side is 128. The ranges do not touch, so that a named size is visible.
-RADII: dict[Size, tuple[float, float]] = {"small": (16, 19), "medium": (26, 30), "large": (40, 46)}
-PAIR_RADII = (20.0, 25.0)
-PAIR_PLACES = (0.27, 0.73)
-JITTER = 4.0
+# Radii in pixels of a picture whose shorter side is 128, far enough apart that a named size is visible. Things lie on a grid of
+# eight pixels, which is one latent pixel: the same shape elsewhere is the same latents moved, so a short training suffices.
+RADII: dict[Size, tuple[float, ...]] = {"small": (18.0,), "medium": (28.0,), "large": (42.0,)}
+PAIR_RADIUS = 22.0
+PAIR_PLACES = (0.25, 0.75)
+GRID = 8
 SIDE = 128
 
 # Words that users put around a description. Training mixes some in, so that they change nothing instead of something at random.
@@ -221,17 +222,16 @@ def draw_mask(shape: str, x: float, y: float, radius: float, width: int, height:
     image = Image.new("L", (width * k, height * k), 0)
     pen = ImageDraw.Draw(image)
 
-    def disc(cx: float, r: float, fill: int) -> None:
-        pen.ellipse([(x + cx * radius - r * radius) * k, (y - r * radius) * k, (x + cx * radius + r * radius) * k, (y + r * radius) * k], fill=fill)
+    def disc(share: float, fill: int) -> None:
+        r = share * radius
+        pen.ellipse([(x - r) * k, (y - r) * k, (x + r) * k, (y + r) * k], fill=fill)
 
     if shape in OUTLINES:
         pen.polygon([((x + px * radius) * k, (y + py * radius) * k) for px, py in OUTLINES[shape]], fill=255)
     else:
-        disc(0.0, 1.0, 255)
+        disc(1.0, 255)
         if shape == "ring":
-            disc(0.0, 0.52, 0)
-        elif shape == "crescent":
-            disc(0.5, 0.82, 0)
+            disc(0.52, 0)
     return np.asarray(image.reduce(k), dtype=np.float32) / 255
 
 
@@ -249,10 +249,10 @@ def place(scene: Scene, rng: random.Random, width: int = SIDE, height: int = SID
     unit = min(width, height) / SIDE
     placed: list[Placed] = []
     for thing, (x, y) in zip(scene.things, places(scene, width, height), strict=True):
-        ranges = list(RADII.values())
-        low, high = PAIR_RADII if scene.relation else RADII[thing.size] if thing.size else rng.choice(ranges)
-        dx, dy = (rng.uniform(-JITTER, JITTER) * unit for _ in range(2))
-        placed.append(Placed(thing, x + dx, y + dy, rng.uniform(low, high) * unit))
+        radius = PAIR_RADIUS if scene.relation else rng.choice(RADII[thing.size or rng.choice(tuple(RADII))])
+        dx = 0 if scene.relation == "left of" else rng.choice((-GRID, 0, GRID))
+        dy = 0 if scene.relation == "above" else rng.choice((-GRID, 0, GRID))
+        placed.append(Placed(thing, x + dx, y + dy, radius * unit))
     return placed
 
 
@@ -274,6 +274,11 @@ def training_example(seed: int, index: int, width: int = SIDE, height: int = SID
     rng = random.Random(f"paint:{seed}:{index}")
     pixels, mask = paint(scene, place(scene, rng, width, height), width, height)
     return loose_caption(scene, rng), pixels, mask
+
+
+def painting(scene: Scene, number: int, width: int = SIDE, height: int = SIDE) -> Pixels:
+    """Paint a scene as training would, the given number choosing where exactly things lie."""
+    return paint(scene, place(scene, random.Random(f"painting:{number}"), width, height), width, height)[0]
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
