@@ -130,3 +130,17 @@ def test_the_same_seed_gives_the_same_noise_as_diffusers():
     ours = noise(2**64 - 1).draw((1, 4, 8, 8))
     theirs = randn_tensor((1, 4, 8, 8), generator=torch.Generator("cpu").manual_seed(2**64 - 1))
     assert torch.equal(ours, theirs)
+
+
+def test_remembered_lms_coefficients_belong_to_their_own_schedule():
+    def walk(schedulers: Schedulers, steps: int, scheduler: str | None) -> torch.Tensor:
+        own = noise(4)
+        solver = schedulers.solver(Sampling(sampler="lms", steps=steps, guidance_scale=1.0, scheduler=scheduler), own)
+        latents = solver.initial(own.draw((1, 4, 8, 8)))
+        while not solver.finished:
+            latents, _ = solver.advance(torch.tanh(solver.scaled(latents)), latents)
+        return latents
+
+    shared = Schedulers(CONFIG)
+    for steps, scheduler in [(6, None), (7, None), (6, "karras"), (6, None), (7, None), (6, "karras")]:
+        assert torch.equal(walk(shared, steps, scheduler), walk(Schedulers(CONFIG), steps, scheduler))
