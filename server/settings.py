@@ -28,7 +28,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: tuple[str, ...] = ("auto",)
     queue_limit: int = 256
     max_upload_bytes: int = 50 << 20
-    max_upload_pixels: int = 64_000_000
+    max_upload_pixels: int = 32_000_000
+    """A picture of twice as many, with its mask, would not fit into a frame of the workers' pipe."""
     drain_seconds: float = 60.0
     worker_hang_seconds: float = 300.0
     worker_start_seconds: float = 900.0
@@ -154,7 +155,7 @@ OPTIONS: tuple[Option, ...] = (
         "max_upload_pixels",
         "AQUATINT_MAX_UPLOAD_PIXELS",
         "Largest uploaded image, in pixels.",
-        _whole(4096, 1_000_000_000),
+        _whole(4096, 64_000_000),
         "--max-upload-pixels",
     ),
     Option("drain_seconds", "AQUATINT_DRAIN_SECONDS", "Time for running requests at shutdown.", _seconds, "--drain-seconds"),

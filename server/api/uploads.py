@@ -7,15 +7,18 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
 from PIL import Image, ImageOps
 
 from pipelines.contract.errors import BadPicture, TooLarge
-from pipelines.contract.request import Picture
+from pipelines.contract.request import Init, Picture
 from server.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+_SPARE = 2
+"""Each side stays at least so many times the size of the image to make: the engine's own scaling is what counts."""
 _CONCURRENT = 2
 """Decoding at the same time, at most: it bounds the memory that uploads take."""
 
@@ -37,6 +40,19 @@ class Uploads:
     async def mask(self, data: bytes, param: str = "mask") -> Picture:
         """An OpenAI mask as ours: what is transparent in theirs is 255 (repaint) here, what is opaque 0 (keep)."""
         return await self._run(lambda: _mask(open_image(data, param, self._max_pixels), param))
+
+    async def trimmed(self, init: Init, width: int, height: int) -> Init:
+        """``init`` without pixels that a ``width`` x ``height`` image cannot show: whole factors only."""
+        factor = min(init.picture.width // width, init.picture.height // height) // _SPARE
+        if factor <= 1:
+            return init
+        mask = init.mask
+
+        def work() -> Init:
+            small = _reduced(init.picture, factor)
+            return msgspec.structs.replace(init, picture=small, mask=None if mask is None else _reduced(mask, factor))
+
+        return await self._run(work)
 
     async def _run(self, work: Callable[[], T]) -> T:
         async with self._threads:
@@ -71,6 +87,11 @@ def open_image(data: bytes, param: str, max_pixels: int) -> Image.Image:
     except Exception as error:  # decoders of foreign bytes raise whatever they like
         msg = f"{param!r} is not a usable image ({', '.join(FORMATS)}): {_reason(error)}"
         raise BadPicture(msg, param=param) from error
+
+
+def _reduced(picture: Picture, factor: int) -> Picture:
+    image = Image.frombytes(picture.mode, (picture.width, picture.height), picture.data).reduce(factor)
+    return Picture(image.width, image.height, picture.mode, image.tobytes())
 
 
 def _check_size(image: Image.Image, param: str, max_pixels: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from pipelines.contract.errors import DeadlineExceeded, RequestKillsWorker
+from pipelines.contract.errors import DeadlineExceeded, RequestKillsWorker, TooLarge
 from server.catalog.catalog import Catalog
 from server.domain.clock import Clock
 from server.fleet.backoff import Backoff
@@ -19,7 +19,7 @@ from server.fleet.worker import ProtocolBroken, Worker, load_failure
 from server.telemetry.metrics import Metrics
 
 HEALTHY_SECONDS = 30.0
-"""A worker that lived so long after its start has the back-off begin anew."""
+"""A worker that lived so long after its start, or completed a request, has the back-off begin anew."""
 LINGER_SECONDS = 2.0
 """Time to end for a worker that has hung up."""
 FALSE_STARTS = 3
@@ -246,7 +246,8 @@ class Supervisor:
         """Account for an ended worker and send its flights on; nothing in flight is blamed for a ``clean`` leave."""
         if self._settled is None:
             self._false_starts += 1
-        elif self._clock.monotonic() - self._settled > HEALTHY_SECONDS:
+        elif worker.completed or self._clock.monotonic() - self._settled > HEALTHY_SECONDS:
+            # It has been of use: what ended it is no reason to let the others wait.
             self._backoff.succeed()
         if self._stop.is_set():
             self._displaced([*worker.flights.values(), *worker.refused])
@@ -304,7 +305,10 @@ class Supervisor:
             runnable = suspects[:1] if cleared else []
         for flight in runnable:
             self._waiting.remove(flight)
-            worker.run(flight)
+            try:
+                worker.run(flight)
+            except FrameTooLarge as error:
+                flight.fail(TooLarge(f"The request with its pictures is too large to pass on: {error}."))
 
     def _runnable(self, worker: Worker, flight: Flight) -> bool:
         model, deadline = flight.request.model, flight.request.deadline

@@ -51,6 +51,7 @@ class Worker:
         "_metrics",
         "_name",
         "_pace",
+        "completed",
         "failed",
         "flights",
         "heard",
@@ -87,6 +88,8 @@ class Worker:
         self.refused: list[Flight] = []
         """Flights that a leaving worker did not take; they are to go elsewhere."""
         self.leaving = False
+        self.completed = 0
+        """Requests it has brought to a good end."""
         self.heard = clock.monotonic()
         """When it last gave a sign of life, or was last given something to do."""
 
@@ -109,8 +112,8 @@ class Worker:
 
     def run(self, flight: Flight) -> None:
         """Give it work; the model must be loaded."""
-        self.flights[flight.id] = flight
         self._say(Generate(flight.request))
+        self.flights[flight.id] = flight
 
     def cancel(self, flight: Flight) -> None:
         """Have ``flight`` dropped; it stays on the list until the worker says so."""
@@ -174,6 +177,7 @@ class Worker:
 
     def _complete(self, event: Completed) -> None:
         flight = self.flights.pop(event.id, None)
+        self.completed += 1
         if flight is not None and not flight.complete(event.stats):
             flight.fail(EngineFailure("The engine reported the request as complete without all of its images."))
         self._changed()

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from pipelines.contract.errors import BadPicture, TooLarge
-from pipelines.contract.request import Picture
+from pipelines.contract.request import Init, Picture
 from server.api.uploads import Uploads
 from server.telemetry.metrics import Metrics
 
@@ -95,3 +95,18 @@ async def test_a_palette_mask_with_a_transparent_colour_is_a_mask(uploads):
 async def test_a_mask_without_alpha_is_refused_with_advice(uploads):
     with pytest.raises(BadPicture, match="no alpha channel"):
         await uploads.mask(file(Image.new("L", (4, 4))))
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "left"),
+    [
+        ((300, 200), (64, 64), (300, 200)),
+        ((400, 240), (64, 56), (200, 120)),
+        ((512, 4000), (64, 64), (128, 1000)),
+        ((64, 64), (64, 64), (64, 64)),
+    ],
+)
+async def test_pixels_that_cannot_be_seen_are_left_out(size, target, left):
+    pictures = [Picture(*size, mode, bytes(size[0] * size[1] * len(mode))) for mode in ("RGB", "L")]
+    trimmed = await Uploads(10_000_000, Metrics()).trimmed(Init(pictures[0], mask=pictures[1]), *target)
+    assert (trimmed.picture.width, trimmed.picture.height) == (trimmed.mask.width, trimmed.mask.height) == left

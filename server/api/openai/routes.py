@@ -50,6 +50,9 @@ async def edits(
     picture = await uploads.picture(sent.image, "image")
     mask = None if sent.mask is None else await uploads.mask(sent.mask, "mask")
     asked = translate.edit(sent.body, catalog, picture, mask, job_id=new_id(), tenant=tenant_of(request), draw=draw_seed)
+    wanted = asked.order.request
+    if wanted.init is not None:
+        asked = translate.with_init(asked, await uploads.trimmed(wanted.init, wanted.width, wanted.height))
     return await _answer(request, asked, "image_edit", jobs, answers)
 
 

@@ -72,6 +72,12 @@ def edit(
     return _asked(body, card, size, init, job_id=job_id, tenant=tenant, draw=draw)
 
 
+def with_init(asked: Asked, init: Init) -> Asked:
+    """The same, starting from ``init``."""
+    request = msgspec.structs.replace(asked.order.request, init=init)
+    return msgspec.structs.replace(asked, order=msgspec.structs.replace(asked.order, request=request))
+
+
 def fit(width: int, height: int, card: ModelCard) -> tuple[int, int]:
     """The size nearest to ``width`` x ``height``, in shape first, that the model can make."""
     limits = card.limits
