@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from pipelines.contract.errors import UnknownSampler, Unsupported
+from pipelines.contract.errors import InvalidRequest, TooLarge, UnknownSampler, Unsupported
 
 KARRAS, EXPONENTIAL, BETA = "karras", "exponential", "beta"
 SGM_UNIFORM, SIMPLE, AUTOMATIC = "sgm_uniform", "simple", "automatic"
@@ -90,6 +90,30 @@ def resolve(sampler: str, scheduler: str | None = None) -> tuple[SamplerSpec, st
             raise UnknownSampler(msg, param="sampler")
     spec = by_name[name]
     return spec, _schedule(spec, scheduler, suffixed)
+
+
+def kept_steps(steps: int, strength: float) -> int:
+    """How many of ``steps`` are run from a picture at ``strength`` (0..1); the first ones are left out, as in diffusers."""
+    return min(int(steps * strength), steps)
+
+
+def check(spec: SamplerSpec, steps: int, strength: float | None) -> None:
+    """Refuse what ``spec`` cannot do, before any work; ``strength`` is None without an input picture.
+
+    Raises `TooLarge` for more steps than the sampler has, `Unsupported` if it cannot start from a picture, and
+    `InvalidRequest` if strength leaves no step.
+    """
+    if steps > spec.max_steps:
+        msg = f"Sampler {spec.id!r} runs at most {spec.max_steps} steps, not {steps}."
+        raise TooLarge(msg, param="steps")
+    if strength is None:
+        return
+    if not spec.img2img:
+        msg = f"Sampler {spec.id!r} cannot start from a picture."
+        raise Unsupported(msg, param="sampler")
+    if kept_steps(steps, strength) < 1:
+        msg = f"With strength {strength:g}, none of the {steps} steps is left; raise steps or strength."
+        raise InvalidRequest(msg, param="strength")
 
 
 def _schedule(spec: SamplerSpec, asked: str | None, suffixed: str | None) -> str | None:

@@ -54,7 +54,7 @@ class Encoder:
         family, request, init = self._family, row.request, row.request.init
         prompts = prompts_of(row, family)
         noise = Noise(row.seed, family.device, family.dtype)
-        strength = 1.0 if init is None else init.strength
+        strength = None if init is None else init.strength
         solver = self._schedulers.solver(request.sampling, noise, strength=strength)
         shape = (
             1,

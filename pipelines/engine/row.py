@@ -7,6 +7,7 @@ import msgspec
 
 from pipelines.contract.messages import Phase
 from pipelines.contract.request import ImageRequest
+from pipelines.contract.samplers import kept_steps
 
 RowId = tuple[str, int]
 """The request's id and the image's index in it."""
@@ -70,8 +71,8 @@ class Row:
     @property
     def steps(self) -> int:
         """Steps to do in all."""
-        strength = 1.0 if self.request.init is None else self.request.init.strength
-        return max(1, min(int(self.request.sampling.steps * strength), self.request.sampling.steps))
+        init, steps = self.request.init, self.request.sampling.steps
+        return max(1, steps if init is None else kept_steps(steps, init.strength))
 
 
 def rows_of(request: ImageRequest, first_order: int) -> list[Row]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from pipelines.contract.errors import InvalidRequest, Unsupported
+from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.request import Sampling
-from pipelines.contract.samplers import SamplerSpec, resolve
+from pipelines.contract.samplers import check, kept_steps, resolve
 from pipelines.sampling.noise import Noise
 from pipelines.sampling.samplers import build
 
@@ -27,12 +27,13 @@ class Schedulers:
         self._pristine: dict[tuple[str, str | None], Any] = {}
         self._integrals: dict[tuple[str | None, int], dict[tuple[int, ...], float]] = {}
 
-    def solver(self, sampling: Sampling, noise: Noise, *, strength: float = 1.0) -> "Solver":
-        """A solver for one image; ``strength`` below 1 leaves out the first steps, as diffusers' img2img does.
+    def solver(self, sampling: Sampling, noise: Noise, *, strength: float | None = None) -> "Solver":
+        """A solver for one image; with an input picture, a ``strength`` below 1 leaves out the first steps.
 
-        Raises `InvalidRequest` when no step is left or the class refuses the step count.
+        Raises what `check` raises, and `InvalidRequest` when the class refuses the step count.
         """
         spec, schedule = resolve(sampling.sampler, sampling.scheduler)
+        check(spec, sampling.steps, strength)
         key = (spec.id, schedule)
         if key not in self._pristine:
             self._pristine[key] = build(spec, schedule, self._config)
@@ -50,7 +51,8 @@ class Schedulers:
         except (ValueError, IndexError, ZeroDivisionError) as error:
             msg = f"Sampler {spec.id!r} cannot run {sampling.steps} steps: {error}"
             raise InvalidRequest(msg, param="steps") from error
-        return Solver(spec, scheduler, noise, _skipped(sampling.steps, strength) * scheduler.order)
+        skipped = 0 if strength is None else sampling.steps - kept_steps(sampling.steps, strength)
+        return Solver(scheduler, noise, skipped * scheduler.order)
 
 
 def _remembering(integrate: Callable[..., float], known: dict[tuple[int, ...], float]) -> Callable[..., float]:
@@ -64,22 +66,13 @@ def _remembering(integrate: Callable[..., float], known: dict[tuple[int, ...], f
     return coefficient
 
 
-def _skipped(steps: int, strength: float) -> int:
-    kept = min(int(steps * strength), steps)
-    if kept < 1:
-        msg = f"With strength {strength:g}, none of the {steps} steps is left; raise steps or strength."
-        raise InvalidRequest(msg, param="strength")
-    return steps - kept
-
-
 class Solver:
     """Owns one scheduler; ``position`` counts model evaluations done of ``total``."""
 
-    __slots__ = ("_extra", "_noise", "_scheduler", "_spec", "position", "timesteps", "total")
+    __slots__ = ("_extra", "_noise", "_scheduler", "position", "timesteps", "total")
 
-    def __init__(self, spec: SamplerSpec, scheduler: Any, noise: Noise, begin: int) -> None:
+    def __init__(self, scheduler: Any, noise: Noise, begin: int) -> None:
         """Take over ``scheduler``, whose timesteps are set, and start at index ``begin``."""
-        self._spec = spec
         self._scheduler = scheduler
         self._noise = noise
         if hasattr(scheduler, "set_begin_index"):
@@ -105,13 +98,7 @@ class Solver:
         return initial
 
     def noised(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Clean ``latents`` brought to the noise level of the current position.
-
-        Raises `Unsupported` for a sampler whose class has no such operation.
-        """
-        if not self._spec.img2img:
-            msg = f"Sampler {self._spec.id!r} cannot start from a picture."
-            raise Unsupported(msg, param="sampler")
+        """Clean ``latents`` brought to the noise level of the current position."""
         at = self.timesteps[self.position : self.position + 1]
         noised: torch.Tensor = self._scheduler.add_noise(latents, noise, at)
         return noised

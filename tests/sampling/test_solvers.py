@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 
-from pipelines.contract.errors import InvalidRequest, Unsupported
+from pipelines.contract.errors import InvalidRequest, TooLarge, Unsupported
 from pipelines.contract.request import Sampling
 from pipelines.contract.samplers import BETA, EXPONENTIAL, KARRAS, SAMPLERS
 from pipelines.sampling.noise import Noise
@@ -87,8 +87,10 @@ def test_any_number_of_steps_ends_in_finite_latents(spec, steps):
 def test_the_stated_most_steps_are_the_class_s_own(spec):
     schedulers = Schedulers(CONFIG)
     schedulers.solver(Sampling(sampler=spec.id, steps=spec.max_steps, guidance_scale=1.0), noise())
-    with pytest.raises(InvalidRequest, match="steps"):
+    with pytest.raises(TooLarge, match="at most 50"):
         schedulers.solver(Sampling(sampler=spec.id, steps=spec.max_steps + 1, guidance_scale=1.0), noise())
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        build(spec, None, CONFIG).set_timesteps(spec.max_steps + 1)
 
 
 def test_no_step_left_is_an_error_that_says_why():

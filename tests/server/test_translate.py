@@ -173,6 +173,18 @@ def test_edit_with_mask_renews_the_inside_and_keeps_the_outside():
     assert edited(mask=mask, strength=0.5).order.request.init.strength == 0.5
 
 
+def test_edit_refuses_a_strength_that_leaves_no_step():
+    with pytest.raises(InvalidRequest, match="none of the 5 steps is left") as caught:
+        edited(strength=0.1, steps=5)
+    assert caught.value.param == "strength"
+
+
+def test_refuses_more_steps_than_the_sampler_has():
+    with pytest.raises(InvalidRequest, match="at most 50 steps") as caught:
+        ask(sampler="lcm", steps=51)
+    assert caught.value.param == "steps"
+
+
 @pytest.mark.parametrize("strength", [0, -1, 1.01, float("nan")])
 def test_edit_refuses_strength(strength):
     with pytest.raises(InvalidRequest, match="strength"):

@@ -10,7 +10,7 @@ import msgspec
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, TooLarge, Unsupported
 from pipelines.contract.request import ImageRequest, Init, Picture, Sampling
-from pipelines.contract.samplers import SamplerSpec, resolve
+from pipelines.contract.samplers import SamplerSpec, check, resolve
 from server.api.openai.schemas import ImageOptions
 from server.catalog.catalog import Catalog
 from server.domain.asset import Delivery, Format
@@ -197,9 +197,7 @@ def _sampling(body: ImageOptions, card: ModelCard, init: Init | None) -> Samplin
         msg = f"'guidance_scale' must be from 0 to {MAX_GUIDANCE:g}."
         raise InvalidRequest(msg, param="guidance_scale")
     spec, scheduler = _sampler(body, card)
-    if init is not None and not spec.img2img:
-        msg = f"Sampler {spec.id!r} cannot start from a picture."
-        raise Unsupported(msg, param="sampler")
+    check(spec, steps, None if init is None else init.strength)
     return Sampling(sampler=spec.id, steps=steps, guidance_scale=guidance, scheduler=scheduler)
 
 
