@@ -69,9 +69,9 @@ class TorchRunner:
         try:
             {Phase.ENCODE: self._encode, Phase.DENOISE: self._denoise, Phase.DECODE: self._decode}[batch.phase](batch, work)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if _is_device_fault(error):
-                raise DeviceFault(str(error)) from error
             out_of_memory = _is_out_of_memory(error)
+            if not out_of_memory and _is_device_fault(error):
+                raise DeviceFault(str(error)) from error
             fault = None if out_of_memory else _report(error)
         except Exception as error:  # noqa: BLE001 - whatever a network raises is one batch's fault, not the process's
             fault = _report(error)
@@ -197,9 +197,12 @@ class _Work:
         self.failed: dict[RowId, ErrorReport] = {}
 
 
+_NO_ROOM = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""CUDA's caching allocator has a class of its own for it; its libraries and the CPU allocator have only these words."""
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it; the CPU allocator only a message."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in _NO_ROOM)
 
 
 def _is_device_fault(error: BaseException) -> bool:
