@@ -97,8 +97,8 @@ async def closed_loop(url: str, work: Sequence[Job], clients: int) -> Round:
 
 
 def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
-    """Times of a Poisson process."""
-    dice, now, times = random.Random(seed), 0.0, []
+    """Times of a Poisson process, the first at once."""
+    dice, now, times = random.Random(seed), 0.0, [0.0]
     while (now := now + dice.expovariate(rate)) < seconds:
         times.append(now)
     return times

@@ -235,6 +235,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "threads": threads,
+        "openmp": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "GOMP_"))},
         "platform": platform.platform(),
         "torch": torch.__version__,
     }

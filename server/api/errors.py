@@ -19,6 +19,8 @@ CLIENT_CLOSED_REQUEST = 499
 class TooManyBytes(errors.TooLarge):
     """A request body or a file is over the limit in bytes."""
 
+    code = "too_many_bytes"
+
 
 class Unauthorized(errors.AquatintError):
     """No key, or one that opens nothing."""

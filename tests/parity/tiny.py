@@ -1,5 +1,6 @@
 """Tiny random checkpoints of real architectures, and diffusers' own pipelines over the same modules."""
 
+import os
 from typing import Any
 
 import diffusers
@@ -27,7 +28,7 @@ class Tiny:
 
     def __init__(self, *, in_channels: int = 4, prediction_type: str = "epsilon", seed: int = 0) -> None:
         torch.manual_seed(seed)
-        self.device = torch.device("cpu")
+        self.device = torch.device(os.environ.get("AQUATINT_TEST_DEVICE", "cpu"))
         self.unet = diffusers.UNet2DConditionModel(
             block_out_channels=(16, 32),
             layers_per_block=1,
@@ -64,6 +65,8 @@ class Tiny:
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         ).eval()
+        for module in (self.unet, self.vae, self.text_encoder):
+            module.to(self.device)
         # diffusers 0.42 looks for the text model one level further down than transformers 5 keeps it.
         self.text_encoder.__dict__.setdefault("text_model", self.text_encoder)
         self.scheduler = diffusers.PNDMScheduler.from_config({**SCHEDULER, "prediction_type": prediction_type})
