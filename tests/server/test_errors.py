@@ -11,7 +11,7 @@ from server.api.errors import TooManyBytes, Unauthorized, headers, openai_envelo
         (errors.InvalidRequest("m", param="n"), 400, "invalid_request_error", "invalid_request", None),
         (errors.UnknownModel("m"), 404, "invalid_request_error", "model_not_found", None),
         (errors.UnknownSampler("m"), 400, "invalid_request_error", "unknown_sampler", None),
-        (errors.TooLarge("m"), 400, "invalid_request_error", "too_many_bytes", None),
+        (errors.TooLarge("m"), 400, "invalid_request_error", "too_large", None),
         (TooManyBytes("m"), 413, "invalid_request_error", "too_many_bytes", None),
         (Unauthorized("m"), 401, "invalid_request_error", "invalid_api_key", None),
         (errors.Overloaded("m", retry_after=2.4), 429, "requests", "rate_limit_exceeded", True),
