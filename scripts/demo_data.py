@@ -47,6 +47,7 @@ RADII: dict[Size, tuple[float, ...]] = {"small": (18.0,), "medium": (28.0,), "la
 PAIR_RADIUS = 22.0
 PAIR_PLACES = (0.25, 0.75)
 GRID = 8
+OVERSAMPLE = 4
 SIDE = 128
 
 # Words that users put around a description. Training mixes some in, so that they change nothing instead of something at random.
@@ -216,9 +217,10 @@ OUTLINES: dict[str, list[Point]] = {
 }  # fmt: skip
 
 
-def draw_mask(shape: str, x: float, y: float, radius: float, width: int, height: int, oversample: int = 4) -> Mask:
+def draw_mask(shape: str, centre: Point, radius: float, size: tuple[int, int]) -> Mask:
     """Draw one shape with smooth edges: 1 inside, 0 outside."""
-    k = oversample
+    k = OVERSAMPLE
+    (x, y), (width, height) = centre, size
     image = Image.new("L", (width * k, height * k), 0)
     pen = ImageDraw.Draw(image)
 
@@ -262,7 +264,7 @@ def paint(scene: Scene, placed: Sequence[Placed], width: int = SIDE, height: int
     canvas[:] = COLOURS[scene.ground]
     covered = np.zeros((height, width), dtype=np.float32)
     for item in placed:
-        mask = draw_mask(item.thing.shape, item.x, item.y, item.radius, width, height)
+        mask = draw_mask(item.thing.shape, (item.x, item.y), item.radius, (width, height))
         canvas += mask[..., None] * (np.asarray(COLOURS[item.thing.colour], dtype=np.float32) - canvas)
         covered = np.maximum(covered, mask)
     return canvas.round().astype(np.uint8), covered
@@ -346,7 +348,7 @@ def templates() -> tuple[list[str], np.ndarray[tuple[int, int], np.dtype[np.floa
     for shape in SHAPES:
         for radius in range(12, 50, 2):
             # One drawing per radius, moved by whole cells: cheaper than drawing each offset.
-            drawn = draw_mask(shape, half, half, radius, WINDOW, WINDOW)[::STRIDE, ::STRIDE] > 0.5
+            drawn = draw_mask(shape, (half, half), radius, (WINDOW, WINDOW))[::STRIDE, ::STRIDE] > 0.5
             for dy in range(-5, 6):
                 for dx in range(-5, 6):
                     names.append(shape)

@@ -2,7 +2,8 @@
 
     python scripts/train_demo.py                      all phases, one after another
     python scripts/train_demo.py vae --minutes 12     autoencoder: 128x128 pixels <-> 16x16x4 latents
-    python scripts/train_demo.py text+unet --minutes 90
+    python scripts/train_demo.py text --minutes 4     text encoder: which colours, shapes, sizes and places a prompt names
+    python scripts/train_demo.py unet --minutes 60    denoiser, on the first two
     python scripts/train_demo.py decoder --minutes 8  sharpen the decoder on latents as inexact as sampled ones
     python scripts/train_demo.py export               fp16 safetensors into pipelines/bundled/demo
     python scripts/train_demo.py evaluate             draw held-out prompts and measure them
@@ -28,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -92,7 +94,9 @@ class Trainer:
     after every operation; on a machine that does other work as well, several times more.
     """
 
-    def __init__(self, name: str, modules: dict[str, nn.Module], budget: Budget, *, rate: float, decay: float, average: float) -> None:
+    def __init__(
+        self, name: str, modules: dict[str, nn.Module], budget: Budget, *, rate: float, decay: float, average: float
+    ) -> None:
         self.path = STATE / f"{name}.pt"
         self.name, self.modules, self.budget = name, modules, budget
         self.rate, self.average = rate, average
@@ -250,6 +254,7 @@ def new_unet() -> UNet2DConditionModel:
         layers_per_block=1,
         cross_attention_dim=128,
         attention_head_dim=8,
+        norm_num_groups=4,  # as in the autoencoder: what a prompt says of the whole picture must survive normalisation
     )
     # Every residual branch begins as nothing: the first thousand steps go faster and steadier.
     for name, part in unet.named_modules():
@@ -324,7 +329,7 @@ def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
     while len(merges) < count:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, parts in spelled.items():
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in pairwise(parts):
                 pairs[pair] += words[word]
         if not pairs:
             break
@@ -341,10 +346,10 @@ def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write a CLIP tokenizer whose vocabulary covers all bytes, so that any prompt has tokens."""
-    words = Counter({word: 1 for word in COMMON_WORDS.split()})
+    words = Counter(COMMON_WORDS.split())
     own = " ".join([*demo_data.COLOURS, *demo_data.SHAPES, *demo_data.RADII, *demo_data.RELATIONS, "a an on background"])
-    words.update({word: 100 for word in own.split()})
-    words.update({word: 10 for word in " ".join(demo_data.FILLERS).split()})
+    words.update(dict.fromkeys(own.split(), 100))
+    words.update(dict.fromkeys(" ".join(demo_data.FILLERS).split(), 10))
     merges = learn_merges(words, MERGES)
     symbols = byte_symbols()
     tokens = [*symbols, *(f"{s}</w>" for s in symbols), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
@@ -363,9 +368,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
 
 def tokenise(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
     """Turn prompts into ids the way the pipelines do at inference: padded to 77, no attention mask."""
-    ids = tokenizer(list(prompts), padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
-    assert isinstance(ids, Tensor)
-    return ids
+    return torch.tensor(tokenizer(list(prompts), padding="max_length", max_length=TOKENS, truncation=True).input_ids)
 
 
 # --- phase: vae -------------------------------------------------------------------------------------------------------
@@ -440,9 +443,7 @@ def standardise(vae: AutoencoderKL, pool: Tensor) -> None:
     """Fold a scale and shift per latent channel into the two 1x1 convolutions; pictures stay exactly the same."""
     latents = torch.cat([vae.encode(part.float().div(127.5).sub(1)).latent_dist.mode() for part in pool.split(50)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3)) * SD_SCALING
-    first, last = vae.quant_conv, vae.post_quant_conv
-    assert first is not None
-    assert last is not None
+    first, last = vae.get_submodule("quant_conv"), vae.get_submodule("post_quant_conv")
     # z' = (z - mean) / deviation on the way in; the log-variances that share the convolution shrink alike.
     first.weight[:4] /= deviation[:, None, None, None]
     first.bias[:4] = (first.bias[:4] - mean) / deviation
@@ -451,7 +452,54 @@ def standardise(vae: AutoencoderKL, pool: Tensor) -> None:
     last.weight *= deviation[None, :, None, None]
 
 
-# --- phase: text+unet -------------------------------------------------------------------------------------------------
+# --- phase: text ------------------------------------------------------------------------------------------------------
+
+
+def facts(scene: demo_data.Scene) -> list[int]:
+    """Return what a caption says as class numbers: the ground, each thing's colour, shape and size, the relation."""
+    colours, sizes = list(demo_data.COLOURS), list(demo_data.RADII)
+    numbers = [
+        colours.index(scene.ground),
+        demo_data.RELATIONS.index(scene.relation) if scene.relation else len(demo_data.RELATIONS),
+    ]
+    for thing in (*scene.things, None)[:2]:
+        numbers += [
+            colours.index(thing.colour) if thing else len(colours),
+            demo_data.SHAPES.index(thing.shape) if thing else len(demo_data.SHAPES),
+            sizes.index(thing.size) if thing and thing.size else len(sizes),
+        ]
+    return numbers
+
+
+def train_text(budget: Budget) -> None:
+    """Train the text encoder to say from every token after the prompt's end what the prompt asks for.
+
+    Trained from nothing together with the denoiser, it collapses: the denoiser sees no use in an encoder that says nothing, and
+    so gives it nothing to learn from.
+    """
+    tokenizer = write_tokenizer(STATE / "tokenizer")
+    text = new_text_encoder(tokenizer)
+    colours, shapes, sizes = len(demo_data.COLOURS), len(demo_data.SHAPES) + 1, len(demo_data.RADII) + 1
+    classes = [colours, len(demo_data.RELATIONS) + 1, *((colours + 1, shapes, sizes) * 2)]
+    torch.manual_seed(SEED + 3)
+    reader = nn.Linear(128, sum(classes))
+    trainer = Trainer("text", {"text": text, "reader": reader}, budget, rate=2e-3, decay=1e-2, average=0.99)
+
+    def loss_of(step: int, rank: int) -> Tensor:
+        rng = random.Random(f"text:{SEED}:{step}:{rank}")
+        scenes = [demo_data.training_scene(SEED + 100, rng.randrange(1_000_000)) for _ in range(64 // WORKERS)]
+        tokens = tokenise(tokenizer, [demo_data.loose_caption(scene, rng) for scene in scenes])
+        after = tokens == tokenizer.eos_token_id
+        said = reader(text(tokens)[0][after]).split(classes, dim=-1)
+        asked = torch.tensor([facts(scene) for scene in scenes]).repeat_interleave(after.sum(1), dim=0)
+        return sum((functional.cross_entropy(s, asked[:, i]) for i, s in enumerate(said)), torch.zeros(()))
+
+    trainer.run(loss_of)
+    trainer.use_average()
+    text.save_pretrained(STATE / "text")
+
+
+# --- phase: unet -------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -509,15 +557,15 @@ def choose(step: int, rank: int, caches: Sequence[Cache]) -> tuple[Cache, Tensor
     return cache, torch.randint(len(cache.latents), (cache.batch // WORKERS,), generator=generator), generator
 
 
-def train_text_and_unet(budget: Budget) -> None:
-    """Train the denoiser and the text encoder together on cached latents."""
+def train_unet(budget: Budget) -> None:
+    """Train the denoiser on cached latents and what the finished text encoder says."""
     tokenizer = write_tokenizer(STATE / "tokenizer")
-    text, unet = new_text_encoder(tokenizer), new_unet().to(memory_format=torch.channels_last)
-    trainer = Trainer("text+unet", {"text": text, "unet": unet}, budget, rate=1.2e-3, decay=1e-3, average=0.999)
+    text = CLIPTextModel.from_pretrained(STATE / "text").requires_grad_(requires_grad=False)
+    unet = new_unet().to(memory_format=torch.channels_last)
+    trainer = Trainer("unet", {"unet": unet}, budget, rate=8e-4, decay=1e-3, average=0.996)
     caches = cached_pictures(AutoencoderKL.from_pretrained(STATE / "vae"), tokenizer)
     empty = tokenise(tokenizer, [""])
     scheduler = new_scheduler()
-    text.train()
     unet.train()
 
     def loss_of(step: int, rank: int) -> Tensor:
@@ -528,7 +576,7 @@ def train_text_and_unet(budget: Budget) -> None:
         # One timestep from each of as many equal spans: every batch sees the whole range, and the loss is less noisy.
         count = len(chosen)
         spans = (torch.arange(count) * WORKERS + rank + torch.rand(count, generator=generator)) / (count * WORKERS)
-        times = (spans * 1000).long().clamp(max=999)
+        times = (spans**0.75 * 1000).long().clamp(max=999)  # rather more of the noisy ones, where the prompt decides
         noisy = scheduler.add_noise(clean, noise, times)
         share = scheduler.alphas_cumprod[times].view(-1, 1, 1, 1)
         velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
@@ -576,9 +624,10 @@ def assemble() -> StableDiffusionPipeline:
     tokenizer = write_tokenizer(STATE / "tokenizer")
     trained = [STATE / name for name in ("vae-sharp", "vae") if (STATE / name).exists()]
     vae = AutoencoderKL.from_pretrained(trained[0]) if trained else new_vae()
-    text, unet = new_text_encoder(tokenizer), new_unet()
-    if (STATE / "text+unet.pt").exists():
-        trainer = Trainer("text+unet", {"text": text, "unet": unet}, Budget(1), rate=0, decay=0, average=0)
+    text = CLIPTextModel.from_pretrained(STATE / "text") if (STATE / "text").exists() else new_text_encoder(tokenizer)
+    unet = new_unet()
+    if (STATE / "unet.pt").exists():
+        trainer = Trainer("unet", {"unet": unet}, Budget(1), rate=0, decay=0, average=0)
         trainer.use_average()
         print(f"denoiser: {trainer.step} steps in {trainer.seconds / 60:.0f} minutes")
     return StableDiffusionPipeline(
@@ -598,12 +647,13 @@ def export() -> None:
     fresh = STATE / "export"
     shutil.rmtree(fresh, ignore_errors=True)
     assemble().to(dtype=torch.float16).save_pretrained(fresh, safe_serialization=True)
-    for file in fresh.rglob("*.json"):
-        text = file.read_text(encoding="utf-8")
+    for name in ("vocab.json", "merges.txt"):  # older versions of transformers read these two
+        shutil.copyfile(STATE / "tokenizer" / name, fresh / "tokenizer" / name)
+    for file in (f for f in fresh.rglob("*.json") if "config" in f.name):
+        settings = json.loads(file.read_text(encoding="utf-8"))
         # Where a part was loaded from while training is nobody's business.
-        kept = {k: v for k, v in json.loads(text).items() if k != "_name_or_path"} if file.name != "vocab.json" else None
-        if kept is not None and len(kept) != len(json.loads(text)):
-            file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        if settings.pop("_name_or_path", None):
+            file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     wanted = {file.relative_to(fresh) for file in fresh.rglob("*") if file.is_file()}
     for name in sorted(wanted):
         (BUNDLE / name).parent.mkdir(parents=True, exist_ok=True)
@@ -628,13 +678,19 @@ def load_bundle() -> StableDiffusionPipeline:
 
 
 def draw(
-    pipe: StableDiffusionPipeline, prompts: Sequence[str], width: int = demo_data.SIDE, height: int = demo_data.SIDE, batch: int = 10
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    width: int = demo_data.SIDE,
+    height: int = demo_data.SIDE,
+    batch: int = 10,
 ) -> Iterator[demo_data.Pixels]:
     """Draw prompts with the card's defaults; the seed is the prompt's number."""
     for start in range(0, len(prompts), batch):
         part = list(prompts[start : start + batch])
         generators = [torch.Generator().manual_seed(start + i) for i in range(len(part))]
-        made = pipe(part, width=width, height=height, num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="np")
+        made = pipe(
+            part, width=width, height=height, num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="np"
+        )
         yield from (made.images * 255).round().astype(np.uint8)
 
 
@@ -682,9 +738,11 @@ def contact_sheet(columns: int = 6, rows: int = 4) -> None:
 
 def main() -> None:
     """Run the phases named on the command line."""
-    training = {"vae": (train_vae, 12), "text+unet": (train_text_and_unet, 90), "decoder": (train_decoder, 8)}
+    training = {"vae": (train_vae, 12), "text": (train_text, 4), "unet": (train_unet, 60), "decoder": (train_decoder, 8)}
     finishing = {"export": export, "evaluate": evaluate, "contact-sheet": contact_sheet}
-    parser = argparse.ArgumentParser(description="Train the demo checkpoint.", epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Train the demo checkpoint.", epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("phases", nargs="*", metavar="phase", help=" | ".join([*training, *finishing]) + " (default: all)")
     parser.add_argument("--minutes", type=float, help="length of the training phase, in minutes of training")
     parser.add_argument("--steps", type=int, help="length of the training phase, in steps; makes the run repeatable")
