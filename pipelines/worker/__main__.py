@@ -32,6 +32,9 @@ def main() -> int:
         # Imported here: a fake worker starts in a fraction of a second because it never sees torch.
         # No source needs the hub, and a library that looks there by itself would stall an air-gapped box. Read at import.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        # torch's CPU threads spin between operations. On cores that others need too (the HTTP server is one) long spinning makes
+        # a tick up to twenty times slower; spinning this long costs nothing on a quiet machine. Read when torch is imported.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         from pipelines.worker import device  # noqa: PLC0415
 
         found = device.open_device(arguments.device, arguments.threads)

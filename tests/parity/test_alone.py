@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from by_diffusers import mask_of, picture_of, reference
 from driving import run
-from reference import mask_of, picture_of, reference
 from tiny import Tiny
 
 from pipelines.contract.request import ImageRequest, Init, Picture, Resize, Sampling

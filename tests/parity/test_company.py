@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from by_diffusers import reference
 from driving import run
-from reference import reference
 from test_alone import KINDS, RELATIVE, relative, request
 
 from pipelines.contract.messages import Phase, Preview
