@@ -168,16 +168,16 @@ def run(plan: Plan, threads: int, folder: Path) -> dict[str, Any]:
     say("loading the checkpoint and starting three servers")
     with started(threads, folder) as servers:
         ours, serial, _ = servers
-        reference = Reference()
+        reference, bare = Reference(), Reference().channels_last()
         for server in servers:
             server.wait_ready()
         say("warming up, and comparing pictures with diffusers' own")
         differences = {server.name: same_pictures(server, reference, take(8, seed=3)) for server in servers}
         say("the bare networks, first pass")
-        costs = measure(reference, SIZES, plan.figure_seconds)
+        costs = measure(bare, SIZES, plan.figure_seconds)
         tallies = closed(servers, plan)
         say("the bare networks, second pass")
-        costs = measure(reference, SIZES, plan.figure_seconds, costs)
+        costs = measure(bare, SIZES, plan.figure_seconds, costs)
         ideal = costs.ideal_rate(take(1000))
         table = [report.row(name, tally.rounds, tally.ticks, costs, ideal) for name, tally in tallies.items()]
         say(f"lonely client, {plan.lonely} images")

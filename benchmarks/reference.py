@@ -35,6 +35,12 @@ class Reference:
         for pipeline in (self.txt2img, self.img2img):
             pipeline.set_progress_bar_config(disable=True)
 
+    def channels_last(self) -> "Reference":
+        """The networks in the memory layout that Aquatint uses too; on most devices the faster one."""
+        for network in (self.txt2img.unet, self.txt2img.vae):
+            network.to(memory_format=torch.channels_last)
+        return self
+
     def draw(self, jobs: Sequence[Job], pictures: Sequence[bytes] = ()) -> list[Image.Image]:
         """One call of the pipeline for jobs that differ in prompt, seed and input picture only."""
         first = jobs[0]
