@@ -33,6 +33,12 @@ class LoadModel(_Command, frozen=True, tag="load_model"):
     card: ModelCard
 
 
+class UnloadModel(_Command, frozen=True, tag="unload_model"):
+    """Let go of a model once its rows are done; answered by `ModelUnloaded`. It stays known and may be loaded again."""
+
+    model: str
+
+
 class Generate(_Command, frozen=True, tag="generate"):
     """Run ``request``; answered by `ImageDone` for each image and `Completed`, or by `Failed`."""
 
@@ -49,7 +55,7 @@ class Drain(_Command, frozen=True, tag="drain"):
     """Finish what is in flight, refuse the rest, then leave; answered by `Drained`."""
 
 
-Command = LoadModel | Generate | Cancel | Drain
+Command = LoadModel | UnloadModel | Generate | Cancel | Drain
 
 
 class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
@@ -87,6 +93,14 @@ class ModelFailed(_Event, frozen=True, tag="model_failed"):
 
     model: str
     error: ErrorReport
+
+
+class ModelUnloaded(_Event, frozen=True, tag="model_unloaded"):
+    """The model has left the device: it was asked to, or made room for another."""
+
+    model: str
+    evicted: bool
+    """Whether it made room; False if it was told to go."""
 
 
 class Progress(_Event, frozen=True, tag="progress"):
@@ -164,7 +178,20 @@ class Drained(_Event, frozen=True, tag="drained"):
     """Nothing is in flight any more; the worker leaves."""
 
 
-Event = Hello | ModelLoading | ModelLoaded | ModelFailed | Progress | Preview | ImageDone | Completed | Failed | Tick | Drained
+Event = (
+    Hello
+    | ModelLoading
+    | ModelLoaded
+    | ModelFailed
+    | ModelUnloaded
+    | Progress
+    | Preview
+    | ImageDone
+    | Completed
+    | Failed
+    | Tick
+    | Drained
+)
 
 
 def encode(message: Command | Event) -> bytes:

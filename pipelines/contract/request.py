@@ -46,6 +46,40 @@ class Picture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return len(self.mode)
 
 
+class SkipLayers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Skip-layer guidance of SD 3.5: a third evaluation with some blocks left out, pushed away from."""
+
+    layers: tuple[int, ...]
+    """Indices of transformer blocks."""
+    scale: float = 2.8
+    start: float = 0.01
+    """Fraction of the steps before which it is off."""
+    stop: float = 0.2
+    """Fraction of the steps from which it is off again."""
+
+
+class Refiner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A second model that takes over an image's latents before they are clean."""
+
+    model: str
+    switch_at: float = 0.8
+    """0 < switch_at < 1: the fraction of the noise schedule that the first model does."""
+
+
+class SizeConditioning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What SDXL is told of an imagined original picture (arXiv:2307.01952 §2.2), in pixels; None is the size asked for."""
+
+    original: tuple[int, int] | None = None
+    """Width and height before training would have scaled it."""
+    crop: tuple[int, int] = (0, 0)
+    """Left and top of training's crop."""
+    target: tuple[int, int] | None = None
+    """Width and height after it."""
+    aesthetic_score: float = 6.0
+    negative_aesthetic_score: float = 2.5
+    """Refiner only."""
+
+
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the noise is removed: canonical ids of `pipelines.contract.samplers`."""
 
@@ -55,11 +89,16 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Classifier-free guidance (arXiv:2207.12598); at 1.0 or below the image costs one evaluation per step, else two."""
     scheduler: str | None = None
     """Noise schedule; None keeps the checkpoint's own options."""
+    guidance_rescale: float = 0.0
+    """0..1: how much of the guided prediction's contrast is brought back to the unguided one's (arXiv:2305.08891 §3.4)."""
+    embedded_guidance: bool = False
+    """The network itself takes the guidance scale: one evaluation whatever the scale."""
+    skip_layers: SkipLayers | None = None
 
     @property
     def guided(self) -> bool:
         """Whether a negative (or empty) prompt is evaluated too."""
-        return self.guidance_scale > 1.0
+        return self.guidance_scale > 1.0 and not self.embedded_guidance
 
 
 class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +130,9 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     init: Init | None = None
     clip_skip: int = 0
     """Leave out that many last layers of the text encoder (diffusers' meaning; A1111's value is one higher)."""
+    sizes: SizeConditioning | None = None
+    """SDXL only; None is the size asked for, uncropped."""
+    refiner: Refiner | None = None
     preview_every: int = 0
     """Send a preview every so many steps; 0 for none."""
     priority: Priority = Priority.NORMAL

@@ -3,8 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 
-import torch
-
+from pipelines.families.conditioning import Conditioning
 from pipelines.families.family import Family, Prompt
 
 
@@ -16,10 +15,10 @@ class Embeddings:
     def __init__(self, family: Family, most: int = 512) -> None:
         """Keep at most ``most`` embeddings (SD 1.5 in float16: 115 KiB each)."""
         self._family = family
-        self._kept: OrderedDict[Prompt, torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[Prompt, Conditioning] = OrderedDict()
         self._most = most
 
-    def fetch(self, prompts: Iterable[Prompt]) -> dict[Prompt, torch.Tensor]:
+    def fetch(self, prompts: Iterable[Prompt]) -> dict[Prompt, Conditioning]:
         """The embedding of each prompt; the missing ones are encoded in one batch."""
         wanted = list(dict.fromkeys(prompts))
         missing = [prompt for prompt in wanted if prompt not in self._kept]

@@ -16,7 +16,8 @@ from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.row import Row
 from pipelines.engine.state import Kept, RowState
 from pipelines.families import pictures
-from pipelines.families.family import Family, Moments, Prompt
+from pipelines.families.autoencoder import Moments
+from pipelines.families.family import Family, Prompt
 from pipelines.sampling.noise import Noise
 from pipelines.sampling.solver import Schedulers, Solver
 
@@ -34,7 +35,7 @@ def prompts_of(row: Row, family: Family) -> tuple[Prompt, ...]:
         raise InvalidRequest(msg, param="clip_skip")
     positive = Prompt(request.prompt, request.clip_skip)
     # Like diffusers, the negative prompt is never tapped early: clip_skip is about the picture's description.
-    return (Prompt(request.negative_prompt), positive) if request.sampling.guided else (positive,)
+    return (Prompt(request.negative_prompt, negative=True), positive) if request.sampling.guided else (positive,)
 
 
 class Encoder:
@@ -58,9 +59,9 @@ class Encoder:
         solver = self._schedulers.solver(request.sampling, noise, strength=strength)
         shape = (
             1,
-            family.facts.latent_channels,
-            row.key.height // family.latent_scale,
-            row.key.width // family.latent_scale,
+            family.vae.channels,
+            row.key.height // family.vae.scale,
+            row.key.width // family.vae.scale,
         )
         kept, channels = None, None
         if init is None:
@@ -76,8 +77,9 @@ class Encoder:
         return RowState(
             latents=latents,
             solver=solver,
-            embeddings=tuple(embedded[prompt] for prompt in prompts),
+            conditioning=tuple(family.condition(embedded[prompt], request, negative=prompt.negative) for prompt in prompts),
             guidance=request.sampling.guidance_scale,
+            guidance_rescale=request.sampling.guidance_rescale,
             kept=kept,
             channels=channels,
             paste=init if init is not None and init.mask is not None and init.keep_unmasked else None,
@@ -96,7 +98,7 @@ class Encoder:
         whole = init.strength >= 1.0
         nine = family.facts.inpainting
         picture = None if nine and whole else self._sample(encode(pixels), noise)
-        shape = (1, family.facts.latent_channels, size[1] // family.latent_scale, size[0] // family.latent_scale)
+        shape = (1, family.vae.channels, size[1] // family.vae.scale, size[0] // family.vae.scale)
         drawn = noise.draw(shape)
         latents = solver.initial(drawn) if whole or picture is None else solver.noised(picture, drawn)
         small = F.interpolate(mask, size=shape[-2:]).to(family.device, family.dtype)
@@ -112,9 +114,9 @@ class Encoder:
 
     def _blank(self, row: Row, encode: Encode) -> torch.Tensor:
         """What a nine-channel network gets without a mask: everything is to be painted, nothing is known."""
-        grey = encode(torch.zeros(1, 3, row.key.height, row.key.width)).mean * self._family.latent_factor
+        grey = self._family.vae.scaled(encode(torch.zeros(1, 3, row.key.height, row.key.width)).mean)
         return torch.cat([torch.ones_like(grey[:, :1]), grey], dim=1)
 
     def _sample(self, moments: Moments, noise: Noise) -> torch.Tensor:
         """Scaled latents drawn from the VAE's posterior."""
-        return self._family.latent_factor * (moments.mean + moments.std * noise.draw(moments.mean.shape))
+        return self._family.vae.scaled(moments.mean + moments.std * noise.draw(moments.mean.shape))

@@ -22,6 +22,7 @@ from pipelines.contract.messages import (
     ModelFailed,
     ModelLoaded,
     ModelLoading,
+    ModelUnloaded,
     Phase,
     Preview,
     Progress,
@@ -73,6 +74,15 @@ class Engine:
         self._cards[card.id] = card
         self._scheduler.limit(card.id, card.limits.max_rows)
         emit(ModelLoaded(card.id, facts))
+
+    def unload(self, model: str) -> list[Event]:
+        """Let go of a model and fail what still waits for it; nothing happens if it is not loaded."""
+        if self._cards.pop(model, None) is None:
+            return []
+        gone = UnknownModel(f"Model {model!r} was unloaded.", param="model")
+        events = [event for request in self._tracker.using(model) for event in self._fail(request.id, gone)]
+        self._runner.unload(model)
+        return [*events, ModelUnloaded(model, evicted=False)]
 
     def generate(self, request: ImageRequest) -> list[Event]:
         """Take on ``request``; the events are empty unless it is refused."""

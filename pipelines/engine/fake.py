@@ -73,6 +73,10 @@ class FakeRunner:
         self._faults[card.id] = faults
         return ModelFacts(Family.FAKE, "epsilon", "float32", 0, 0, 4, inpainting=False, load_seconds=faults.load)
 
+    def unload(self, model: str) -> None:
+        """Forget it."""
+        self._faults.pop(model, None)
+
     def run(self, batch: Batch) -> Outcome:
         """Wait as told, then advance every row."""
         self.batches = [*self.batches[-999:], batch]

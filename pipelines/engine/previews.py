@@ -29,7 +29,7 @@ class Previewer:
         """A look at scaled latents [1, C, h, w], as a w x h picture."""
         if self._map is None:
             self._map = self._fit()
-        flat = latents[0].float().flatten(1).T / self._family.latent_factor
+        flat = self._family.vae.unscaled(latents[0].float()).flatten(1).T
         ones = torch.ones(len(flat), 1, device=flat.device)
         colours = torch.cat([flat, ones], dim=1) @ self._map
         pixels = ((colours / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
@@ -40,7 +40,7 @@ class Previewer:
         colours = torch.tensor(list(product(_LEVELS, repeat=3)))
         middles = []
         for colour in colours:
-            moments = self._family.encode_pictures(colour.view(1, 3, 1, 1).expand(1, 3, _SIDE, _SIDE).contiguous())[0]
+            moments = self._family.vae.moments(colour.view(1, 3, 1, 1).expand(1, 3, _SIDE, _SIDE).contiguous())[0]
             middles.append(moments.mean.float().mean(dim=(2, 3)).cpu())
         design = torch.cat([torch.cat(middles), torch.ones(len(colours), 1)], dim=1)
         solution: torch.Tensor = torch.linalg.lstsq(design, colours).solution

@@ -19,8 +19,6 @@ class Key(msgspec.Struct, frozen=True):
     model: str
     width: int
     height: int
-    chunks: int = 1
-    """Number of text chunks of 77 tokens: the length of the conditioning."""
 
 
 @dataclass(slots=True, eq=False)

@@ -18,6 +18,10 @@ class Runner(Protocol):
         """Make the model of ``card`` ready; raises `ModelLoadFailed`."""
         ...
 
+    def unload(self, model: str) -> None:
+        """Free the model's weights; its rows are gone already."""
+        ...
+
     def run(self, batch: Batch) -> Outcome:
         """Compute ``batch``. Memory running out and rows at fault are part of the outcome; a broken device is raised."""
         ...

@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass
 
+import msgspec
 import torch
 
 from pipelines.contract.request import Init
+from pipelines.families.conditioning import Conditioning
 from pipelines.sampling.solver import Solver
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """One evaluation of the network that a row wants in the next tick."""
+
+    conditioning: Conditioning
+    skip_layers: tuple[int, ...] = ()
+    """Blocks left out; only evaluations that leave out the same ones can share a forward."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -26,14 +36,19 @@ class RowState:
 
     latents: torch.Tensor
     solver: Solver
-    embeddings: tuple[torch.Tensor, ...]
+    conditioning: tuple[Conditioning, ...]
     """Negative and positive prompt when guided, else the positive one: one evaluation each."""
     guidance: float
+    guidance_rescale: float = 0.0
     kept: Kept | None = None
     channels: torch.Tensor | None = None
     """Mask and masked picture for a nine-channel network, [1, 5, h, w]: concatenated to the latents."""
     paste: Init | None = None
     """Put this picture's own pixels back outside its mask, once decoded."""
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """What the network is to be asked at the current position, in the order that `advance` takes the answers."""
+        return tuple(Evaluation(part) for part in self.conditioning)
 
     def network_input(self) -> torch.Tensor:
         """The latents as the network wants them now."""
@@ -41,18 +56,13 @@ class RowState:
         return scaled if self.channels is None else torch.cat([scaled, self.channels.to(scaled.dtype)], dim=1)
 
     def advance(self, predictions: torch.Tensor) -> torch.Tensor:
-        """Take the predictions for `embeddings`, in order, one evaluation further; returns the guess at clean latents.
+        """Take the predictions for `evaluations`, in order, one position further; returns the guess at clean latents.
 
         The latents change only if every part succeeded; otherwise the row is as before.
         """
         saved = self.solver.save()
         try:
-            prediction = predictions
-            if len(self.embeddings) == 2:  # noqa: PLR2004 - negative and positive
-                # Classifier-free guidance, https://arxiv.org/abs/2207.12598
-                negative, positive = predictions.chunk(2)
-                prediction = negative + self.guidance * (positive - negative)
-            latents, guess = self.solver.advance(prediction, self.latents)
+            latents, guess = self.solver.advance(self._guided(predictions), self.latents)
             if self.kept is not None:
                 latents = self._blend(self.kept, latents)
         except BaseException:
@@ -60,6 +70,19 @@ class RowState:
             raise
         self.latents = latents
         return guess
+
+    def _guided(self, predictions: torch.Tensor) -> torch.Tensor:
+        """One prediction of the evaluations' [e, C, h, w]: classifier-free guidance, https://arxiv.org/abs/2207.12598."""
+        if len(self.conditioning) == 1:
+            return predictions
+        negative, positive = predictions[:1], predictions[1:2]
+        guided = negative + self.guidance * (positive - negative)
+        if self.guidance_rescale > 0.0:
+            # https://arxiv.org/abs/2305.08891, section 3.4
+            axes = tuple(range(1, guided.ndim))
+            rescaled = guided * (positive.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
+            guided = self.guidance_rescale * rescaled + (1 - self.guidance_rescale) * guided
+        return guided
 
     def _blend(self, kept: Kept, latents: torch.Tensor) -> torch.Tensor:
         original = kept.latents

@@ -14,9 +14,14 @@ from pipelines.engine.encoding import Encoder, prompts_of
 from pipelines.engine.previews import Previewer
 from pipelines.engine.row import RowId
 from pipelines.engine.runner import LoadProgress
-from pipelines.engine.state import RowState
+from pipelines.engine.state import Evaluation, RowState
 from pipelines.families import loading, pictures
-from pipelines.families.family import Family, Moments, Prompt
+from pipelines.families.autoencoder import Moments
+from pipelines.families.conditioning import Conditioning, stack
+from pipelines.families.family import Family, Prompt
+
+_STACKS = 4
+"""Stacked conditionings kept: keys that take turns on the device each have their own company."""
 
 
 class DeviceFault(Exception):
@@ -43,7 +48,7 @@ class TorchRunner:
         self._device = device
         self._models: dict[str, Resident] = {}
         self._states: dict[RowId, RowState] = {}
-        self._conditioning: tuple[tuple[int, ...], torch.Tensor] | None = None
+        self._conditioning: dict[tuple[int, ...], Conditioning] = {}
 
     def load(self, card: ModelCard, progress: LoadProgress) -> ModelFacts:
         """Load from the card's source; raises `ModelLoadFailed`."""
@@ -54,11 +59,16 @@ class TorchRunner:
         self._models[model] = Resident(family)
         return family.facts
 
+    def unload(self, model: str) -> None:
+        """Free the model's weights."""
+        self._models.pop(model, None)
+        self._free()
+
     def drop(self, rows: Iterable[RowId]) -> None:
         """Free what is held for these rows."""
         for row in rows:
             self._states.pop(row, None)
-        self._conditioning = None
+        self._conditioning.clear()
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Outcome:
@@ -109,7 +119,7 @@ class TorchRunner:
                 key = (request, asked)
                 asked += 1
                 if key not in moments:
-                    moments[key] = resident.family.encode_pictures(pixels)[0]
+                    moments[key] = resident.family.vae.moments(pixels)[0]
                 return moments[key]
 
             try:
@@ -123,40 +133,62 @@ class TorchRunner:
     def _denoise(self, batch: Batch, work: "_Work") -> None:
         resident = self._models[batch.key.model]
         states = [self._states[row.id] for row in batch.rows]
-        predictions = self._predict(resident.family, states, batch)
+        wanted = [state.evaluations() for state in states]
+        predictions = self._predict(resident.family, states, wanted, batch)
         first = 0
-        for row, state in zip(batch.rows, states, strict=True):
-            last = first + len(state.embeddings)
+        for row, state, own in zip(batch.rows, states, wanted, strict=True):
+            last = first + len(own)
             guess = state.advance(predictions[first:last])
             first = last
             work.advanced[row.id] = state.solver.position
             if row.id in batch.previews:
                 work.previews[row.id] = resident.previewer.picture(guess)
 
-    def _predict(self, family: Family, states: Sequence[RowState], batch: Batch) -> torch.Tensor:
-        """The network over all evaluations of all rows, in forwards of at most the budget, padded to the bucket."""
-        inputs = [state.network_input() for state in states for _ in state.embeddings]
-        times = [state.solver.timestep for state in states for _ in state.embeddings]
-        embeddings = [embedding for state in states for embedding in state.embeddings]
+    def _predict(
+        self, family: Family, states: Sequence[RowState], wanted: Sequence[tuple[Evaluation, ...]], batch: Batch
+    ) -> torch.Tensor:
+        """The network over all evaluations of all rows, in their order; those that skip alike share forwards."""
+        flat = [(state, evaluation) for state, own in zip(states, wanted, strict=True) for evaluation in own]
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for index, (_, evaluation) in enumerate(flat):
+            alike.setdefault(evaluation.skip_layers, []).append(index)
+        answers = [
+            self._forward(family, [flat[index] for index in indices], skipped, batch) for skipped, indices in alike.items()
+        ]
+        if len(answers) == 1:
+            return answers[0]
+        order = torch.tensor([index for indices in alike.values() for index in indices])
+        return torch.cat(answers)[torch.argsort(order).to(self._device)]
+
+    def _forward(
+        self, family: Family, asked: Sequence[tuple[RowState, Evaluation]], skipped: tuple[int, ...], batch: Batch
+    ) -> torch.Tensor:
+        """Predictions for ``asked``, in forwards of at most the budget, padded to the bucket."""
+        inputs = [state.network_input() for state, _ in asked]
+        times = [state.solver.timestep for state, _ in asked]
+        conditionings = [evaluation.conditioning for _, evaluation in asked]
         wanted = len(inputs)
         spare = max(0, batch.bucket - wanted)
         latents = torch.cat([*inputs, *inputs[-1:] * spare]).to(family.dtype)
         timesteps = self._to_device(times + times[-1:] * spare)
-        conditioning = self._stack([*embeddings, *embeddings[-1:] * spare])
+        conditioning = self._stack([*conditionings, *conditionings[-1:] * spare])
         if len(latents) <= batch.budget:
-            return family.evaluate(latents, timesteps, conditioning)[:wanted]
-        parts = [
-            family.evaluate(*(whole[at : at + batch.budget] for whole in (latents, timesteps, conditioning)))
-            for at in range(0, len(latents), batch.budget)
-        ]
+            return family.evaluate(latents, timesteps, conditioning, skipped)[:wanted]
+        parts = []
+        for at in range(0, len(latents), batch.budget):
+            last = at + batch.budget
+            parts.append(family.evaluate(latents[at:last], timesteps[at:last], conditioning.rows(at, last), skipped))
         return torch.cat(parts)[:wanted]
 
-    def _stack(self, embeddings: list[torch.Tensor]) -> torch.Tensor:
-        """The embeddings as one tensor; while a batch keeps its company it is the same one."""
-        company = tuple(id(embedding) for embedding in embeddings)
-        if self._conditioning is None or self._conditioning[0] != company:
-            self._conditioning = (company, torch.cat(embeddings))
-        return self._conditioning[1]
+    def _stack(self, conditionings: list[Conditioning]) -> Conditioning:
+        """The conditionings as one; while a batch keeps its company it is the same one."""
+        company = tuple(id(each) for each in conditionings)
+        known = self._conditioning.get(company)
+        if known is None:
+            if len(self._conditioning) >= _STACKS:
+                self._conditioning.clear()
+            known = self._conditioning[company] = stack(conditionings)
+        return known
 
     def _to_device(self, times: list[float]) -> torch.Tensor:
         """A vector on the device, copied from pinned memory so that the host need not wait."""
@@ -167,7 +199,7 @@ class TorchRunner:
         family = self._models[batch.key.model].family
         for row in batch.rows:
             state = self._states[row.id]
-            pixels = family.decode(state.latents.to(family.dtype))[0].cpu()
+            pixels = family.vae.decode(state.latents)[0].cpu()
             height, width = pixels.shape[:2]
             picture = Picture(width=width, height=height, mode="RGB", data=pixels.numpy().tobytes())
             if state.paste is not None:
@@ -180,7 +212,7 @@ class TorchRunner:
         return self._states[row].latents.clone()
 
     def _free(self) -> None:
-        self._conditioning = None
+        self._conditioning.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

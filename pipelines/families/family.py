@@ -7,6 +7,9 @@ import msgspec
 import torch
 
 from pipelines.contract.catalog import ModelFacts
+from pipelines.contract.request import ImageRequest
+from pipelines.families.autoencoder import Autoencoder
+from pipelines.families.conditioning import Conditioning
 
 Progress = Callable[[str, float], None]
 """Told the component at hand and the fraction done, 0..1."""
@@ -17,13 +20,8 @@ class Prompt(msgspec.Struct, frozen=True):
 
     text: str
     clip_skip: int = 0
-
-
-class Moments(msgspec.Struct, frozen=True):
-    """What the VAE knows of a picture: mean and standard deviation of its latents, each [1, C, h, w], unscaled."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
+    negative: bool = False
+    """Some families treat an empty negative prompt differently from an empty positive one."""
 
 
 class Family(Protocol):
@@ -33,26 +31,25 @@ class Family(Protocol):
     device: torch.device
     dtype: torch.dtype
     scheduler_config: Mapping[str, Any]
-    """The checkpoint's own scheduler config, untouched."""
-    latent_scale: int
-    """Pixels per latent along one axis."""
-    latent_factor: float
-    """What clean latents are multiplied with before they are noised."""
+    """The checkpoint's own scheduler config, with what the card says over it."""
+    vae: Autoencoder
     max_clip_skip: int
     """How many of the text encoder's last layers may be left out."""
 
-    def encode_prompts(self, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
-        """One embedding [1, tokens, width] for each prompt."""
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> list[Conditioning]:
+        """What the text encoders make of each prompt; batch dimension 1."""
         ...
 
-    def encode_pictures(self, pixels: torch.Tensor) -> list[Moments]:
-        """Latent moments of pictures [n, 3, H, W] in -1..1."""
+    def condition(self, encoded: Conditioning, request: ImageRequest, *, negative: bool) -> Conditioning:
+        """``encoded`` with what this one image adds (sizes, embedded guidance); ``encoded`` itself if it adds nothing."""
         ...
 
-    def evaluate(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
-        """The network's prediction [n, C, h, w] for n rows with a timestep [n] and an embedding [n, tokens, width] each."""
-        ...
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels [n, H, W, 3], uint8, of clean latents [n, C, h, w]."""
+    def evaluate(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        skip_layers: tuple[int, ...] = (),
+    ) -> torch.Tensor:
+        """The network's prediction [n, C, h, w] for n rows with a timestep [n] and a conditioning each."""
         ...

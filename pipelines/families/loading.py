@@ -7,6 +7,7 @@ from pipelines.contract.catalog import Dtype, ModelCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
 from pipelines.families import sd, sources
 from pipelines.families.family import Family, Progress
+from pipelines.families.parts import FolderParts, Parts
 
 
 def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
@@ -16,7 +17,7 @@ def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
     """
     try:
         if card.family is catalog.Family.SD:
-            return sd.load(sources.folder(card.source), device, precision(card.dtype, device), progress)
+            return sd.load(parts_of(card, device, progress))
     except AquatintError:
         raise
     except Exception as error:
@@ -24,6 +25,11 @@ def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
         raise ModelLoadFailed(msg) from error
     msg = f"Model {card.id!r}: a worker on {device} cannot run family {card.family.value!r}."
     raise ModelLoadFailed(msg)
+
+
+def parts_of(card: ModelCard, device: torch.device, progress: Progress) -> Parts:
+    """The parts of ``card``'s checkpoint, still to be loaded."""
+    return FolderParts(sources.folder(card.source), device, precision(card.dtype, device), progress)
 
 
 def precision(dtype: Dtype, device: torch.device) -> torch.dtype:

@@ -6,7 +6,7 @@ import socket
 from types import FrameType, TracebackType
 from typing import Self
 
-from pipelines.contract.messages import Cancel, Command, Drain, Drained, Generate, LoadModel
+from pipelines.contract.messages import Cancel, Command, Drain, Drained, Generate, LoadModel, UnloadModel
 from pipelines.engine.engine import Engine
 from pipelines.worker.link import Closed, Link
 
@@ -90,6 +90,9 @@ def _obey(command: Command, engine: Engine, link: Link) -> bool:
                 link.send(event)
         case LoadModel(card=card):
             engine.load(card, link.send)
+        case UnloadModel(model=model):
+            for event in engine.unload(model):
+                link.send(event)
         case Drain():
             return True
     return False

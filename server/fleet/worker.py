@@ -22,6 +22,7 @@ from pipelines.contract.messages import (
     ModelFailed,
     ModelLoaded,
     ModelLoading,
+    ModelUnloaded,
     Preview,
     Progress,
     Tick,
@@ -163,6 +164,10 @@ class Worker:
                 self.loading.pop(event.model, None)
                 self.failed[event.model] = event.error
                 self._log.error("model failed", model=event.model, error=event.error.message)
+                self._changed()
+            case ModelUnloaded():
+                self.loaded.pop(event.model, None)
+                self._log.info("model unloaded", model=event.model, evicted=event.evicted)
                 self._changed()
             case Drained():
                 self.leaving = True

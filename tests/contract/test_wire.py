@@ -12,7 +12,18 @@ import msgspec
 import pytest
 
 from pipelines.contract import errors
-from pipelines.contract.catalog import Dtype, Family, ModelCard, ModelFacts
+from pipelines.contract.catalog import (
+    Attention,
+    Compile,
+    Defaults,
+    Dtype,
+    Emphasis,
+    Family,
+    ModelCard,
+    ModelFacts,
+    Quantize,
+    Schedule,
+)
 from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport, Overloaded
 from pipelines.contract.messages import (
     Cancel,
@@ -29,16 +40,28 @@ from pipelines.contract.messages import (
     ModelFailed,
     ModelLoaded,
     ModelLoading,
+    ModelUnloaded,
     Phase,
     Preview,
     Progress,
     RunStats,
     Tick,
+    UnloadModel,
     decode_command,
     decode_event,
     encode,
 )
-from pipelines.contract.request import ImageRequest, Init, Picture, Priority, Resize, Sampling
+from pipelines.contract.request import (
+    ImageRequest,
+    Init,
+    Picture,
+    Priority,
+    Refiner,
+    Resize,
+    Sampling,
+    SizeConditioning,
+    SkipLayers,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 DOT = Picture(width=2, height=1, mode="RGB", data=bytes(range(6)))
@@ -46,8 +69,27 @@ REPORT = ErrorReport("out_of_memory", "too big", param="size")
 
 MESSAGES = [
     LoadModel(
-        ModelCard(id="demo", source="bundled:demo", family=Family.SD, dtype=Dtype.FLOAT16, qualities={"low": 10}, preload=True)
+        ModelCard(
+            id="demo",
+            source="hf:owner/name",
+            revision="main",
+            family=Family.SDXL,
+            dtype=Dtype.FLOAT16,
+            vae="file:/models/vae.safetensors",
+            text_encoders={"text_encoder_3": None},
+            schedule=Schedule(prediction_type="v_prediction", zero_snr=True, timestep_spacing="trailing", shift=3.0),
+            emphasis=Emphasis.NO_NORM,
+            embedded_guidance=True,
+            attention=Attention.XFORMERS,
+            compile=Compile.BLOCKS,
+            quantize=Quantize.INT8,
+            defaults=Defaults(skip_layers=SkipLayers((7, 8, 9)), refiner=Refiner("other")),
+            qualities={"low": 10},
+            preload=True,
+            pin=True,
+        )
     ),
+    UnloadModel("demo"),
     Generate(
         ImageRequest(
             id="r1",
@@ -57,7 +99,16 @@ MESSAGES = [
             width=128,
             height=192,
             seeds=(1, 2**64 - 1),
-            sampling=Sampling(sampler="dpmpp_2m", steps=20, guidance_scale=4.5, scheduler="karras"),
+            sampling=Sampling(
+                sampler="dpmpp_2m",
+                steps=20,
+                guidance_scale=4.5,
+                scheduler="karras",
+                guidance_rescale=0.7,
+                skip_layers=SkipLayers((7,)),
+            ),
+            sizes=SizeConditioning(original=(1024, 1024), crop=(8, 16), target=(512, 512)),
+            refiner=Refiner("refiner", 0.7),
             init=Init(DOT, 0.6, Resize.FILL, Picture(width=2, height=1, mode="L", data=b"\x00\xff"), keep_unmasked=True),
             clip_skip=1,
             preview_every=5,
@@ -71,6 +122,7 @@ MESSAGES = [
     ModelLoading("demo", "unet", 0.3),
     ModelLoaded("demo", ModelFacts(Family.SD, "v_prediction", "float16", 11, 22, 4, inpainting=False, load_seconds=1.5)),
     ModelFailed("demo", REPORT),
+    ModelUnloaded("demo", evicted=True),
     Progress("r1", 1, 3, 20),
     Preview("r1", 1, 3, DOT),
     ImageDone("r1", 0, DOT),

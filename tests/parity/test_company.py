@@ -132,9 +132,9 @@ class Cramped:
     def __getattr__(self, name):
         return getattr(self._family, name)
 
-    def evaluate(self, latents, timesteps, conditioning):
+    def evaluate(self, latents, timesteps, conditioning, skip_layers=()):
         self._forwards += 1
         if self._forwards > self._at and len(latents) > self._evaluations and latents.shape[-1] >= self._width:
             self.refused += 1
             raise torch.OutOfMemoryError("no room")
-        return self._family.evaluate(latents, timesteps, conditioning)
+        return self._family.evaluate(latents, timesteps, conditioning, skip_layers)
