@@ -12,7 +12,9 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from safetensors import safe_open
 from transformers import CLIPTokenizer
 
-from scripts import demo_data
+from scripts.demo.judging import judge
+from scripts.demo.painting import Pixels, painting
+from scripts.demo.scenes import Scene, caption, heldout_scenes, training_scene
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,13 +34,13 @@ def pipe() -> StableDiffusionPipeline:
     return loaded
 
 
-def draw(pipe: StableDiffusionPipeline, scenes: Sequence[demo_data.Scene], width: int, height: int) -> list[demo_data.Pixels]:
+def draw(pipe: StableDiffusionPipeline, scenes: Sequence[Scene], width: int, height: int) -> list[Pixels]:
     """Draw each scene's caption; the seed is its number."""
-    pictures: list[demo_data.Pixels] = []
+    pictures: list[Pixels] = []
     for start in range(0, len(scenes), BATCH):
         part = scenes[start : start + BATCH]
         made = pipe(
-            [demo_data.caption(scene) for scene in part],
+            [caption(scene) for scene in part],
             width=width,
             height=height,
             num_inference_steps=STEPS,
@@ -52,11 +54,11 @@ def draw(pipe: StableDiffusionPipeline, scenes: Sequence[demo_data.Scene], width
 
 def test_measure_accepts_perfect_pictures_and_refuses_others() -> None:
     """The measure itself: the generator's own pictures pass, the same pictures against other prompts do not."""
-    scenes = demo_data.heldout_scenes(24, seed=2)
-    pictures = [demo_data.painting(scene, number) for number, scene in enumerate(scenes)]
-    right = demo_data.judge(scenes, pictures)
+    scenes = heldout_scenes(24, seed=2)
+    pictures = [painting(scene, number) for number, scene in enumerate(scenes)]
+    right = judge(scenes, pictures)
     assert all(v.ground and v.colour and v.shape for v in right)
-    wrong = demo_data.judge(scenes, pictures[1:] + pictures[:1])
+    wrong = judge(scenes, pictures[1:] + pictures[:1])
     assert sum(v.ground for v in wrong) < 8
     assert sum(v.colour for v in wrong) < 8
     assert sum(v.shape for v in wrong) < 8
@@ -64,17 +66,17 @@ def test_measure_accepts_perfect_pictures_and_refuses_others() -> None:
 
 def test_heldout_prompts_are_not_in_the_training_data() -> None:
     """What the quality test draws was never trained on, at any size."""
-    trained = {demo_data.training_scene(20, index).key for index in range(2000)}
-    scenes = demo_data.heldout_scenes(PROMPTS)
-    assert len({demo_data.caption(scene) for scene in scenes}) == PROMPTS
+    trained = {training_scene(20, index).key for index in range(2000)}
+    scenes = heldout_scenes(PROMPTS)
+    assert len({caption(scene) for scene in scenes}) == PROMPTS
     assert not trained & {scene.key for scene in scenes}
 
 
 @pytest.mark.slow  # the shipped weights do not reach it yet (README, "The demo model"); the bar stays where it is
 def test_draws_what_heldout_prompts_say(pipe: StableDiffusionPipeline) -> None:
     """Ground in 95 %, colour in its place in 90 %, shape in 80 % of a hundred prompts."""
-    scenes = demo_data.heldout_scenes(PROMPTS)
-    verdicts = demo_data.judge(scenes, draw(pipe, scenes, 128, 128))
+    scenes = heldout_scenes(PROMPTS)
+    verdicts = judge(scenes, draw(pipe, scenes, 128, 128))
     ground, colour, shape = (sum(getattr(v, part) for v in verdicts) / PROMPTS for part in ("ground", "colour", "shape"))
     print(f"\ndemo checkpoint, {PROMPTS} held-out prompts: ground {ground:.0%}, colour in place {colour:.0%}, shape {shape:.0%}")
     assert ground >= 0.95
@@ -86,8 +88,8 @@ def test_draws_what_heldout_prompts_say(pipe: StableDiffusionPipeline) -> None:
 @pytest.mark.parametrize(("width", "height"), [(192, 128), (128, 192)])
 def test_stays_sane_off_square(pipe: StableDiffusionPipeline, width: int, height: int) -> None:
     """Wide and tall pictures have the named ground in every corner and the named colours in their places."""
-    scenes = demo_data.heldout_scenes(BATCH, seed=3)
-    verdicts = demo_data.judge(scenes, draw(pipe, scenes, width, height))
+    scenes = heldout_scenes(BATCH, seed=3)
+    verdicts = judge(scenes, draw(pipe, scenes, width, height))
     assert sum(v.ground for v in verdicts) >= BATCH - 1
     assert sum(v.colour for v in verdicts) >= BATCH - 2
 
