@@ -20,6 +20,16 @@ class Family(StrEnum):
     FAKE = "fake"
     """No network at all: colour gradients, for tests and for trying the server."""
 
+    @property
+    def flow(self) -> bool:
+        """Whether its checkpoints are trained by flow matching (https://arxiv.org/abs/2210.02747), not as diffusion."""
+        return self is Family.SD3
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that both sides of an image must be a multiple of: the VAE's 8, times the transformer's patch."""
+        return 16 if self is Family.SD3 else 8
+
 
 class Dtype(StrEnum):
     """Precision of the weights on the device; AUTO is float16 on CUDA and float32 on a CPU."""
@@ -153,5 +163,7 @@ class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedded_guidance: bool = False
     """Whether the network takes the guidance scale as an input."""
     max_clip_skip: int = 0
+    patch: int = 1
+    """Latents along one side of what the network takes as one token (transformers)."""
     refines_only: bool = False
     """Whether it can only finish another model's latents (the SDXL refiner)."""

@@ -53,7 +53,7 @@ class SkipLayers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Indices of transformer blocks."""
     scale: float = 2.8
     start: float = 0.01
-    """Fraction of the steps before which it is off."""
+    """Fraction of the steps up to which it is off; steps that strength leaves out count too."""
     stop: float = 0.2
     """Fraction of the steps from which it is off again."""
 
@@ -121,7 +121,7 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     prompt: str
     width: int
-    """Pixels, a multiple of 8."""
+    """Pixels, a multiple of 8 (16 for SD3)."""
     height: int
     seeds: tuple[int, ...]
     """One image per seed, 0 <= seed < 2**64; each seeds a CPU generator, as in diffusers."""

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
-from pipelines.contract.errors import InvalidRequest
+from pipelines.contract import catalog
+from pipelines.contract.errors import InvalidRequest, Unsupported
 from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.row import Row
 from pipelines.engine.state import Kept, RowState
@@ -38,6 +39,17 @@ def prompts_of(row: Row, family: Family) -> tuple[Prompt, ...]:
     return (Prompt(request.negative_prompt, negative=True), positive) if request.sampling.guided else (positive,)
 
 
+def _check(row: Row, family: Family) -> None:
+    """Refuse a size the network cannot be cut into, and an option it has no place for."""
+    multiple = family.vae.scale * family.facts.patch
+    if row.key.width % multiple or row.key.height % multiple:
+        msg = f"The size {row.key.width}x{row.key.height} will not do: both sides must be multiples of {multiple} for this model."
+        raise InvalidRequest(msg, param="size")
+    if row.request.sampling.skip_layers is not None and family.facts.family is not catalog.Family.SD3:
+        msg = "Skip-layer guidance is for SD3 models only."
+        raise Unsupported(msg, param="skip_layers")
+
+
 class Encoder:
     """Makes row states for one model."""
 
@@ -56,13 +68,15 @@ class Encoder:
         prompts = prompts_of(row, family)
         noise = Noise(row.seed, family.device, family.dtype)
         strength = None if init is None else init.strength
-        solver = self._schedulers.solver(request.sampling, noise, strength=strength)
+        _check(row, family)
         shape = (
             1,
             family.vae.channels,
             row.key.height // family.vae.scale,
             row.key.width // family.vae.scale,
         )
+        tokens = (shape[-2] // family.facts.patch) * (shape[-1] // family.facts.patch)
+        solver = self._schedulers.solver(request.sampling, noise, strength=strength, tokens=tokens)
         kept, channels = None, None
         if init is None:
             latents = solver.initial(noise.draw(shape))
@@ -83,6 +97,7 @@ class Encoder:
             kept=kept,
             channels=channels,
             paste=init if init is not None and init.mask is not None and init.keep_unmasked else None,
+            skip_layers=request.sampling.skip_layers,
         )
 
     def _inpaint(

@@ -127,7 +127,11 @@ class Engine:
 
     def _account(self, batch: Batch, outcome: Outcome) -> list[Event]:
         hopeless = self._scheduler.update(
-            batch, advanced=outcome.advanced, out_of_memory=outcome.out_of_memory, fault=outcome.fault is not None
+            batch,
+            advanced=outcome.advanced,
+            out_of_memory=outcome.out_of_memory,
+            fault=outcome.fault is not None,
+            courses=outcome.courses,
         )
         events: list[Event] = [self._tick(batch, outcome)]
         if batch.phase is Phase.DENOISE:

@@ -21,6 +21,15 @@ class Key(msgspec.Struct, frozen=True):
     height: int
 
 
+class Course(msgspec.Struct, frozen=True):
+    """What encoding finds out of a row's way."""
+
+    steps: int
+    """Steps to do."""
+    extra: tuple[int, int] = (0, 0)
+    """Positions, from the first up to but not including the second, that take one more evaluation: skip-layer guidance."""
+
+
 @dataclass(slots=True, eq=False)
 class Row:
     """Mutable; owned by the scheduler, read by the runner during a batch."""
@@ -35,6 +44,8 @@ class Row:
     """Evaluations of the network done (a guided pair counts once)."""
     total: int = 0
     """Evaluations to do; known once encoded."""
+    course: Course | None = None
+    """Known once encoded, if the runner tells."""
     overtaken: int = 0
     """Batches since this row last ran in which a row ran that came later."""
     suspect: bool = False
@@ -42,8 +53,9 @@ class Row:
 
     @property
     def cost(self) -> int:
-        """Network evaluations in one tick."""
-        return 2 if self.request.sampling.guided else 1
+        """Network evaluations in the next tick."""
+        first, last = self._extra
+        return self._usual + (first <= self.position < last)
 
     @property
     def seed(self) -> int:
@@ -53,7 +65,10 @@ class Row:
     @property
     def work(self) -> int:
         """What is left, in evaluations times pixels."""
-        return self.cost * max(self.total - self.position, 1) * self.key.width * self.key.height
+        first, last = self._extra
+        extra = max(0, last - max(first, self.position))
+        evaluations = self._usual * max(self.total - self.position, 1) + extra
+        return evaluations * self.key.width * self.key.height
 
     @property
     def urgency(self) -> tuple[int, float, int]:
@@ -69,8 +84,18 @@ class Row:
     @property
     def steps(self) -> int:
         """Steps to do in all."""
+        if self.course is not None:
+            return self.course.steps
         init, steps = self.request.init, self.request.sampling.steps
         return max(1, steps if init is None else kept_steps(steps, init.strength))
+
+    @property
+    def _usual(self) -> int:
+        return 2 if self.request.sampling.guided else 1
+
+    @property
+    def _extra(self) -> tuple[int, int]:
+        return (0, 0) if self.course is None else self.course.extra
 
 
 def rows_of(request: ImageRequest, first_order: int) -> list[Row]:

@@ -5,7 +5,8 @@ nobody's tick waits for a long queue of either. Within a tick the order is prior
 more is passed over for one that does. A row overtaken too often leads the next batch, whatever its priority: nothing starves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -13,7 +14,9 @@ from pipelines.contract.messages import Phase
 from pipelines.engine.batch import Batch
 from pipelines.engine.budgets import Budgets
 from pipelines.engine.fairness import Turns
-from pipelines.engine.row import Key, Row, RowId
+from pipelines.engine.row import Course, Key, Row, RowId
+
+_NO_COURSES: Mapping[RowId, Course] = MappingProxyType({})
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -78,7 +81,15 @@ class Scheduler:
             return self._phase(Phase.ENCODE, by_phase[Phase.ENCODE], min(room, self._policy.encode_rows))
         return self._tick(ready) if ready else None
 
-    def update(self, batch: Batch, *, advanced: dict[RowId, int], out_of_memory: bool, fault: bool) -> list[Row]:
+    def update(
+        self,
+        batch: Batch,
+        *,
+        advanced: dict[RowId, int],
+        out_of_memory: bool,
+        fault: bool,
+        courses: Mapping[RowId, Course] = _NO_COURSES,
+    ) -> list[Row]:
         """Account for a batch: move rows on, learn from trouble; returns the rows for which there is no hope.
 
         The caller removes those, and finished ones, with `remove`.
@@ -89,6 +100,7 @@ class Scheduler:
             if row.id in advanced:
                 row.suspect = False
                 row.overtaken = 0
+                row.course = courses.get(row.id, row.course)
                 _move(row, advanced[row.id])
         self._note_overtaken(batch)
         if batch.phase is Phase.DENOISE:
@@ -141,7 +153,9 @@ class Scheduler:
             tuple(taken),
             budget,
             bucket=min(fitting, default=0),
+            buckets=self._policy.buckets if fitting else (),
             previews=frozenset(row.id for row in taken if _preview_due(row)),
+            costs=tuple(row.cost for row in taken),
         )
 
     def _lead(self, rows: list[Row]) -> Row:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import msgspec
 import torch
 
-from pipelines.contract.request import Init
+from pipelines.contract.request import Init, SkipLayers
+from pipelines.engine.row import Course
 from pipelines.families.conditioning import Conditioning
 from pipelines.sampling.solver import Solver
 
@@ -45,10 +46,19 @@ class RowState:
     """Mask and masked picture for a nine-channel network, [1, 5, h, w]: concatenated to the latents."""
     paste: Init | None = None
     """Put this picture's own pixels back outside its mask, once decoded."""
+    skip_layers: SkipLayers | None = None
+
+    def course(self) -> Course:
+        """Where the row's way leads, and where it takes one evaluation more: for the scheduler."""
+        return Course(self.solver.steps, self._skipping())
 
     def evaluations(self) -> tuple[Evaluation, ...]:
         """What the network is to be asked at the current position, in the order that `advance` takes the answers."""
-        return tuple(Evaluation(part) for part in self.conditioning)
+        asked = tuple(Evaluation(part) for part in self.conditioning)
+        first, last = self._skipping()
+        if self.skip_layers is None or not first <= self.solver.position < last:
+            return asked
+        return (*asked, Evaluation(self.conditioning[-1], self.skip_layers.layers))
 
     def network_input(self) -> torch.Tensor:
         """The latents as the network wants them now."""
@@ -82,7 +92,24 @@ class RowState:
             axes = tuple(range(1, guided.ndim))
             rescaled = guided * (positive.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
             guided = self.guidance_rescale * rescaled + (1 - self.guidance_rescale) * guided
+        if self.skip_layers is not None and len(predictions) > len(self.conditioning):
+            guided = guided + (positive - predictions[2:3]) * self.skip_layers.scale
         return guided
+
+    def _skipping(self) -> tuple[int, int]:
+        """Positions, half open, at which skip-layer guidance is due: only with guidance, as in diffusers.
+
+        Counted over the whole schedule, in evaluations against steps, as diffusers' txt2img pipeline does (its others have none).
+        """
+        skip, whole = self.skip_layers, self.solver.whole
+        if skip is None or len(self.conditioning) == 1:
+            return (0, 0)
+        due = [
+            position
+            for position in range(self.solver.total)
+            if whole * skip.start < self.solver.begin + position < whole * skip.stop
+        ]
+        return (due[0], due[-1] + 1) if due else (0, 0)
 
     def _blend(self, kept: Kept, latents: torch.Tensor) -> torch.Tensor:
         original = kept.latents

@@ -12,7 +12,7 @@ from pipelines.contract.request import Picture
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.encoding import Encoder, prompts_of
 from pipelines.engine.previews import Previewer
-from pipelines.engine.row import RowId
+from pipelines.engine.row import Course, RowId
 from pipelines.engine.runner import LoadProgress
 from pipelines.engine.state import Evaluation, RowState
 from pipelines.families import loading, pictures
@@ -90,12 +90,13 @@ class TorchRunner:
         return Outcome(
             seconds=time.monotonic() - began,
             advanced=work.advanced,
+            courses=work.courses,
             pictures=work.pictures,
             previews=work.previews,
             failed=work.failed,
             out_of_memory=out_of_memory,
             fault=fault,
-            padded=max(0, batch.bucket - batch.size),
+            padded=work.padded,
         )
 
     def _encode(self, batch: Batch, work: "_Work") -> None:
@@ -129,12 +130,13 @@ class TorchRunner:
                 continue
             self._states[row.id] = state
             work.advanced[row.id] = state.solver.total
+            work.courses[row.id] = state.course()
 
     def _denoise(self, batch: Batch, work: "_Work") -> None:
         resident = self._models[batch.key.model]
         states = [self._states[row.id] for row in batch.rows]
         wanted = [state.evaluations() for state in states]
-        predictions = self._predict(resident.family, states, wanted, batch)
+        predictions = self._predict(resident.family, states, wanted, batch, work)
         first = 0
         for row, state, own in zip(batch.rows, states, wanted, strict=True):
             last = first + len(own)
@@ -145,38 +147,50 @@ class TorchRunner:
                 work.previews[row.id] = resident.previewer.picture(guess)
 
     def _predict(
-        self, family: Family, states: Sequence[RowState], wanted: Sequence[tuple[Evaluation, ...]], batch: Batch
+        self,
+        family: Family,
+        states: Sequence[RowState],
+        wanted: Sequence[tuple[Evaluation, ...]],
+        batch: Batch,
+        work: "_Work",
     ) -> torch.Tensor:
         """The network over all evaluations of all rows, in their order; those that skip alike share forwards."""
         flat = [(state, evaluation) for state, own in zip(states, wanted, strict=True) for evaluation in own]
         alike: dict[tuple[int, ...], list[int]] = {}
         for index, (_, evaluation) in enumerate(flat):
             alike.setdefault(evaluation.skip_layers, []).append(index)
-        answers = [
-            self._forward(family, [flat[index] for index in indices], skipped, batch) for skipped, indices in alike.items()
-        ]
+        answers = []
+        for skipped, indices in alike.items():
+            bucket = batch.bucket if len(alike) == 1 else _bucket(len(indices), batch)
+            work.padded += max(0, bucket - len(indices))
+            answers.append(self._forward(family, [flat[index] for index in indices], skipped, batch.budget, bucket))
         if len(answers) == 1:
             return answers[0]
         order = torch.tensor([index for indices in alike.values() for index in indices])
         return torch.cat(answers)[torch.argsort(order).to(self._device)]
 
     def _forward(
-        self, family: Family, asked: Sequence[tuple[RowState, Evaluation]], skipped: tuple[int, ...], batch: Batch
+        self,
+        family: Family,
+        asked: Sequence[tuple[RowState, Evaluation]],
+        skipped: tuple[int, ...],
+        budget: int,
+        bucket: int,
     ) -> torch.Tensor:
         """Predictions for ``asked``, in forwards of at most the budget, padded to the bucket."""
         inputs = [state.network_input() for state, _ in asked]
         times = [state.solver.timestep for state, _ in asked]
         conditionings = [evaluation.conditioning for _, evaluation in asked]
         wanted = len(inputs)
-        spare = max(0, batch.bucket - wanted)
+        spare = max(0, bucket - wanted)
         latents = torch.cat([*inputs, *inputs[-1:] * spare]).to(family.dtype)
         timesteps = self._to_device(times + times[-1:] * spare)
         conditioning = self._stack([*conditionings, *conditionings[-1:] * spare])
-        if len(latents) <= batch.budget:
+        if len(latents) <= budget:
             return family.evaluate(latents, timesteps, conditioning, skipped)[:wanted]
         parts = []
-        for at in range(0, len(latents), batch.budget):
-            last = at + batch.budget
+        for at in range(0, len(latents), budget):
+            last = at + budget
             parts.append(family.evaluate(latents[at:last], timesteps[at:last], conditioning.rows(at, last), skipped))
         return torch.cat(parts)[:wanted]
 
@@ -220,13 +234,19 @@ class TorchRunner:
 class _Work:
     """What a batch has achieved so far; kept when the rest of it fails."""
 
-    __slots__ = ("advanced", "failed", "pictures", "previews")
+    __slots__ = ("advanced", "courses", "failed", "padded", "pictures", "previews")
 
     def __init__(self) -> None:
         self.advanced: dict[RowId, int] = {}
+        self.courses: dict[RowId, Course] = {}
+        self.padded = 0
         self.pictures: dict[RowId, Picture] = {}
         self.previews: dict[RowId, Picture] = {}
         self.failed: dict[RowId, ErrorReport] = {}
+
+
+def _bucket(evaluations: int, batch: Batch) -> int:
+    return min((size for size in batch.buckets if evaluations <= size <= batch.budget), default=0)
 
 
 _NO_ROOM = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")

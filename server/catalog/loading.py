@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pipelines.contract.catalog import ModelCard
+from pipelines.contract.catalog import Family, ModelCard
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.samplers import resolve
 from server.catalog.catalog import Catalog
@@ -17,7 +17,6 @@ T = TypeVar("T")
 
 _SOURCES = ("bundled:", "dir:", "fake:")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-_SIDE = 8
 
 
 class _Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,20 +78,24 @@ def _check(document: Document, where: Where, card: ModelCard) -> None:
     if not card.source.startswith(_SOURCES):
         raise document.error((*where, "source"), f"must begin with one of {', '.join(_SOURCES)}")
     try:
-        resolve(card.defaults.sampler, card.defaults.scheduler)
+        resolve(card.defaults.sampler, card.defaults.scheduler, flow=card.family.flow)
     except InvalidRequest as error:
         raise document.error((*where, "defaults", error.param or "sampler"), error.message) from None
     _check_numbers(document, where, card)
+    _check_skip_layers(document, (*where, "defaults", "skip_layers"), card)
+    for encoder, source in card.text_encoders.items():
+        if source is None and (card.family is not Family.SD3 or encoder != "text_encoder_3"):
+            raise document.error((*where, "text_encoders", encoder), "only text_encoder_3 of family sd3 can be left out")
 
 
 def _check_numbers(document: Document, where: Where, card: ModelCard) -> None:
-    defaults, limits = card.defaults, card.limits
+    defaults, limits, multiple = card.defaults, card.limits, card.family.multiple
     for key in ("max_pixels", "max_steps", "max_rows", "max_images", "min_side"):
         if getattr(limits, key) < 1:
             raise document.error((*where, "limits", key), "must be 1 or more")
     for side in ("width", "height"):
-        if getattr(defaults, side) % _SIDE or getattr(defaults, side) < limits.min_side:
-            raise document.error((*where, "defaults", side), f"must be a multiple of {_SIDE}, {limits.min_side} or more")
+        if getattr(defaults, side) % multiple or getattr(defaults, side) < limits.min_side:
+            raise document.error((*where, "defaults", side), f"must be a multiple of {multiple}, {limits.min_side} or more")
     if defaults.width * defaults.height > limits.max_pixels:
         raise document.error((*where, "defaults", "width"), f"the default size is over max_pixels={limits.max_pixels}")
     if not 1 <= defaults.steps <= limits.max_steps:
@@ -102,6 +105,18 @@ def _check_numbers(document: Document, where: Where, card: ModelCard) -> None:
     for quality, steps in card.qualities.items():
         if not 1 <= steps <= limits.max_steps:
             raise document.error((*where, "qualities", quality), f"must be from 1 to max_steps={limits.max_steps}")
+
+
+def _check_skip_layers(document: Document, where: Where, card: ModelCard) -> None:
+    skip = card.defaults.skip_layers
+    if skip is None:
+        return
+    if card.family is not Family.SD3:
+        raise document.error(where, f"skip-layer guidance is for family sd3, not {card.family.value}")
+    if not skip.layers or min(skip.layers) < 0:
+        raise document.error((*where, "layers"), "name one block or more, counted from 0")
+    if not 0 <= skip.start < skip.stop <= 1:
+        raise document.error((*where, "start"), "must be from 0 to 1, and start before stop")
 
 
 def _convert(document: Document, where: Where, value: object, kind: type[T]) -> T:

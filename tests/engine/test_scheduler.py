@@ -2,7 +2,7 @@
 
 from pipelines.contract.messages import Phase
 from pipelines.contract.request import ImageRequest, Priority, Sampling
-from pipelines.engine.row import Row, rows_of
+from pipelines.engine.row import Course, Row, rows_of
 from pipelines.engine.scheduler import Policy, Scheduler
 
 
@@ -186,3 +186,29 @@ def test_buckets_pad_and_never_pass_the_budget():
     assert (batch.size, batch.bucket) == (5, 6)
     made = scheduler(row(0), row(1), row(2, guided=False), most=5, buckets=(1, 2, 4, 6, 8, 12))
     assert made.schedule().bucket == 0
+
+
+def test_a_row_costs_more_where_its_course_says_so():
+    """Skip-layer guidance: what a batch held is told by its own sizes, even after its rows have moved on."""
+    made = scheduler(row(0, phase=Phase.ENCODE), row(1))
+    encode = made.schedule()
+    tick(made, encode, courses={encode.rows[0].id: Course(10, (1, 3))})
+    skipping = encode.rows[0]
+    assert skipping.work == (2 * 10 + 2) * 64 * 64
+    sizes = []
+    for _ in range(4):
+        batch = made.schedule()
+        tick(made, batch)
+        sizes.append((batch.size, batch.costs))
+    assert sizes == [(4, (2, 2)), (5, (3, 2)), (5, (3, 2)), (4, (2, 2))]
+    assert skipping.work == 2 * 6 * 64 * 64
+
+
+def test_three_evaluations_are_weighed_against_the_budget():
+    made = scheduler(row(0, phase=Phase.ENCODE), row(1), row(2, guided=False), most=4)
+    encode = made.schedule()
+    tick(made, encode, courses={encode.rows[0].id: Course(10, (0, 1))})
+    first = made.schedule()
+    assert orders(first) == [0, 2]
+    tick(made, first)
+    assert orders(made.schedule()) == [0, 1]

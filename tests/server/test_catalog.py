@@ -102,3 +102,41 @@ def test_the_packaged_catalog_is_the_one_at_the_root():
     root = Path(__file__).parents[2] / "models.yaml"
     assert load(None).card(None).source == "bundled:demo"
     assert root.read_text() == (root.parent / "server/catalog/models.yaml").read_text()
+
+
+SD3 = """\
+server: {default_model: a}
+models:
+  a:
+    source: dir:weights/sd3
+    family: sd3
+    text_encoders: {text_encoder_3: null}
+    defaults:
+      sampler: euler
+      skip_layers: {layers: [7, 8, 9], start: 0.01, stop: 0.2}
+"""
+
+
+def test_an_sd3_card_may_skip_layers_and_leave_out_t5():
+    card = catalog(SD3).card(None)
+    assert card.defaults.skip_layers.layers == (7, 8, 9)
+    assert card.text_encoders == {"text_encoder_3": None}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("layers: [7, 8, 9]", "layers: [-1]", "models.yaml:9: models.a.defaults.skip_layers.layers: name one block or more"),
+        ("layers: [7, 8, 9]", "layers: []", "models.yaml:9: models.a.defaults.skip_layers.layers: name one block or more"),
+        ("stop: 0.2", "stop: 0.01", "models.yaml:9: models.a.defaults.skip_layers.start: must be from 0 to 1"),
+        ("stop: 0.2", "stop: 1.5", "models.yaml:9: models.a.defaults.skip_layers.start: must be from 0 to 1"),
+        ("sampler: euler", "sampler: ddim", "models.yaml:8: models.a.defaults.sampler: Sampler 'ddim' cannot run a flow"),
+        ("sampler: euler", "sampler: DPM++ 2M Karras", "models.yaml:7: models.a.defaults.scheduler: Sampler 'dpmpp_2m' does"),
+        ("sampler: euler", "width: 520", "models.yaml:8: models.a.defaults.width: must be a multiple of 16"),
+        ("text_encoder_3: null", "text_encoder: null", "models.yaml:6: models.a.text_encoders.text_encoder: only text_enc"),
+        ("family: sd3", "family: sd", "models.yaml:9: models.a.defaults.skip_layers: skip-layer guidance is for family sd3"),
+    ],
+)
+def test_a_mistake_in_an_sd3_card_is_told(old, new, message):
+    assert old in SD3
+    assert refused(SD3.replace(old, new)).startswith(message)
