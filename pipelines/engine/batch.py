@@ -15,7 +15,7 @@ class Batch(msgspec.Struct, frozen=True):
     key: Key
     rows: tuple[Row, ...]
     budget: int
-    """Denoise: network evaluations in one forward at most; only a single guided row may need more, in two forwards.
+    """Denoise: network evaluations in one forward at most; only a single guided row may need more, in forwards of its own.
     Encode and decode: rows at most."""
     bucket: int = 0
     """Denoise: pad the evaluations to this many; 0 for no padding."""

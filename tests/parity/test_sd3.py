@@ -1,19 +1,25 @@
 """SD3: every flow sampler x {txt2img, img2img, inpaint} x {guided, unguided}, alone and in company, equals diffusers."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from driving import run
 from sd3_by_diffusers import reference
 from test_alone import KINDS, RELATIVE, relative
 from test_alone import request as plain
 from tiny_sd3 import LATENTS, LAYERS, TinySD3
 
+from pipelines.contract.catalog import Family, ModelCard
 from pipelines.contract.messages import Phase, Progress
 from pipelines.contract.request import Init, Sampling, SkipLayers
 from pipelines.contract.samplers import SAMPLERS
 from pipelines.engine.scheduler import Policy
+from pipelines.families.conditioning import Conditioning, stack
+from pipelines.families.family import Prompt
+from pipelines.families.loading import load
 
 FLOW = [spec for spec in SAMPLERS if spec.flow]
 SKIP = SkipLayers(layers=(1, 2), scale=2.8, start=0.01, stop=0.6)
@@ -132,7 +138,9 @@ def test_the_steps_told_are_the_steps_done(sd3):
 
 @pytest.mark.parametrize("sampler", ["euler", "lcm", "unipc", "dpmpp_2m", "dpmpp_2s"])
 def test_levels_that_shift_with_the_size_equal_diffusers(sampler):
-    tiny = TinySD3(seed=3, scheduler={"use_dynamic_shifting": True, "base_image_seq_len": 8, "max_image_seq_len": 64})
+    # Left unsaid, diffusers' pipeline takes a max_shift of 1.16 with some schedulers, and its scheduler's 1.15 with others.
+    shifts = {"use_dynamic_shifting": True, "base_image_seq_len": 8, "max_image_seq_len": 64, "max_shift": 1.3}
+    tiny = TinySD3(seed=3, scheduler=shifts)
     check(tiny, request("txt2img", sampler, width=96))
     check(tiny, request("img2img", sampler))
 
@@ -160,6 +168,41 @@ def test_a_checkpoint_that_samples_stochastically_equals_diffusers():
 def test_what_the_model_cannot_do_is_refused(sd3, changes, code):
     asked = request("txt2img", **changes)
     assert run({"tiny": sd3.family}, [asked]).failed[asked.id].code == code
+
+
+@pytest.mark.parametrize(("left_out", "missing"), [(False, False), (True, False), (False, True)], ids=["t5", "card", "folder"])
+def test_a_folder_loads_with_and_without_t5(sd3, tmp_path, left_out, missing):
+    sd3.pipeline("txt2img").save_pretrained(tmp_path)
+    if missing:
+        shutil.rmtree(tmp_path / "text_encoder_3")
+    card = ModelCard(
+        id="m",
+        source=f"dir:{tmp_path}",
+        family=Family.SD3,
+        text_encoders={"text_encoder_3": None} if left_out else {},
+    )
+    family = load(card, torch.device("cpu"), lambda *_: None)
+    assert family.facts.prediction_type == "flow_prediction"
+    assert (family.facts.patch, family.facts.latent_channels) == (2, LATENTS)
+    asked = request("txt2img", "euler")
+    found = run({"tiny": family}, [asked]).latents[asked.id, 0]
+    wanted, _ = reference(sd3, asked)
+    assert (relative(found, wanted) < RELATIVE) == (not left_out and not missing)
+    if left_out or missing:
+        bare = TinySD3.__new__(TinySD3)
+        vars(bare).update(vars(sd3) | {"text_encoder_3": None, "tokenizer_3": None})
+        assert relative(found, reference(bare, asked)[0]) < RELATIVE
+
+
+def test_rows_with_fewer_text_tokens_are_not_touched_by_longer_ones(sd3):
+    """A prompt of several chunks beside a short one: the attention over text has no mask, so they part ways."""
+    short, long = sd3.family.encode_prompts([Prompt("a star"), Prompt("a red circle")])
+    long = Conditioning(torch.cat([long.tokens, long.tokens[:, :77]], dim=1), pooled=long.pooled)
+    latents, times = torch.randn(3, LATENTS, 8, 8), torch.tensor([900.0, 500.0, 100.0])
+    together = sd3.family.evaluate(latents, times, stack([short, long, short]))
+    for index, own in enumerate((short, long, short)):
+        alone = sd3.family.evaluate(latents[index : index + 1], times[index : index + 1], own)
+        assert relative(together[index : index + 1], alone) < RELATIVE
 
 
 def test_skip_layers_are_refused_by_other_families(tiny):

@@ -20,6 +20,15 @@ from pipelines.families.sd3 import StableDiffusion3
 LATENTS = 16
 LAYERS = 4
 T5_WIDTH = 80
+VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": LATENTS,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
 SCHEDULER = {"num_train_timesteps": 1000, "shift": 3.0}
 
 
@@ -69,18 +78,7 @@ class TinySD3:
         # Random weights of the usual size hardly say anything: make what they say count, so that tests can tell.
         with torch.no_grad():
             self.transformer.proj_out.weight.mul_(4.0)
-        self.vae = diffusers.AutoencoderKL(
-            block_out_channels=(8, 8, 8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=LATENTS,
-            layers_per_block=1,
-            norm_num_groups=4,
-            scaling_factor=1.5305,
-            shift_factor=0.0609,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        )
+        self.vae = diffusers.AutoencoderKL(**VAE, block_out_channels=(8, 8, 8, 16), layers_per_block=1, norm_num_groups=4)
         for module in (self.transformer, self.vae, self.text_encoder, self.text_encoder_2, self.text_encoder_3):
             if module is not None:
                 module.requires_grad_(False).eval().to(self.device)
