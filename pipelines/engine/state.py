@@ -45,6 +45,18 @@ class RowState:
     """Mask and masked picture for a nine-channel network, [1, 5, h, w]: concatenated to the latents."""
     paste: Init | None = None
     """Put this picture's own pixels back outside its mask, once decoded."""
+    begun: int = 0
+    """Evaluations that another model has done before."""
+
+    @property
+    def position(self) -> int:
+        """Evaluations done by all models together."""
+        return self.begun + self.solver.position
+
+    @property
+    def total(self) -> int:
+        """Evaluations that will be done once this solver is at its end."""
+        return self.begun + self.solver.total
 
     def evaluations(self) -> tuple[Evaluation, ...]:
         """What the network is to be asked at the current position, in the order that `advance` takes the answers."""

@@ -90,6 +90,7 @@ class TorchRunner:
         return Outcome(
             seconds=time.monotonic() - began,
             advanced=work.advanced,
+            switches=work.switches,
             pictures=work.pictures,
             previews=work.previews,
             failed=work.failed,
@@ -122,13 +123,16 @@ class TorchRunner:
                     moments[key] = resident.family.vae.moments(pixels)[0]
                 return moments[key]
 
+            encoder = resident.encoder
             try:
-                state = resident.encoder.state(row, encode)
+                state = encoder.refined(row, self._states[row.id]) if row.refining else encoder.state(row, encode)
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue
             self._states[row.id] = state
-            work.advanced[row.id] = state.solver.total
+            work.advanced[row.id] = state.total
+            if row.request.refiner is not None and not row.refining:
+                work.switches[row.id] = state.solver.before(row.request.refiner.switch_at)
 
     def _denoise(self, batch: Batch, work: "_Work") -> None:
         resident = self._models[batch.key.model]
@@ -140,7 +144,7 @@ class TorchRunner:
             last = first + len(own)
             guess = state.advance(predictions[first:last])
             first = last
-            work.advanced[row.id] = state.solver.position
+            work.advanced[row.id] = state.position
             if row.id in batch.previews:
                 work.previews[row.id] = resident.previewer.picture(guess)
 
@@ -220,10 +224,11 @@ class TorchRunner:
 class _Work:
     """What a batch has achieved so far; kept when the rest of it fails."""
 
-    __slots__ = ("advanced", "failed", "pictures", "previews")
+    __slots__ = ("advanced", "failed", "pictures", "previews", "switches")
 
     def __init__(self) -> None:
         self.advanced: dict[RowId, int] = {}
+        self.switches: dict[RowId, int] = {}
         self.pictures: dict[RowId, Picture] = {}
         self.previews: dict[RowId, Picture] = {}
         self.failed: dict[RowId, ErrorReport] = {}
