@@ -5,7 +5,7 @@ import torch
 from pipelines.contract import catalog
 from pipelines.contract.catalog import Dtype, ModelCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
-from pipelines.families import sd, sources
+from pipelines.families import sd, sdxl, sources
 from pipelines.families.family import Family, Progress
 from pipelines.families.parts import FolderParts, Parts
 
@@ -18,6 +18,8 @@ def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
     try:
         if card.family is catalog.Family.SD:
             return sd.load(parts_of(card, device, progress))
+        if card.family is catalog.Family.SDXL:
+            return sdxl.load(parts_of(card, device, progress))
     except AquatintError:
         raise
     except Exception as error:
