@@ -87,17 +87,7 @@ class TinyXL:
         self.scheduler = diffusers.EulerDiscreteScheduler.from_config(config)
         # The refiner's own index says false: its empty negative prompt is encoded.
         self.zeros = not refiner if zeros is None else zeros
-        self.family = StableDiffusionXL(
-            self.unet,
-            self.vae,
-            self.text_encoder,
-            self.text_encoder_2,
-            tokenizer=None if refiner else self.tokenizer,
-            tokenizer_2=self.tokenizer,
-            scheduler_config=self.scheduler.config,
-            force_zeros_for_empty_prompt=self.zeros,
-            requires_aesthetics_score=refiner,
-        )
+        self.family = self._family()
 
     def pipeline(self, kind: str) -> Any:
         """diffusers' own pipeline of ``kind`` (txt2img, img2img, inpaint)."""
@@ -121,6 +111,19 @@ class TinyXL:
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _family(self) -> StableDiffusionXL:
+        return StableDiffusionXL(
+            self.unet,
+            self.vae,
+            self.text_encoder,
+            self.text_encoder_2,
+            tokenizer=None if self.refiner else self.tokenizer,
+            tokenizer_2=self.tokenizer,
+            scheduler_config=self.scheduler.config,
+            force_zeros_for_empty_prompt=self.zeros,
+            requires_aesthetics_score=self.refiner,
+        )
 
     def _text(self, width: int, layers: int, **more: int) -> CLIPTextConfig:
         return CLIPTextConfig(
