@@ -129,6 +129,9 @@ class TorchRunner:
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue
+            if row.id in self._states:
+                # What the row was told before is let go: another conditioning may come to have its identity.
+                self._conditioning.clear()
             self._states[row.id] = state
             work.advanced[row.id] = state.total
             if row.request.refiner is not None and not row.refining:

@@ -20,6 +20,8 @@ from pipelines.contract.errors import ModelLoadFailed
 from pipelines.contract.messages import Phase, Preview, Progress
 from pipelines.contract.request import ImageRequest, Init, Refiner, Sampling, SizeConditioning
 from pipelines.contract.samplers import SAMPLERS
+from pipelines.engine.engine import Engine
+from pipelines.engine.torch_runner import TorchRunner
 from pipelines.families.loading import load
 
 SIZES = SizeConditioning(original=(120, 96), crop=(8, 24), target=(72, 56))
@@ -206,6 +208,29 @@ def test_a_refiner_of_another_kind_is_refused(base, inpaint):
     asked = ask("txt2img", "euler", refiner=REFINED)
     failed = run({"xl": base.family, "refiner": inpaint.family}, [asked]).failed[asked.id]
     assert (failed.code, failed.param) == ("unsupported", "refiner")
+
+
+def test_no_stacked_conditioning_outlives_the_change_of_models(base, refiner):
+    class Watchful(TorchRunner):
+        """Notes stacks made of what no row holds any more: their identities may be somebody else's by now."""
+
+        stale = 0
+
+        def run(self, batch):
+            outcome = super().run(batch)
+            held = {id(each) for state in self._states.values() for each in state.conditioning}
+            self.stale += sum(not held.issuperset(company) for company in self._conditioning)
+            return outcome
+
+    runner = Watchful(base.device)
+    engine = Engine(runner)
+    for name, family in both(base, refiner).items():
+        runner.add(name, family)
+        engine._cards[name] = None
+    engine.generate(ask("txt2img", "euler", refiner=REFINED, seeds=(1, 2)))
+    while engine.busy:
+        engine.step()
+        assert runner.stale == 0
 
 
 def test_refined_rows_in_company(base, refiner):
