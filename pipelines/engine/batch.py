@@ -37,9 +37,11 @@ class Outcome(msgspec.Struct, frozen=True):
 
     seconds: float
     advanced: dict[RowId, int] = {}
-    """Rows that succeeded. Encode: how many evaluations the row will take. Else: how many it has done."""
+    """Rows that succeeded. Encode: how many evaluations the row will take in all. Else: how many it has done."""
     courses: dict[RowId, Course] = {}
     """Encode: what is known of the rows' ways now."""
+    switches: dict[RowId, int] = {}
+    """Encode: after how many evaluations a row's refiner takes over; rows without one are not named."""
     pictures: dict[RowId, Picture] = {}
     """Decode: the finished images."""
     previews: dict[RowId, Picture] = {}

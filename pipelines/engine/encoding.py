@@ -18,6 +18,7 @@ from pipelines.engine.row import Row
 from pipelines.engine.state import Kept, RowState
 from pipelines.families import pictures
 from pipelines.families.autoencoder import Moments
+from pipelines.families.conditioning import Conditioning
 from pipelines.families.family import Family, Prompt
 from pipelines.sampling.noise import Noise
 from pipelines.sampling.solver import Schedulers, Solver
@@ -65,7 +66,9 @@ class Encoder:
         Raises `InvalidRequest` for what this sampler or model cannot do.
         """
         family, request, init = self._family, row.request, row.request.init
-        prompts = prompts_of(row, family)
+        if init is None and family.facts.refines_only:
+            msg = "This model is a refiner: it finishes a picture, or another model's image, and cannot begin one."
+            raise Unsupported(msg, param="model")
         noise = Noise(row.seed, family.device, family.dtype)
         strength = None if init is None else init.strength
         _check(row, family)
@@ -87,11 +90,10 @@ class Encoder:
             latents, kept, channels = self._inpaint(row, solver, noise, encode)
         if family.facts.inpainting and channels is None:
             channels = self._blank(row, encode)
-        embedded = self.embeddings.fetch(prompts)
         return RowState(
             latents=latents,
             solver=solver,
-            conditioning=tuple(family.condition(embedded[prompt], request, negative=prompt.negative) for prompt in prompts),
+            conditioning=self._conditioning(row),
             guidance=request.sampling.guidance_scale,
             guidance_rescale=request.sampling.guidance_rescale,
             kept=kept,
@@ -99,6 +101,44 @@ class Encoder:
             paste=init if init is not None and init.mask is not None and init.keep_unmasked else None,
             skip_layers=request.sampling.skip_layers,
         )
+
+    def refined(self, row: Row, state: RowState) -> RowState:
+        """``state`` as it goes on with this model, the refiner that ``row`` asks for, from where another model has left it.
+
+        The prompts are read anew and the schedule is this model's own, from `Refiner.switch_at` on; the random numbers go on
+        where they are, and so does what a mask keeps. The first model's mask channels are left behind unless this one has them
+        too. Raises `Unsupported` for a model whose latents are not the first one's.
+        """
+        family, request, init = self._family, row.request, row.request.init
+        if request.refiner is None:
+            msg = "there is no refiner"
+            raise ValueError(msg)
+        nine = family.facts.inpainting
+        if state.latents.shape[1] != family.vae.channels or (nine and state.channels is None):
+            msg = f"Model {request.refiner.model!r} cannot refine what model {request.model!r} makes: they are not of a kind."
+            raise Unsupported(msg, param="refiner")
+        solver = self._schedulers.solver(
+            request.sampling,
+            state.solver.noise,
+            strength=None if init is None else init.strength,
+            start=request.refiner.switch_at,
+        )
+        return RowState(
+            latents=state.latents.to(family.device, family.dtype),
+            solver=solver,
+            conditioning=self._conditioning(row),
+            guidance=state.guidance,
+            guidance_rescale=state.guidance_rescale,
+            kept=state.kept,
+            channels=state.channels if nine else None,
+            paste=state.paste,
+            begun=state.position,
+        )
+
+    def _conditioning(self, row: Row) -> tuple[Conditioning, ...]:
+        prompts = prompts_of(row, self._family)
+        embedded = self.embeddings.fetch(prompts)
+        return tuple(self._family.condition(embedded[prompt], row.request, negative=prompt.negative) for prompt in prompts)
 
     def _inpaint(
         self, row: Row, solver: Solver, noise: Noise, encode: Encode

@@ -76,19 +76,24 @@ class Scheduler:
         ready = by_phase[Phase.DENOISE]
         if by_phase[Phase.DECODE] and (Phase.DECODE not in self._since_tick or not ready):
             return self._phase(Phase.DECODE, by_phase[Phase.DECODE], self._policy.decode_rows)
-        room = self._policy.active_rows - len(ready) - len(by_phase[Phase.DECODE])
-        if by_phase[Phase.ENCODE] and room > 0 and (Phase.ENCODE not in self._since_tick or not ready):
-            return self._phase(Phase.ENCODE, by_phase[Phase.ENCODE], min(room, self._policy.encode_rows))
+        # A row that changes models holds its tensors already: it needs no room.
+        changing = [row for row in by_phase[Phase.ENCODE] if row.refining]
+        room = self._policy.active_rows - len(ready) - len(by_phase[Phase.DECODE]) - len(changing)
+        joining = by_phase[Phase.ENCODE] if room > 0 else changing
+        if joining and (Phase.ENCODE not in self._since_tick or not ready):
+            most = self._policy.encode_rows
+            return self._phase(Phase.ENCODE, joining, min(room, most) if room > 0 else most)
         return self._tick(ready) if ready else None
 
     def update(
         self,
         batch: Batch,
         *,
-        advanced: dict[RowId, int],
+        advanced: Mapping[RowId, int],
         out_of_memory: bool,
         fault: bool,
         courses: Mapping[RowId, Course] = _NO_COURSES,
+        switches: Mapping[RowId, int] = MappingProxyType({}),
     ) -> list[Row]:
         """Account for a batch: move rows on, learn from trouble; returns the rows for which there is no hope.
 
@@ -100,8 +105,11 @@ class Scheduler:
             if row.id in advanced:
                 row.suspect = False
                 row.overtaken = 0
-                row.course = courses.get(row.id, row.course)
-                _move(row, advanced[row.id])
+                if row.phase is Phase.ENCODE:
+                    row.course = courses.get(row.id, row.course)
+                    row.encoded(advanced[row.id], switches.get(row.id))
+                elif row.phase is Phase.DENOISE:
+                    row.denoised(advanced[row.id])
         self._note_overtaken(batch)
         if batch.phase is Phase.DENOISE:
             behind = sum(row.work for row in self._rows.values() if row.key == batch.key and row.phase is Phase.DENOISE)
@@ -171,16 +179,6 @@ class Scheduler:
                 row.overtaken += 1
 
 
-def _move(row: Row, advanced: int) -> None:
-    if row.phase is Phase.ENCODE:
-        row.total = advanced
-        row.phase = Phase.DENOISE
-    elif row.phase is Phase.DENOISE:
-        row.position = advanced
-        if row.position >= row.total:
-            row.phase = Phase.DECODE
-
-
 def _alone_if_suspect(rows: list[Row]) -> list[Row]:
     """The first row alone if it is suspect, else it and the rows that are not."""
     return rows[:1] if rows[0].suspect else [row for row in rows if not row.suspect]
@@ -190,5 +188,4 @@ def _preview_due(row: Row) -> bool:
     every = row.request.preview_every
     if every < 1 or row.position + 1 >= row.total:
         return False
-    after = (row.position + 1) * row.steps // row.total
-    return after > row.step and after % every == 0
+    return row.next_step > row.step and row.next_step % every == 0

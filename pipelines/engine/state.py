@@ -47,10 +47,22 @@ class RowState:
     paste: Init | None = None
     """Put this picture's own pixels back outside its mask, once decoded."""
     skip_layers: SkipLayers | None = None
+    begun: int = 0
+    """Evaluations that another model has done before."""
 
     def course(self) -> Course:
         """Where the row's way leads, and where it takes one evaluation more: for the scheduler."""
         return Course(self.solver.steps, self._skipping())
+
+    @property
+    def position(self) -> int:
+        """Evaluations done by all models together."""
+        return self.begun + self.solver.position
+
+    @property
+    def total(self) -> int:
+        """Evaluations that will be done once this solver is at its end."""
+        return self.begun + self.solver.total
 
     def evaluations(self) -> tuple[Evaluation, ...]:
         """What the network is to be asked at the current position, in the order that `advance` takes the answers."""

@@ -91,6 +91,7 @@ class TorchRunner:
             seconds=time.monotonic() - began,
             advanced=work.advanced,
             courses=work.courses,
+            switches=work.switches,
             pictures=work.pictures,
             previews=work.previews,
             failed=work.failed,
@@ -123,14 +124,20 @@ class TorchRunner:
                     moments[key] = resident.family.vae.moments(pixels)[0]
                 return moments[key]
 
+            encoder = resident.encoder
             try:
-                state = resident.encoder.state(row, encode)
+                state = encoder.refined(row, self._states[row.id]) if row.refining else encoder.state(row, encode)
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue
+            if row.id in self._states:
+                # What the row was told before is let go: another conditioning may come to have its identity.
+                self._conditioning.clear()
             self._states[row.id] = state
-            work.advanced[row.id] = state.solver.total
+            work.advanced[row.id] = state.total
             work.courses[row.id] = state.course()
+            if row.request.refiner is not None and not row.refining:
+                work.switches[row.id] = state.solver.before(row.request.refiner.switch_at)
 
     def _denoise(self, batch: Batch, work: "_Work") -> None:
         resident = self._models[batch.key.model]
@@ -142,7 +149,7 @@ class TorchRunner:
             last = first + len(own)
             guess = state.advance(predictions[first:last])
             first = last
-            work.advanced[row.id] = state.solver.position
+            work.advanced[row.id] = state.position
             if row.id in batch.previews:
                 work.previews[row.id] = resident.previewer.picture(guess)
 
@@ -234,11 +241,12 @@ class TorchRunner:
 class _Work:
     """What a batch has achieved so far; kept when the rest of it fails."""
 
-    __slots__ = ("advanced", "courses", "failed", "padded", "pictures", "previews")
+    __slots__ = ("advanced", "courses", "failed", "padded", "pictures", "previews", "switches")
 
     def __init__(self) -> None:
         self.advanced: dict[RowId, int] = {}
         self.courses: dict[RowId, Course] = {}
+        self.switches: dict[RowId, int] = {}
         self.padded = 0
         self.pictures: dict[RowId, Picture] = {}
         self.previews: dict[RowId, Picture] = {}

@@ -5,7 +5,7 @@ import torch
 from pipelines.contract import catalog
 from pipelines.contract.catalog import Dtype, ModelCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
-from pipelines.families import sd, sd3, sources
+from pipelines.families import sd, sd3, sdxl, sources
 from pipelines.families.family import Family, Progress
 from pipelines.families.parts import FolderParts, Parts
 
@@ -21,6 +21,8 @@ def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
         if card.family is catalog.Family.SD3:
             t5 = card.text_encoders.get("text_encoder_3", "") is not None
             return sd3.load(parts_of(card, device, progress), t5=t5)
+        if card.family is catalog.Family.SDXL:
+            return sdxl.load(parts_of(card, device, progress))
     except AquatintError:
         raise
     except Exception as error:

@@ -29,9 +29,18 @@ class Schedulers:
         self._pristine: dict[tuple[str, str | None], Any] = {}
         self._integrals: dict[tuple[str | None, int], dict[tuple[int, ...], float]] = {}
 
-    def solver(self, sampling: Sampling, noise: Noise, *, strength: float | None = None, tokens: int = 0) -> "Solver":
+    def solver(
+        self,
+        sampling: Sampling,
+        noise: Noise,
+        *,
+        strength: float | None = None,
+        start: float | None = None,
+        tokens: int = 0,
+    ) -> "Solver":
         """A solver for one image; with an input picture, a ``strength`` below 1 leaves out the first steps.
 
+        ``start`` leaves out what another model has done: that fraction of the noise schedule (diffusers' ``denoising_start``).
         ``tokens`` is the number of patches the network cuts the latents into: some flow schedules shift with it.
         Raises what `resolve` and `check` raise, and `InvalidRequest` when the class refuses the step count.
         """
@@ -59,7 +68,24 @@ class Schedulers:
             msg = f"Sampler {spec.id!r} cannot run {sampling.steps} steps: {error}"
             raise InvalidRequest(msg, param="steps") from error
         kept = sampling.steps if strength is None else kept_steps(sampling.steps, strength, flow=self._flow)
-        return Solver(scheduler, noise, begin=(sampling.steps - kept) * scheduler.order, steps=kept, whole=sampling.steps)
+        begin = (sampling.steps - kept) * scheduler.order
+        if start is not None:
+            begin = max(begin, _second_half(scheduler, start))
+        return Solver(scheduler, noise, begin=begin, steps=kept, whole=sampling.steps)
+
+
+def _cutoff(scheduler: Any, fraction: float) -> int:
+    """The timestep that lies ``fraction`` of the way down the noise schedule."""
+    steps: int = scheduler.config.num_train_timesteps
+    return round(steps - fraction * steps)
+
+
+def _second_half(scheduler: Any, start: float) -> int:
+    """The index of the first timestep below the cutoff, as diffusers counts it."""
+    left = int((scheduler.timesteps < _cutoff(scheduler, start)).sum())
+    if scheduler.order == 2 and left % 2 == 0:  # noqa: PLR2004 - in pairs, but for the very first
+        left += 1
+    return len(scheduler.timesteps) - left
 
 
 def _remembering(integrate: Callable[..., float], known: dict[tuple[int, ...], float]) -> Callable[..., float]:
@@ -76,12 +102,13 @@ def _remembering(integrate: Callable[..., float], known: dict[tuple[int, ...], f
 class Solver:
     """Owns one scheduler; ``position`` counts model evaluations done of ``total``."""
 
-    __slots__ = ("_extra", "_noise", "_scheduler", "begin", "position", "steps", "timesteps", "total", "whole")
+    __slots__ = ("_extra", "_scheduler", "begin", "noise", "position", "steps", "timesteps", "total", "whole")
 
     def __init__(self, scheduler: Any, noise: Noise, *, begin: int, steps: int, whole: int) -> None:
         """Take over ``scheduler``, whose timesteps are set for ``whole`` steps; do the last ``steps``, from index ``begin``."""
         self._scheduler = scheduler
-        self._noise = noise
+        self.noise = noise
+        """What the image's random numbers come from; a refiner goes on drawing from it."""
         self.begin = begin
         self.steps = steps
         self.whole = whole
@@ -101,6 +128,10 @@ class Solver:
     def timestep(self) -> float:
         """What the network is told about the noise level, in training steps."""
         return float(self.timesteps[self.position])
+
+    def before(self, fraction: float) -> int:
+        """How many evaluations come before ``fraction`` of the noise schedule is done (diffusers' ``denoising_end``)."""
+        return int((self.timesteps >= _cutoff(self._scheduler, fraction)).sum())
 
     def initial(self, noise: torch.Tensor) -> torch.Tensor:
         """Latents to begin with when nothing is given: ``noise`` at the scheduler's first sigma."""
@@ -145,13 +176,13 @@ class Solver:
         never written into, only rebound or appended to.
         """
         state = {name: _kept(value) for name, value in vars(self._scheduler).items()}
-        return Saved(state, self._noise.state(), self.position)
+        return Saved(state, self.noise.state(), self.position)
 
     def restore(self, saved: "Saved") -> None:
         """Undo every `advance` since ``saved``; may be used once."""
         vars(self._scheduler).clear()
         vars(self._scheduler).update(saved.scheduler)
-        self._noise.restore(saved.noise)
+        self.noise.restore(saved.noise)
         self.position = saved.position
 
 

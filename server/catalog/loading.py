@@ -1,6 +1,7 @@
 """models.yaml -> Catalog; every mistake is refused with file, line and field."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -47,6 +48,8 @@ def parse(text: str, *, name: str, folder: Path) -> Catalog:
     if not file.models:
         raise document.error(("models",), "at least one model is needed")
     cards = {model: _card(document, model, file.models[model], folder) for model in file.models}
+    for card in cards.values():
+        _check_refiner(document, card, cards)
     for alias, target in file.aliases.items():
         if alias in cards:
             raise document.error(("aliases", alias), "a model has this name already")
@@ -86,6 +89,21 @@ def _check(document: Document, where: Where, card: ModelCard) -> None:
     for encoder, source in card.text_encoders.items():
         if source is None and (card.family is not Family.SD3 or encoder != "text_encoder_3"):
             raise document.error((*where, "text_encoders", encoder), "only text_encoder_3 of family sd3 can be left out")
+
+
+def _check_refiner(document: Document, card: ModelCard, cards: Mapping[str, ModelCard]) -> None:
+    refiner = card.defaults.refiner
+    where: Where = ("models", card.id, "defaults", "refiner")
+    if refiner is None:
+        return
+    if refiner.model not in cards:
+        raise document.error((*where, "model"), f"there is no model {refiner.model!r}")
+    other = cards[refiner.model].family
+    if other is not card.family:
+        msg = f"model {refiner.model!r} is of family {other.value!r}, and cannot finish what {card.family.value!r} began"
+        raise document.error((*where, "model"), msg)
+    if not 0 < refiner.switch_at < 1:
+        raise document.error((*where, "switch_at"), "must be above 0 and below 1")
 
 
 def _check_numbers(document: Document, where: Where, card: ModelCard) -> None:

@@ -51,7 +51,7 @@ def test_reads_cards_aliases_and_default():
     ("old", "new", "message"),
     [
         ("default_model: a", "default_model: z", "models.yaml:1: server.default_model: there is no model 'z'"),
-        ("family: fake", "family: sdxl", "models.yaml:5: models.a.family: Invalid enum value 'sdxl'"),
+        ("family: fake", "family: flux", "models.yaml:5: models.a.family: Invalid enum value 'flux'"),
         ("max_steps: 50", "max_step: 50", "models.yaml:12: models.org/b.limits.max_step: there is no such setting"),
         ("max_steps: 50", "max_steps: lots", "models.yaml:12: models.org/b.limits.max_steps: Expected `int`, got `str`"),
         ("max_steps: 50", "max_steps: 0", "models.yaml:12: models.org/b.limits.max_steps: must be 1 or more"),
@@ -79,6 +79,18 @@ def test_reads_cards_aliases_and_default():
 def test_a_mistake_is_told_with_file_line_and_field(old, new, message):
     assert old in GOOD
     assert refused(GOOD.replace(old, new)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("refiner", "message"),
+    [
+        ("{model: c}", "models.yaml:10: models.org/b.defaults.refiner.model: there is no model 'c'"),
+        ("{model: a}", "models.yaml:10: models.org/b.defaults.refiner.model: model 'a' is of family 'fake', and cannot"),
+        ("{model: org/b, switch_at: 1}", "models.yaml:10: models.org/b.defaults.refiner.switch_at: must be above 0"),
+    ],
+)
+def test_a_refiner_must_be_a_model_that_fits(refiner, message):
+    assert refused(GOOD.replace("sampler: Euler a", f"sampler: Euler a, refiner: {refiner}")).startswith(message)
 
 
 @pytest.mark.parametrize(

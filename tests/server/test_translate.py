@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard
 from pipelines.contract.errors import InvalidRequest, TooLarge, UnknownModel, UnknownSampler, Unsupported
-from pipelines.contract.request import Picture, SkipLayers
+from pipelines.contract.request import Picture, Refiner, SkipLayers
 from server.api.openai.schemas import ImageOptions
 from server.api.openai.translate import MAX_SEED, edit, fit, generation, response_form, steps_for
 from server.catalog.catalog import Catalog
@@ -58,6 +58,18 @@ def test_what_is_said_wins():
     assert request.seeds == (5, 6)
     assert (request.sampling.sampler, request.sampling.scheduler, request.sampling.steps) == ("dpmpp_2m", "karras", 3)
     assert (request.width, request.height, request.clip_skip) == (64, 512, 1)
+
+
+def test_the_card_s_refiner_finishes_every_image():
+    refiner = Refiner("finisher", 0.7)
+    card = msgspec.structs.replace(CARD, defaults=msgspec.structs.replace(CARD.defaults, refiner=refiner))
+    catalog = Catalog("m", MappingProxyType({"m": card}))
+    body = ImageOptions(prompt="a cat")
+    drawn = generation(body, catalog, job_id="j", tenant="t", draw=lambda: 77).order.request
+    changed = edit(body, catalog, grey(300, 200), None, job_id="j", tenant="t", draw=lambda: 77).order.request
+    assert drawn.refiner == changed.refiner == refiner
+    assert drawn.models == ("m", "finisher")
+    assert ask().order.request.refiner is None
 
 
 def test_seeds_wrap_around():

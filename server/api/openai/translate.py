@@ -142,6 +142,7 @@ def _asked(
         sampling=sampling,
         init=init,
         clip_skip=_whole(body.clip_skip, "clip_skip", 0, 0, MAX_CLIP_SKIP),
+        refiner=card.defaults.refiner,
         preview_every=_preview_every(sampling.steps, partials) if stream else 0,
     )
     shown = _QUALITY_WORDS.get(body.quality or "", body.quality or "")
