@@ -11,39 +11,31 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
-from pipelines.contract.errors import InvalidRequest
+from pipelines.contract.catalog import Emphasis, ModelCard
 from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.row import Row
 from pipelines.engine.state import Kept, RowState
-from pipelines.families import pictures
+from pipelines.engine.wordings import Reader
+from pipelines.families import inversion, pictures
 from pipelines.families.autoencoder import Moments
-from pipelines.families.family import Family, Prompt
+from pipelines.families.family import Family
 from pipelines.sampling.noise import Noise
 from pipelines.sampling.solver import Schedulers, Solver
 
 Encode = Callable[[torch.Tensor], Moments]
 
 
-def prompts_of(row: Row, family: Family) -> tuple[Prompt, ...]:
-    """The texts one evaluation each is made for: negative and positive, or only the positive.
-
-    Raises `InvalidRequest` for more skipped layers than the encoder has.
-    """
-    request = row.request
-    if not 0 <= request.clip_skip <= family.max_clip_skip:
-        msg = f"clip_skip must be 0 to {family.max_clip_skip} for this model, not {request.clip_skip}."
-        raise InvalidRequest(msg, param="clip_skip")
-    positive = Prompt(request.prompt, request.clip_skip)
-    # Like diffusers, the negative prompt is never tapped early: clip_skip is about the picture's description.
-    return (Prompt(request.negative_prompt, negative=True), positive) if request.sampling.guided else (positive,)
-
-
 class Encoder:
     """Makes row states for one model."""
 
-    def __init__(self, family: Family) -> None:
-        """Share ``family``'s embeddings among all rows."""
+    def __init__(self, family: Family, card: ModelCard | None = None) -> None:
+        """Share ``family``'s embeddings among all rows; ``card`` says how prompts are to be read.
+
+        Raises `ModelLoadFailed` for a textual-inversion file that cannot be read.
+        """
         self.embeddings = Embeddings(family)
+        inversions = () if card is None else [inversion.load(each) for each in card.embeddings]
+        self.reader = Reader(family, Emphasis.ORIGINAL if card is None else card.emphasis, inversions)
         self._family = family
         self._schedulers = Schedulers(family.scheduler_config)
 
@@ -53,7 +45,7 @@ class Encoder:
         Raises `InvalidRequest` for what this sampler or model cannot do.
         """
         family, request, init = self._family, row.request, row.request.init
-        prompts = prompts_of(row, family)
+        prompts = self.reader.prompts(row)
         noise = Noise(row.seed, family.device, family.dtype)
         strength = None if init is None else init.strength
         solver = self._schedulers.solver(request.sampling, noise, strength=strength)
@@ -73,11 +65,15 @@ class Encoder:
             latents, kept, channels = self._inpaint(row, solver, noise, encode)
         if family.facts.inpainting and channels is None:
             channels = self._blank(row, encode)
-        embedded = self.embeddings.fetch(prompts)
+        embedded = self.embeddings.fetch(cue.prompt for cues in prompts for cue in cues)
         return RowState(
             latents=latents,
             solver=solver,
-            conditioning=tuple(family.condition(embedded[prompt], request, negative=prompt.negative) for prompt in prompts),
+            timelines=tuple(
+                tuple((cue.begins, family.condition(embedded[cue.prompt], request, negative=cue.prompt.negative)) for cue in cues)
+                for cues in prompts
+            ),
+            steps=row.steps,
             guidance=request.sampling.guidance_scale,
             guidance_rescale=request.sampling.guidance_rescale,
             kept=kept,

@@ -17,6 +17,7 @@ from pipelines.contract.catalog import (
     Compile,
     Defaults,
     Dtype,
+    EmbeddingCard,
     Emphasis,
     Family,
     ModelCard,
@@ -85,6 +86,7 @@ MESSAGES = [
             quantize=Quantize.INT8,
             defaults=Defaults(skip_layers=SkipLayers((7, 8, 9)), refiner=Refiner("other")),
             qualities={"low": 10},
+            embeddings=(EmbeddingCard("easynegative", "file:/models/easynegative.safetensors", Family.SDXL),),
             preload=True,
             pin=True,
         )
