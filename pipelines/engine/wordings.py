@@ -49,11 +49,11 @@ class Reader:
         if not 0 <= request.clip_skip <= self._family.max_clip_skip:
             msg = f"clip_skip must be 0 to {self._family.max_clip_skip} for this model, not {request.clip_skip}."
             raise InvalidRequest(msg, param="clip_skip")
-        positive = self._read(request.prompt, row.steps, "prompt", request.clip_skip)
+        positive = self._read(request.styled_prompt, row.steps, "prompt", request.clip_skip)
         if not request.sampling.guided:
             return (positive,)
         # Like diffusers, the negative prompt is never tapped early: clip_skip is about the picture's description.
-        return (self._read(request.negative_prompt, row.steps, "negative_prompt", 0), positive)
+        return (self._read(request.styled_negative, row.steps, "negative_prompt", 0), positive)
 
     def _cues(self, text: str, steps: int, param: str, clip_skip: int) -> tuple[Cue, ...]:
         script = Script(text, literal=self._emphasis is Emphasis.NONE)

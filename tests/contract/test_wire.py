@@ -62,6 +62,7 @@ from pipelines.contract.request import (
     Sampling,
     SizeConditioning,
     SkipLayers,
+    Style,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -98,6 +99,7 @@ MESSAGES = [
             model="demo",
             prompt="a red circle",
             negative_prompt="blue",
+            style=Style("line-art", "line art of {prompt}", "colour"),
             width=128,
             height=192,
             seeds=(1, 2**64 - 1),
