@@ -10,12 +10,11 @@ from pipelines.families.family import Family, Prompt
 class Embeddings:
     """A least-recently-used cache of one model's prompt embeddings."""
 
-    __slots__ = ("_family", "_kept", "_most", "_tokens")
+    __slots__ = ("_family", "_kept", "_most")
 
     def __init__(self, family: Family, most: int = 512 * 77) -> None:
         """Keep embeddings of at most ``most`` tokens in all (SD 1.5 in float16: 1.5 KiB each)."""
         self._family = family
-        self._tokens = 0
         self._kept: OrderedDict[Prompt, Conditioning] = OrderedDict()
         self._most = most
 
@@ -25,11 +24,11 @@ class Embeddings:
         missing = [prompt for prompt in wanted if prompt not in self._kept]
         if missing:
             self._kept.update(zip(missing, self._family.encode_prompts(missing), strict=True))
-            self._tokens += sum(self._kept[prompt].tokens.shape[1] for prompt in missing)
         found = {prompt: self._kept[prompt] for prompt in wanted}
         for prompt in wanted:
             self._kept.move_to_end(prompt)
-        while self._tokens > self._most:
+        tokens = sum(kept.tokens.shape[1] for kept in self._kept.values())
+        while tokens > self._most:
             _, dropped = self._kept.popitem(last=False)
-            self._tokens -= dropped.tokens.shape[1]
+            tokens -= dropped.tokens.shape[1]
         return found

@@ -14,11 +14,12 @@ import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 from pipelines.contract.catalog import Emphasis, ModelCard
 from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.row import Row
-from pipelines.engine.state import Kept, RowState
+from pipelines.engine.state import Kept, RowState, Timeline
 from pipelines.engine.wordings import Reader
 from pipelines.families import inversion, pictures
 from pipelines.families.autoencoder import Moments
-from pipelines.families.family import Family
+from pipelines.families.conditioning import Conditioning
+from pipelines.families.family import Family, Prompt
 from pipelines.sampling.noise import Noise
 from pipelines.sampling.solver import Schedulers, Solver
 
@@ -45,7 +46,6 @@ class Encoder:
         Raises `InvalidRequest` for what this sampler or model cannot do.
         """
         family, request, init = self._family, row.request, row.request.init
-        prompts = self.reader.prompts(row)
         noise = Noise(row.seed, family.device, family.dtype)
         strength = None if init is None else init.strength
         solver = self._schedulers.solver(request.sampling, noise, strength=strength)
@@ -65,14 +65,10 @@ class Encoder:
             latents, kept, channels = self._inpaint(row, solver, noise, encode)
         if family.facts.inpainting and channels is None:
             channels = self._blank(row, encode)
-        embedded = self.embeddings.fetch(cue.prompt for cues in prompts for cue in cues)
         return RowState(
             latents=latents,
             solver=solver,
-            timelines=tuple(
-                tuple((cue.begins, family.condition(embedded[cue.prompt], request, negative=cue.prompt.negative)) for cue in cues)
-                for cues in prompts
-            ),
+            timelines=self._timelines(row),
             steps=row.steps,
             guidance=request.sampling.guidance_scale,
             guidance_rescale=request.sampling.guidance_rescale,
@@ -80,6 +76,15 @@ class Encoder:
             channels=channels,
             paste=init if init is not None and init.mask is not None and init.keep_unmasked else None,
         )
+
+    def _timelines(self, row: Row) -> tuple[Timeline, ...]:
+        prompts = self.reader.prompts(row)
+        encoded = self.embeddings.fetch(cue.prompt for cues in prompts for cue in cues)
+
+        def told(prompt: Prompt) -> Conditioning:
+            return self._family.condition(encoded[prompt], row.request, negative=prompt.negative)
+
+        return tuple(tuple((cue.begins, told(cue.prompt)) for cue in cues) for cues in prompts)
 
     def _inpaint(
         self, row: Row, solver: Solver, noise: Noise, encode: Encode

@@ -30,5 +30,6 @@ def plain(wording: Wording) -> str:
 
 
 def size(wording: Wording) -> int:
-    """An upper bound of its tokens: each is a byte at least, and a break or a learned word fills a chunk of 75 at most."""
-    return sum(len(part.text.encode()) if isinstance(part, Fragment) and not part.learned else 75 for part in wording)
+    """Its length in bytes: no token of CLIP is shorter. A break or a learned word counts 75, the chunk that it may fill up."""
+    texts = [part.text for part in wording if isinstance(part, Fragment) and not part.learned]
+    return sum(len(text.encode(errors="replace")) for text in texts) + 75 * (len(wording) - len(texts))

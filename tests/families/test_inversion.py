@@ -95,7 +95,7 @@ def test_pickles_and_absent_files_are_refused(tmp_path):
 
 
 def by_hand(tiny, rows):
-    """Rows of token ids and vectors, read with the vectors put in by the model's own `inputs_embeds`-like layer."""
+    """Rows of token ids and vectors, read by the model with a longer table of embeddings."""
     module, tokenizer = tiny.text_encoder, tiny.tokenizer
     states = []
     for row in rows:
@@ -104,7 +104,7 @@ def by_hand(tiny, rows):
         table = torch.nn.Embedding.from_pretrained(
             torch.cat([module.get_input_embeddings().weight, *[each[None] for each in row if not isinstance(each, int)]])
         )
-        # A vocabulary with the vectors at its end, in a copy: what A1111 and diffusers do with the model itself.
+        # Each vector has an id behind the vocabulary: diffusers' way, here with a copy of the table.
         extra = iter(range(len(module.get_input_embeddings().weight), len(table.weight)))
         for place, each in enumerate(row, start=1):
             if not isinstance(each, int):
@@ -185,10 +185,8 @@ def test_a_wrong_width_fails_its_own_request_only(tiny, tmp_path):
     scheduler.limit("tiny", 16)
     engine = Engine(runner, scheduler)
     engine._cards["tiny"] = card
-    asked = {
-        name: request("txt2img", "euler", guided=True, id=name, prompt=f"a {name} circle") for name in ("wide", "fits", "red")
-    }
-    events = [event for each in asked.values() for event in engine.generate(each)]
+    asked = [request("txt2img", "euler", guided=True, id=name, prompt=f"a {name} circle") for name in ("wide", "fits", "red")]
+    events = [event for each in asked for event in engine.generate(each)]
     while engine.busy:
         events += engine.step()
     failed = {event.id: event.error for event in events if hasattr(event, "error")}

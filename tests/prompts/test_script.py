@@ -78,6 +78,14 @@ def test_learned_words_stand_alone_in_any_case():
     assert LearnedWords([]).mark(wording) is wording
 
 
+def test_a_learned_word_in_odd_letters_is_still_the_one_that_is_known():
+    assert LearnedWords(["Easy", "x"]).mark((Fragment("ea\u017fy X", 2.0),)) == (
+        Fragment("easy", 2.0, learned=True),
+        Fragment(" ", 2.0),
+        Fragment("x", 2.0, learned=True),
+    )
+
+
 HARD = ("([)]", "(", "[", "[a:", ":5]", "[a|b]", "<lora:", "\\", " ", ": ", ":1", "BREAK ", "(a:1.3)", "🟥ش", "|", "(((a) ")
 
 
