@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.contract.catalog import EmbeddingCard, Family, ModelCard
+from pipelines.contract.catalog import EmbeddingCard, Emphasis, Family, ModelCard
 from pipelines.contract.errors import ModelLoadFailed, Unsupported
 from pipelines.contract.request import ImageRequest, Sampling
+from pipelines.engine.encoding import Encoder
 from pipelines.engine.row import rows_of
 from pipelines.engine.wordings import Reader
 from pipelines.families.clip import ClipText
@@ -167,6 +168,27 @@ def test_prompts_name_them_in_any_case_and_with_weights(tiny, tmp_path):
     assert positive.prompt.text == "a cat, bad-HANDS-5"
     assert positive.prompt.wording == (Fragment("a cat, "), Fragment("bad-hands-5", 1.3, learned=True))
     assert [inversion.name for inversion in positive.prompt.learned] == ["bad-hands-5"]
+
+
+def test_the_card_s_emphasis_decides_how_prompts_are_read(tiny):
+    request = ImageRequest(
+        id="r",
+        model="m",
+        prompt="(a:1.3) [b:c:2]",
+        width=64,
+        height=64,
+        seeds=(1,),
+        sampling=Sampling(sampler="euler", steps=4, guidance_scale=1.0),
+    )
+    (row,) = rows_of(request, 0)
+    for emphasis, first in (
+        (Emphasis.NONE, (Fragment("(a:1.3) b"),)),
+        (Emphasis.NO_NORM, (Fragment("a", 1.3), Fragment(" b"))),
+    ):
+        encoder = Encoder(tiny.family, ModelCard(id="m", source="", family=Family.SD, emphasis=emphasis))
+        ((begun, turned),) = encoder.reader.prompts(row)
+        assert (begun.begins, begun.prompt.wording, begun.prompt.emphasis) == (0, first, emphasis)
+        assert (turned.begins, turned.prompt.text[-1]) == (2, "c")
 
 
 def test_a_wrong_width_fails_its_own_request_only(tiny, tmp_path):
