@@ -114,6 +114,15 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_side: int = 64
 
 
+class EmbeddingCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``embeddings:`` in models.yaml; ``name``, its key there, is the word that prompts use."""
+
+    name: str
+    source: str
+    """``file:PATH`` of a safetensors file."""
+    family: Family
+
+
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of ``models:`` in models.yaml; ``id`` is its key there."""
 
@@ -140,6 +149,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     qualities: dict[str, int] = {}
     """Steps for each ``quality`` word of a request, such as ``{low: 10, high: 40}``."""
+    embeddings: tuple[EmbeddingCard, ...] = ()
+    """The catalog's textual inversions for this family; filled in by the catalog, not written in the entry."""
     preload: bool = False
     """Load when the worker starts, not at the first request."""
     pin: bool = False

@@ -5,6 +5,9 @@ from typing import Literal
 
 import msgspec
 
+PLACE = "{prompt}"
+"""Stands in a style's template where the words asked for go."""
+
 
 class Priority(IntEnum):
     """Who goes first: a person waiting, ordinary API work, or a batch that may take the night."""
@@ -114,12 +117,22 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Put the input's own pixels back where the mask keeps them, instead of their copy through the VAE."""
 
 
+class Style(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A named look: words around the prompt, and after the negative prompt."""
+
+    name: str
+    prompt: str
+    """With `PLACE` once."""
+    negative: str = ""
+
+
 class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that decides the pixels of ``len(seeds)`` images; equal requests give equal images."""
 
     id: str
     model: str
     prompt: str
+    """As it was sent; the engine reads `styled_prompt`."""
     width: int
     """Pixels, a multiple of 8 (16 for SD3)."""
     height: int
@@ -127,6 +140,7 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One image per seed, 0 <= seed < 2**64; each seeds a CPU generator, as in diffusers."""
     sampling: Sampling
     negative_prompt: str = ""
+    style: Style | None = None
     init: Init | None = None
     clip_skip: int = 0
     """Leave out that many last layers of the text encoder (diffusers' meaning; A1111's value is one higher)."""
@@ -143,3 +157,14 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def models(self) -> tuple[str, ...]:
         """Every model that must be loaded to run it."""
         return (self.model,) if self.refiner is None else (self.model, self.refiner.model)
+
+    @property
+    def styled_prompt(self) -> str:
+        """The prompt, with the words of its style around it."""
+        return self.prompt if self.style is None else self.style.prompt.replace(PLACE, self.prompt, 1)
+
+    @property
+    def styled_negative(self) -> str:
+        """The negative prompt, followed by that of the style."""
+        added = "" if self.style is None else self.style.negative
+        return ", ".join(part for part in (self.negative_prompt, added) if part)

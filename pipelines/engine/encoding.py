@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
 from pipelines.contract import catalog
+from pipelines.contract.catalog import Emphasis, ModelCard
 from pipelines.contract.errors import InvalidRequest, Unsupported
 from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.row import Row
-from pipelines.engine.state import Kept, RowState
-from pipelines.families import pictures
+from pipelines.engine.state import Kept, RowState, Timeline
+from pipelines.engine.wordings import Reader
+from pipelines.families import inversion, pictures
 from pipelines.families.autoencoder import Moments
 from pipelines.families.conditioning import Conditioning
 from pipelines.families.family import Family, Prompt
@@ -24,20 +26,6 @@ from pipelines.sampling.noise import Noise
 from pipelines.sampling.solver import Schedulers, Solver
 
 Encode = Callable[[torch.Tensor], Moments]
-
-
-def prompts_of(row: Row, family: Family) -> tuple[Prompt, ...]:
-    """The texts one evaluation each is made for: negative and positive, or only the positive.
-
-    Raises `InvalidRequest` for more skipped layers than the encoder has.
-    """
-    request = row.request
-    if not 0 <= request.clip_skip <= family.max_clip_skip:
-        msg = f"clip_skip must be 0 to {family.max_clip_skip} for this model, not {request.clip_skip}."
-        raise InvalidRequest(msg, param="clip_skip")
-    positive = Prompt(request.prompt, request.clip_skip)
-    # Like diffusers, the negative prompt is never tapped early: clip_skip is about the picture's description.
-    return (Prompt(request.negative_prompt, negative=True), positive) if request.sampling.guided else (positive,)
 
 
 def _check(row: Row, family: Family) -> None:
@@ -54,9 +42,14 @@ def _check(row: Row, family: Family) -> None:
 class Encoder:
     """Makes row states for one model."""
 
-    def __init__(self, family: Family) -> None:
-        """Share ``family``'s embeddings among all rows."""
+    def __init__(self, family: Family, card: ModelCard | None = None) -> None:
+        """Share ``family``'s embeddings among all rows; ``card`` says how prompts are to be read.
+
+        Raises `ModelLoadFailed` for a textual-inversion file that cannot be read.
+        """
         self.embeddings = Embeddings(family)
+        inversions = () if card is None else [inversion.load(each) for each in card.embeddings]
+        self.reader = Reader(family, Emphasis.ORIGINAL if card is None else card.emphasis, inversions)
         self._family = family
         self._schedulers = Schedulers(family.scheduler_config)
 
@@ -93,7 +86,8 @@ class Encoder:
         return RowState(
             latents=latents,
             solver=solver,
-            conditioning=self._conditioning(row),
+            timelines=self._timelines(row),
+            steps=row.steps,
             guidance=request.sampling.guidance_scale,
             guidance_rescale=request.sampling.guidance_rescale,
             kept=kept,
@@ -126,7 +120,8 @@ class Encoder:
         return RowState(
             latents=state.latents.to(family.device, family.dtype),
             solver=solver,
-            conditioning=self._conditioning(row),
+            timelines=self._timelines(row),
+            steps=row.steps,
             guidance=state.guidance,
             guidance_rescale=state.guidance_rescale,
             kept=state.kept,
@@ -135,10 +130,14 @@ class Encoder:
             begun=state.position,
         )
 
-    def _conditioning(self, row: Row) -> tuple[Conditioning, ...]:
-        prompts = prompts_of(row, self._family)
-        embedded = self.embeddings.fetch(prompts)
-        return tuple(self._family.condition(embedded[prompt], row.request, negative=prompt.negative) for prompt in prompts)
+    def _timelines(self, row: Row) -> tuple[Timeline, ...]:
+        prompts = self.reader.prompts(row)
+        encoded = self.embeddings.fetch(cue.prompt for cues in prompts for cue in cues)
+
+        def told(prompt: Prompt) -> Conditioning:
+            return self._family.condition(encoded[prompt], row.request, negative=prompt.negative)
+
+        return tuple(tuple((cue.begins, told(cue.prompt)) for cue in cues) for cues in prompts)
 
     def _inpaint(
         self, row: Row, solver: Solver, noise: Noise, encode: Encode

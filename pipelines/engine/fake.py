@@ -119,7 +119,7 @@ class FakeRunner:
 def gradient(row: Row, share: float) -> Picture:
     """Two colours of the prompt and seed, top to bottom; ``share`` of the rows are drawn, the rest is grey."""
     width, height = row.key.width, row.key.height
-    mark = crc32(f"{row.request.prompt}\0{row.seed}".encode())
+    mark = crc32(f"{row.request.styled_prompt}\0{row.seed}".encode())
     top, bottom = (mark & 255, mark >> 8 & 255, mark >> 16 & 255), (mark >> 24 & 255, mark >> 4 & 255, mark >> 12 & 255)
     drawn = round(height * share)
     lines = []

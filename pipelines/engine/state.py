@@ -10,6 +10,9 @@ from pipelines.engine.row import Course
 from pipelines.families.conditioning import Conditioning
 from pipelines.sampling.solver import Solver
 
+Timeline = tuple[tuple[int, Conditioning], ...]
+"""What one prompt comes to, from which step on; in order, the first from step 0."""
+
 
 class Evaluation(msgspec.Struct, frozen=True):
     """One evaluation of the network that a row wants in the next tick."""
@@ -37,9 +40,11 @@ class RowState:
 
     latents: torch.Tensor
     solver: Solver
-    conditioning: tuple[Conditioning, ...]
+    timelines: tuple[Timeline, ...]
     """Negative and positive prompt when guided, else the positive one: one evaluation each."""
     guidance: float
+    steps: int = 1
+    """Steps to do in all, by which `timelines` count; a step may take several evaluations."""
     guidance_rescale: float = 0.0
     kept: Kept | None = None
     channels: torch.Tensor | None = None
@@ -63,6 +68,12 @@ class RowState:
     def total(self) -> int:
         """Evaluations that will be done once this solver is at its end."""
         return self.begun + self.solver.total
+
+    @property
+    def conditioning(self) -> tuple[Conditioning, ...]:
+        """Of each timeline, what holds at the current position."""
+        step = self.position * self.steps // self.total
+        return tuple(next(told for begins, told in reversed(timeline) if begins <= step) for timeline in self.timelines)
 
     def evaluations(self) -> tuple[Evaluation, ...]:
         """What the network is to be asked at the current position, in the order that `advance` takes the answers."""
@@ -95,7 +106,7 @@ class RowState:
 
     def _guided(self, predictions: torch.Tensor) -> torch.Tensor:
         """One prediction of the evaluations' [e, C, h, w]: classifier-free guidance, https://arxiv.org/abs/2207.12598."""
-        if len(self.conditioning) == 1:
+        if len(self.timelines) == 1:
             return predictions
         negative, positive = predictions[:1], predictions[1:2]
         guided = negative + self.guidance * (positive - negative)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import torch
 
@@ -10,7 +11,7 @@ from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport
 from pipelines.contract.messages import Phase
 from pipelines.contract.request import Picture
 from pipelines.engine.batch import Batch, Outcome
-from pipelines.engine.encoding import Encoder, prompts_of
+from pipelines.engine.encoding import Encoder
 from pipelines.engine.previews import Previewer
 from pipelines.engine.row import Course, RowId
 from pipelines.engine.runner import LoadProgress
@@ -33,10 +34,10 @@ class Resident:
 
     __slots__ = ("encoder", "family", "previewer")
 
-    def __init__(self, family: Family) -> None:
-        """Wrap ``family``."""
+    def __init__(self, family: Family, card: ModelCard | None = None) -> None:
+        """Wrap ``family``; ``card`` says how prompts are to be read."""
         self.family = family
-        self.encoder = Encoder(family)
+        self.encoder = Encoder(family, card)
         self.previewer = Previewer(family)
 
 
@@ -52,11 +53,11 @@ class TorchRunner:
 
     def load(self, card: ModelCard, progress: LoadProgress) -> ModelFacts:
         """Load from the card's source; raises `ModelLoadFailed`."""
-        return self.add(card.id, loading.load(card, self._device, progress))
+        return self.add(card.id, loading.load(card, self._device, progress), card)
 
-    def add(self, model: str, family: Family) -> ModelFacts:
-        """Take on an already loaded family under the name ``model``."""
-        self._models[model] = Resident(family)
+    def add(self, model: str, family: Family, card: ModelCard | None = None) -> ModelFacts:
+        """Take on an already loaded family under the name ``model``; without a card prompts are read as by default."""
+        self._models[model] = Resident(family, card)
         return family.facts
 
     def unload(self, model: str) -> None:
@@ -105,10 +106,11 @@ class TorchRunner:
         wanted: list[Prompt] = []
         for row in batch.rows:
             try:
-                wanted += prompts_of(row, resident.family)
+                wanted += [cue.prompt for cues in resident.encoder.reader.prompts(row) for cue in cues]
             except AquatintError as error:
                 work.failed[row.id] = error.report()
-        resident.encoder.embeddings.fetch(wanted)
+        with suppress(AquatintError):  # one row's fault is told below, to that row
+            resident.encoder.embeddings.fetch(wanted)
         moments: dict[tuple[str, int], Moments] = {}
         for row in batch.rows:
             if row.id in work.failed:

@@ -48,7 +48,9 @@ class StableDiffusion3:
             raise ModelLoadFailed(msg)
         self._transformer = transformer
         self._clips = tuple(
-            ClipText(tokenizer, encoder, penultimate=True) for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True)
+            # One chunk each: the network was trained on 77 tokens of CLIP, and T5 reads what is cut off.
+            ClipText(tokenizer, encoder, penultimate=True, most_chunks=1)
+            for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True)
         )
         self._t5 = t5
         self.vae = Autoencoder(vae)

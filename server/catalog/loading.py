@@ -7,12 +7,15 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from pipelines.contract.catalog import Family, ModelCard
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.samplers import resolve
 from server.catalog.catalog import Catalog
+from server.catalog.embeddings import EmbeddingEntry, embeddings, of_family
 from server.catalog.positions import CatalogError, Document, Where
+from server.catalog.styles import StyleEntry, styles
 
 T = TypeVar("T")
 
@@ -28,6 +31,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: _Server
     models: dict[str, Any]
     aliases: dict[str, str] = {}
+    embeddings: dict[str, Any] = {}
+    styles: dict[str, Any] = {}
 
 
 def load(path: Path | None) -> Catalog:
@@ -47,7 +52,9 @@ def parse(text: str, *, name: str, folder: Path) -> Catalog:
     file = _convert(document, (), document.value, _File)
     if not file.models:
         raise document.error(("models",), "at least one model is needed")
+    words = embeddings(document, _entries(document, "embeddings", file.embeddings, EmbeddingEntry), folder)
     cards = {model: _card(document, model, file.models[model], folder) for model in file.models}
+    cards = {model: replace(card, embeddings=of_family(words, card.family)) for model, card in cards.items()}
     for card in cards.values():
         _check_refiner(document, card, cards)
     for alias, target in file.aliases.items():
@@ -58,7 +65,12 @@ def parse(text: str, *, name: str, folder: Path) -> Catalog:
     default = file.server.default_model
     if default not in cards:
         raise document.error(("server", "default_model"), f"there is no model {default!r}")
-    return Catalog(default_model=default, cards=MappingProxyType(cards), aliases=MappingProxyType(dict(file.aliases)))
+    return Catalog(
+        default_model=default,
+        cards=MappingProxyType(cards),
+        aliases=MappingProxyType(dict(file.aliases)),
+        styles=styles(document, _entries(document, "styles", file.styles, StyleEntry)),
+    )
 
 
 def _card(document: Document, model: str, fields: object, folder: Path) -> ModelCard:
@@ -69,6 +81,8 @@ def _card(document: Document, model: str, fields: object, folder: Path) -> Model
         raise document.error(where, "this must be a mapping with source and family")
     if "id" in fields:
         raise document.error((*where, "id"), "the id is the key above; leave this out")
+    if "embeddings" in fields:
+        raise document.error((*where, "embeddings"), "embeddings are listed beside models, each with its family")
     card = _convert(document, where, {**fields, "id": model}, ModelCard)
     _check(document, where, card)
     if card.source.startswith("dir:"):
@@ -135,6 +149,10 @@ def _check_skip_layers(document: Document, where: Where, card: ModelCard) -> Non
         raise document.error((*where, "layers"), "name one block or more, counted from 0")
     if not 0 <= skip.start < skip.stop <= 1:
         raise document.error((*where, "start"), "must be from 0 to 1, and start before stop")
+
+
+def _entries(document: Document, section: str, entries: dict[str, Any], kind: type[T]) -> dict[str, T]:
+    return {name: _convert(document, (section, name), fields, kind) for name, fields in entries.items()}
 
 
 def _convert(document: Document, where: Where, value: object, kind: type[T]) -> T:

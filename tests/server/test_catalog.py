@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.contract.catalog import Family
-from pipelines.contract.errors import UnknownModel
+from pipelines.contract.catalog import EmbeddingCard, Family
+from pipelines.contract.errors import InvalidRequest, UnknownModel
 from server.catalog.loading import load, parse
 from server.catalog.positions import CatalogError
+from server.catalog.styles import PRESETS
 
 GOOD = """\
 server: {default_model: a}
@@ -99,6 +100,63 @@ def test_a_refiner_must_be_a_model_that_fits(refiner, message):
 )
 def test_nothing_useful_is_refused(text):
     assert refused(text).startswith("models.yaml:")
+
+
+MORE = (
+    GOOD
+    + """\
+embeddings:
+  EasyNegative: {source: file:words/easy.safetensors, family: sd}
+  bad-hands-5: {source: file:/words/hands.safetensors, family: sdxl}
+styles:
+  house: {prompt: "{prompt}, in our house style", negative: "off brand"}
+  anime: {prompt: "our own anime of {prompt}"}
+"""
+)
+
+
+def test_embeddings_go_to_the_models_of_their_family():
+    found = catalog(MORE)
+    assert found.card("a").embeddings == ()
+    assert found.card("org/b").embeddings == (
+        EmbeddingCard("EasyNegative", "file:/etc/aquatint/words/easy.safetensors", Family.SD),
+    )
+
+
+def test_house_styles_join_the_presets_and_win():
+    found = catalog(MORE)
+    assert len(PRESETS) == 17
+    assert set(found.styles) == {*PRESETS, "house"}
+    assert found.style(" House ").negative == "off brand"
+    assert found.style("anime").prompt == "our own anime of {prompt}"
+    assert all(style.prompt.count("{prompt}") == 1 and style.negative and style.name == name for name, style in PRESETS.items())
+    with pytest.raises(InvalidRequest, match=r"no style 'x'; there are .*photographic.*house") as caught:
+        found.style("x")
+    assert caught.value.param == "style_preset"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("EasyNegative:", "bad(word):", "models.yaml:16: embeddings.bad(word): a word for prompts is made of"),
+        ("EasyNegative:", "Bad-Hands-5:", "models.yaml:17: embeddings.bad-hands-5: prompts cannot tell it from 'Bad-Hands-5'"),
+        ("file:/words", "hf:words", "models.yaml:17: embeddings.bad-hands-5.source: must be file:PATH"),
+        ("family: sdxl}", "family: sdx}", "models.yaml:17: embeddings.bad-hands-5.family: Invalid enum value 'sdx'"),
+        (", family: sdxl}", "}", "models.yaml:17: embeddings.bad-hands-5: Object missing required field `family`"),
+        (
+            "    preload: true",
+            "    embeddings: []",
+            "models.yaml:9: models.org/b.embeddings: embeddings are listed beside models",
+        ),
+        ("  house:", "  House:", "models.yaml:19: styles.House: a style's name is made of small letters"),
+        ("{prompt}, in our", "in our", "models.yaml:19: styles.house.prompt: must have {prompt} once"),
+        ("of {prompt}", "of {prompt} {prompt}", "models.yaml:20: styles.anime.prompt: must have {prompt} once"),
+        ("negative:", "minus:", "models.yaml:19: styles.house.minus: there is no such setting"),
+    ],
+)
+def test_a_mistake_in_words_and_styles_is_told_with_file_line_and_field(old, new, message):
+    assert old in MORE
+    assert refused(MORE.replace(old, new)).startswith(message)
 
 
 def test_code_in_yaml_is_not_run():

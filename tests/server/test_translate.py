@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard
 from pipelines.contract.errors import InvalidRequest, TooLarge, UnknownModel, UnknownSampler, Unsupported
 from pipelines.contract.request import Picture, Refiner, SkipLayers
-from server.api.openai.schemas import ImageOptions
+from server.api.openai.schemas import GenerateBody, ImageOptions
 from server.api.openai.translate import MAX_SEED, edit, fit, generation, response_form, steps_for
 from server.catalog.catalog import Catalog
 from server.domain.asset import Delivery, Format
+from server.gateway.finish import parameters
 
 CARD = ModelCard(
     id="m",
@@ -72,6 +73,24 @@ def test_the_card_s_refiner_finishes_every_image():
     assert ask().order.request.refiner is None
 
 
+def test_a_style_surrounds_the_prompt_and_leaves_it_as_it_was_sent():
+    request = ask(style_preset="line-art", prompt="a {cat} {prompt}").order.request
+    assert request.prompt == "a {cat} {prompt}"
+    assert request.styled_prompt.startswith("line art of a {cat} {prompt}, ")
+    assert request.styled_negative.startswith("ugly, colour")
+    assert parameters(request, 7).startswith("a {cat} {prompt}\nNegative prompt: ugly\n")
+    assert "Style: line-art" in parameters(request, 7)
+    assert edited(style_preset="line-art").order.request.style == request.style
+    for none in (None, ""):
+        bare = ask(style_preset=none, negative_prompt="").order.request
+        assert (bare.styled_prompt, bare.styled_negative, bare.style) == ("a cat", "", None)
+
+
+def test_openai_s_own_style_is_taken_and_ignored():
+    body = msgspec.json.decode(b'{"prompt": "a cat", "style": "vivid"}', type=GenerateBody)
+    assert generation(body, CATALOG, job_id="j", tenant="t", draw=lambda: 77).order == ask().order
+
+
 def test_seeds_wrap_around():
     assert ask(seed=MAX_SEED, n=3).order.request.seeds == (MAX_SEED, 0, 1)
 
@@ -126,6 +145,7 @@ def test_response_form(explicit, model, form):
     ("fields", "kind", "param"),
     [
         ({"prompt": ""}, InvalidRequest, "prompt"),
+        ({"style_preset": "vivid"}, InvalidRequest, "style_preset"),
         ({"prompt": "x" * 32_001}, InvalidRequest, "prompt"),
         ({"negative_prompt": "x" * 32_001}, InvalidRequest, "negative_prompt"),
         ({"model": "gone"}, UnknownModel, "model"),

@@ -9,7 +9,7 @@ import msgspec
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, TooLarge, Unsupported
-from pipelines.contract.request import ImageRequest, Init, Picture, Sampling
+from pipelines.contract.request import ImageRequest, Init, Picture, Sampling, Style
 from pipelines.contract.samplers import SamplerSpec, check, resolve
 from server.api.openai.schemas import ImageOptions
 from server.catalog.catalog import Catalog
@@ -42,7 +42,7 @@ def generation(body: ImageOptions, catalog: Catalog, *, job_id: str, tenant: str
     """A text-to-image order; ``draw`` gives the seed if the body has none."""
     card = catalog.card(body.model)
     size = _size(body.size, card) or (card.defaults.width, card.defaults.height)
-    return _asked(body, card, size, None, job_id=job_id, tenant=tenant, draw=draw)
+    return _asked(body, card, size, None, _style(body, catalog), job_id=job_id, tenant=tenant, draw=draw)
 
 
 def edit(
@@ -68,7 +68,7 @@ def edit(
         raise InvalidRequest(msg, param="strength")
     init = Init(picture=picture, strength=strength, mask=mask, keep_unmasked=mask is not None)
     size = _size(body.size, card) or fit(picture.width, picture.height, card)
-    return _asked(body, card, size, init, job_id=job_id, tenant=tenant, draw=draw)
+    return _asked(body, card, size, init, _style(body, catalog), job_id=job_id, tenant=tenant, draw=draw)
 
 
 def with_init(asked: Asked, init: Init) -> Asked:
@@ -118,6 +118,7 @@ def _asked(
     card: ModelCard,
     size: tuple[int, int],
     init: Init | None,
+    style: Style | None,
     *,
     job_id: str,
     tenant: str,
@@ -136,6 +137,7 @@ def _asked(
         model=card.id,
         prompt=body.prompt,
         negative_prompt=negative,
+        style=style,
         width=size[0],
         height=size[1],
         seeds=_seeds(body, card, draw),
@@ -153,6 +155,10 @@ def _asked(
         stream=stream,
         partial_images=partials,
     )
+
+
+def _style(body: ImageOptions, catalog: Catalog) -> Style | None:
+    return catalog.style(body.style_preset) if body.style_preset else None
 
 
 def _check_prompt(text: str, param: str, *, least: int) -> None:
