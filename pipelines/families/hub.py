@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.families.family import Progress
@@ -34,68 +35,68 @@ IGNORED = ("*.*.safetensors",)
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def patterns(parts: Sequence[str]) -> list[str]:
-    """Globs of the files wanted: of a pipeline's ``parts``, or of one part whose repository may hold nothing else."""
-    inner = [f"{part}/{kind}" for part in parts or COMPONENTS for kind in ("*.json", "*.txt", "*.model", "*.safetensors")]
+def patterns(only: str | None = None, without: Sequence[str] = ()) -> list[str]:
+    """Globs of the files wanted: of a pipeline ``without`` some components, or of ``only`` one with its tokenizer.
+
+    That one may also lie at the root of a repository that holds nothing else, as VAEs do.
+    """
+    kinds = ("*.json", "*.txt", "*.model", "*.safetensors")
+    if only is None:
+        return ["model_index.json", *(f"{part}/{kind}" for part in COMPONENTS if part not in without for kind in kinds)]
     own = ["config.json", "tokenizer*.json", "vocab.json", "merges.txt", "spiece.model", "special_tokens_map.json"]
     weights = ["diffusion_pytorch_model*.safetensors", "model*.safetensors", "*.safetensors.index.json"]
-    return ["model_index.json", *inner, *([*own, *weights] if parts and not _whole(parts) else [])]
+    parts = (only, only.replace("text_encoder", "tokenizer"))
+    return [*own, *weights, *(f"{part}/{kind}" for part in parts for kind in kinds)]
 
 
-def snapshot(repo: str, revision: str | None, progress: Progress, parts: Sequence[str] = ()) -> Path:
-    """The folder with ``repo`` as of ``revision`` (the main branch if None).
+def snapshot(
+    repo: str, revision: str | None, progress: Progress, *, only: str | None = None, without: Sequence[str] = ()
+) -> Path:
+    """The folder with ``repo`` as of ``revision`` (the main branch if None): a pipeline, or ``only`` one component of it.
 
     No call is made when the cache has it all. Raises `ModelLoadFailed` when it has not, and downloads are off or fail.
     """
     if not _NAME.fullmatch(repo):
         msg = f"'hf:{repo}' names no repository; write hf:OWNER/NAME."
         raise ModelLoadFailed(msg)
-    found = cached(repo, revision, parts)
+    found = cached(repo, revision, only=only, without=without)
     if found is not None:
         return found
     if os.environ.get(DOWNLOADS) != "1":
         msg = f"hf:{repo} is not in the cache, and downloads are off (HF_HUB_OFFLINE): get it with 'aquatint models pull'."
         raise ModelLoadFailed(msg)
-    return _download(repo, revision, progress, parts)
+    arguments = [repo, *([f"--only={only}"] if only else []), *(f"--without={name}" for name in without)]
+    return _download(repo, [*arguments, *([f"--revision={revision}"] if revision else [])], progress)
 
 
-def cached(repo: str, revision: str | None, parts: Sequence[str] = ()) -> Path | None:
+def cached(repo: str, revision: str | None, *, only: str | None = None, without: Sequence[str] = ()) -> Path | None:
     """The folder of ``repo`` in the cache; None if something of it is missing."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - half a second that folders need not wait for
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
+    wanted: dict[str, Any] = {"allow_patterns": patterns(only, without), "ignore_patterns": list(IGNORED)}
     try:
-        path = Path(
-            snapshot_download(
-                repo, revision=revision, local_files_only=True, allow_patterns=patterns(parts), ignore_patterns=list(IGNORED)
-            )
-        )
+        path = Path(snapshot_download(repo, revision=revision, local_files_only=True, **wanted))
     except LocalEntryNotFoundError:
         return None
-    return path if _complete(path, parts) else None
+    return path if _complete(path, only, without) else None
 
 
-def _whole(parts: Sequence[str]) -> bool:
-    return "scheduler" in parts
-
-
-def _complete(path: Path, parts: Sequence[str]) -> bool:
+def _complete(path: Path, only: str | None, without: Sequence[str]) -> bool:
     """The hub's own check needs its listing of the repository, which other programs' downloads may have left out."""
-    if parts and not _whole(parts):
-        return any(path.rglob("*.safetensors"))
+    if only is not None:
+        return any(any(folder.glob("*.safetensors")) for folder in (path, path / only))
     try:
         index = json.loads((path / "model_index.json").read_text())
     except (OSError, ValueError):
         return False
-    wanted = [name for name in parts or COMPONENTS if index.get(name) not in (None, [None, None])]
+    wanted = [name for name in COMPONENTS if name not in without and index.get(name) not in (None, [None, None])]
     return all((path / name).is_dir() for name in wanted)
 
 
-def _download(repo: str, revision: str | None, progress: Progress, parts: Sequence[str]) -> Path:
+def _download(repo: str, arguments: Sequence[str], progress: Progress) -> Path:
     """In a process of its own: this one is offline, so that no library looks at the hub behind anybody's back."""
-    command = [sys.executable, "-m", "pipelines.families.pull", repo, "--lines", *(f"--part={part}" for part in parts)]
-    if revision is not None:
-        command.append(f"--revision={revision}")
+    command = [sys.executable, "-m", "pipelines.families.pull", "--lines", *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     progress(f"downloading {repo}", 0.0)
     path = error = None

@@ -29,7 +29,8 @@ def open_parts(card: ModelCard, device: torch.device, dtype: torch.dtype, progre
 
     Raises `ModelLoadFailed` where a source is not there, is a pickle or damaged, or is not of the card's family.
     """
-    path = sources.locate(sources.parse(card.source, card.revision), progress)
+    named = _named(card)
+    path = sources.locate(sources.parse(card.source, card.revision), progress, without=tuple(named))
     base: FolderParts | SingleFileParts
     if path.is_file():
         base = SingleFileParts(path, device, dtype, progress, prediction_type=card.schedule.prediction_type)
@@ -41,7 +42,7 @@ def open_parts(card: ModelCard, device: torch.device, dtype: torch.dtype, progre
         base = FolderParts(path, device, dtype, progress)
     replaced = {
         name: None if source is None else _replacement(name, source, configs, device, dtype, progress)
-        for name, source in _named(card).items()
+        for name, source in named.items()
     }
     return OverriddenParts(base, replaced) if replaced else base
 
@@ -53,8 +54,7 @@ def _named(card: ModelCard) -> dict[str, str | None]:
 def _replacement(  # noqa: PLR0917 - all of them are passed on
     name: str, source: str, configs: Path, device: torch.device, dtype: torch.dtype, progress: Progress
 ) -> Replacement:
-    parts = (name, name.replace("text_encoder", "tokenizer"))
-    path = sources.locate(sources.parse(source), progress, parts)
+    path = sources.locate(sources.parse(source), progress, only=name)
     return Replacement(name, path, configs, device=device, dtype=dtype, progress=progress)
 
 

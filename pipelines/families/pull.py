@@ -7,7 +7,6 @@ a line of its own before that, as it grows; without, a bar on stderr.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +29,26 @@ _STEP = 0.01
 def main() -> int:
     """Download; 0 when everything is there and its checksums are right."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.families.pull", description=__doc__)
-    parser.add_argument("repo", help="OWNER/NAME")
+    parser.add_argument("repo", help="OWNER/NAME or OWNER/NAME@REVISION")
     parser.add_argument("--revision", help="commit, tag or branch; the main branch if left out")
-    parser.add_argument("--part", action="append", default=[], help="only this component (repeat for more)")
+    parser.add_argument("--only", help="only this component, with its tokenizer")
+    parser.add_argument("--without", action="append", default=[], help="not this component (repeat for more)")
     parser.add_argument("--lines", action="store_true", help="progress as JSON lines")
     arguments = parser.parse_args()
     try:
-        told = pull(arguments.repo, arguments.revision, arguments.part, lines=arguments.lines)
+        repo, _, revision = arguments.repo.partition("@")
+        wanted = {"allow_patterns": hub.patterns(arguments.only, arguments.without), "ignore_patterns": list(hub.IGNORED)}
+        told = pull(repo, revision or arguments.revision, wanted, lines=arguments.lines)
     except BrokenPipeError:  # nobody waits for it any more
         return 1
     _say(told)
     return 1 if "error" in told else 0
 
 
-def pull(repo: str, revision: str | None, parts: Sequence[str], *, lines: bool) -> dict[str, Any]:
-    """``path``, ``files`` and ``bytes`` of the downloaded repository, or ``error``."""
+def pull(repo: str, revision: str | None, wanted: dict[str, Any], *, lines: bool) -> dict[str, Any]:
+    """``path``, ``files`` and ``bytes`` of the downloaded repository, or ``error``; ``wanted`` are the hub's file patterns."""
     try:
-        return _pull(repo, revision, {"allow_patterns": hub.patterns(parts), "ignore_patterns": list(hub.IGNORED)}, lines=lines)
+        return _pull(repo, revision, wanted, lines=lines)
     except GatedRepoError:
         problem = f"{repo} is gated: accept its licence on its page and set HF_TOKEN."
     except RevisionNotFoundError:

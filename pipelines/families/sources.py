@@ -39,14 +39,14 @@ def parse(text: str, revision: str | None = None) -> Source:
     return Source(scheme, rest)
 
 
-def locate(source: Source, progress: Progress, parts: Sequence[str] = ()) -> Path:
+def locate(source: Source, progress: Progress, *, only: str | None = None, without: Sequence[str] = ()) -> Path:
     """The file or folder that ``source`` names; an ``hf`` source is downloaded if it is not in the cache.
 
-    ``parts`` are the components wanted of a repository (``vae``); all that a pipeline needs if empty. Raises
+    Of a repository only component ``only`` is wanted, or all that a pipeline needs ``without`` some. Raises
     `ModelLoadFailed` when it is not there.
     """
     if source.scheme == "hf":
-        return hub.snapshot(source.rest, source.revision, progress, parts)
+        return hub.snapshot(source.rest, source.revision, progress, only=only, without=without)
     if source.scheme == "bundled":
         path = Path(str(files("pipelines"))) / "bundled" / source.rest
     else:

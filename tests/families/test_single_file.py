@@ -7,7 +7,7 @@ import torch
 from checkpoints import CLASSES, kind, modules, original_state, write
 from safetensors.torch import load_file, save_file
 
-from pipelines.contract.catalog import ModelCard, Schedule
+from pipelines.contract.catalog import Family, ModelCard, Schedule
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.families.detection import Variant
 from pipelines.families.opening import open_parts
@@ -89,14 +89,14 @@ def test_t5_without_a_tokenizer_is_left_out_and_says_so(tmp_path, caplog):
 def test_what_contradicts_the_card_is_refused_with_both(tmp_path, family, schedule, message):
     file = tmp_path / "x.safetensors"
     save_file({**original_state("sd1", modules("sd1")), "v_pred": torch.zeros(0)}, file)
-    card = ModelCard(id="x", source=f"file:{file}", family=family, schedule=Schedule(**schedule))
+    card = ModelCard(id="x", source=f"file:{file}", family=Family(family), schedule=Schedule(**schedule))
     with pytest.raises(ModelLoadFailed, match=message):
         open_parts(card, CPU, torch.float32, silent)
 
 
 def test_a_folder_of_another_family_is_refused_with_both(tmp_path):
     folder, _ = write("sd1", tmp_path)
-    card = ModelCard(id="x", source=f"dir:{folder}", family="sd3")
+    card = ModelCard(id="x", source=f"dir:{folder}", family=Family.SD3)
     with pytest.raises(ModelLoadFailed, match="holds a StableDiffusionPipeline, family 'sd'; the card says 'sd3'"):
         open_parts(card, CPU, torch.float32, silent)
 
