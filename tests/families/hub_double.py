@@ -34,6 +34,22 @@ class Hub:
         data = self.files[path]
         return hashlib.sha256(data).hexdigest() if lfs(path) else git_id(data)
 
+    def answer(self, path: str, *, download: bool) -> tuple[int, bytes, dict[str, str]]:
+        """Status, body and headers for ``path``."""
+        if self.gated:
+            return 403, b"{}", {"X-Error-Code": "GatedRepo"}
+        if path.startswith("/api/models/org/model/tree/"):
+            return 200, json.dumps(self.tree()).encode(), {}
+        if path.startswith("/api/models/org/model"):
+            if path.rpartition("/")[2] in {"model", "main", COMMIT}:
+                return 200, json.dumps({"id": "org/model", "sha": COMMIT, "siblings": []}).encode(), {}
+            return 404, b"{}", {"X-Error-Code": "RevisionNotFound"}
+        if path.startswith("/org/model/resolve/"):
+            name = path.split("/", 5)[5]
+            data = bytes(len(self.files[name])) if name in self.corrupt and download else self.files[name]
+            return 200, data, {"ETag": f'"{self.etag(name)}"', "X-Repo-Commit": COMMIT}
+        return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
+
 
 def lfs(path: str) -> bool:
     return path.endswith(".safetensors")
@@ -56,28 +72,11 @@ def serving(hub: Hub) -> Iterator[str]:
         def _answer(self) -> None:
             path = self.path.partition("?")[0]
             hub.asked.append((self.command, path, self.headers.get("authorization")))
-            if hub.gated:
-                self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
-            elif path.startswith("/api/models/org/model/tree/"):
-                self._send(200, json.dumps(hub.tree()).encode())
-            elif path == "/api/models/org/model" or path.startswith("/api/models/org/model/revision/"):
-                revision = path.rpartition("/")[2]
-                if revision in {"model", "main", COMMIT}:
-                    self._send(200, json.dumps({"id": "org/model", "sha": COMMIT, "siblings": []}).encode())
-                else:
-                    self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            elif path.startswith("/org/model/resolve/"):
-                name = path.split("/", 5)[5]
-                data = hub.files[name]
-                if name in hub.corrupt and self.command == "GET":
-                    data = bytes(len(data))
-                self._send(200, data, {"ETag": f'"{hub.etag(name)}"', "X-Repo-Commit": COMMIT})
-            else:
-                self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            self._send(*hub.answer(path, download=self.command == "GET"))
 
-        def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
-            for name, value in (headers or {}).items():
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

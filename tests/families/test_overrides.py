@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def opened(folder, family=Family.SD, **fields):
     said = []
     card = ModelCard(id="x", source=f"dir:{folder}", family=family, **fields)
-    return open_parts(card, CPU, torch.float32, lambda part, done: said.append(part)), said
+    return open_parts(card, CPU, torch.float32, lambda part, _done: said.append(part)), said
 
 
 def changed(module, path):
