@@ -35,6 +35,7 @@ def open_parts(card: ModelCard, device: torch.device, dtype: torch.dtype, progre
     if path.is_file():
         base = SingleFileParts(path, device, dtype, progress, prediction_type=card.schedule.prediction_type)
         _check_file(card, base.detected)
+        base.scheduler_config()  # what it would refuse is refused before gigabytes are read
         configs = base.configs
     else:
         configs = sources.checked(path)

@@ -69,6 +69,8 @@ def _pull(repo: str, revision: str | None, wanted: dict[str, Any], *, lines: boo
         return {"error": f"{repo} holds no safetensors that Aquatint could load; it reads no pickles and no variants."}
     bar = _lines(sum(file.file_size for file in files if file.will_download)) if lines else tqdm
     path = Path(snapshot_download(repo, revision=revision, tqdm_class=bar, **wanted))
+    if lines:
+        _say({"fraction": 1.0})  # hashing takes a while, and who waits should know that this is alive
     wrong = [mismatch["path"] for mismatch in HfApi().verify_repo_checksums(repo, revision=commit).mismatches]
     for name in wrong:
         # Both the link and what it points at, or the next download would take the damaged file for a cached one.

@@ -153,3 +153,21 @@ def test_a_worker_downloads_once_and_then_needs_no_network(hub):
 
 def test_patterns_take_no_pickles():
     assert not any(pattern.endswith((".bin", ".ckpt", "*")) for pattern in [*patterns(), *patterns("vae")])
+
+
+def test_the_command_pulls_where_the_server_is_kept_offline(hub, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from server.cli import main
+
+    (tmp_path / "models.yaml").write_text("server: {default_model: m}\nmodels:\n  m: {source: 'hf:org/model', family: sd}\n")
+    for name in ("HF_ENDPOINT", "HF_HOME", "HF_TOKEN"):
+        monkeypatch.setenv(name, hub.environment[name])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = CliRunner().invoke(main, ["models", "pull", "m", "--models", str(tmp_path / "models.yaml")])
+    assert result.exit_code == 0, result.output
+    assert f"m: {len(WANTED) + 1} files" in result.output
+    hub.gated = True
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "other"))
+    result = CliRunner().invoke(main, ["models", "pull", "m", "--models", str(tmp_path / "models.yaml")])
+    assert (result.exit_code, "accept its licence" in result.output) == (1, True)
