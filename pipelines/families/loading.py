@@ -5,9 +5,10 @@ import torch
 from pipelines.contract import catalog
 from pipelines.contract.catalog import Dtype, ModelCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
-from pipelines.families import sd, sd3, sdxl, sources
+from pipelines.families import sd, sd3, sdxl
 from pipelines.families.family import Family, Progress
-from pipelines.families.parts import FolderParts, Parts
+from pipelines.families.opening import open_parts
+from pipelines.families.parts import Parts
 
 
 def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
@@ -34,7 +35,7 @@ def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
 
 def parts_of(card: ModelCard, device: torch.device, progress: Progress) -> Parts:
     """The parts of ``card``'s checkpoint, still to be loaded."""
-    return FolderParts(sources.folder(card.source), device, precision(card.dtype, device), progress)
+    return open_parts(card, device, precision(card.dtype, device), progress)
 
 
 def precision(dtype: Dtype, device: torch.device) -> torch.dtype:

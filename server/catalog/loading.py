@@ -15,11 +15,11 @@ from pipelines.contract.samplers import resolve
 from server.catalog.catalog import Catalog
 from server.catalog.embeddings import EmbeddingEntry, embeddings, of_family
 from server.catalog.positions import CatalogError, Document, Where
+from server.catalog.sources import located
 from server.catalog.styles import StyleEntry, styles
 
 T = TypeVar("T")
 
-_SOURCES = ("bundled:", "dir:", "fake:")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 
@@ -84,16 +84,12 @@ def _card(document: Document, model: str, fields: object, folder: Path) -> Model
     if "embeddings" in fields:
         raise document.error((*where, "embeddings"), "embeddings are listed beside models, each with its family")
     card = _convert(document, where, {**fields, "id": model}, ModelCard)
+    card = located(document, where, card, folder)
     _check(document, where, card)
-    if card.source.startswith("dir:"):
-        absolute = (folder / Path(card.source.removeprefix("dir:")).expanduser()).absolute()
-        return msgspec.structs.replace(card, source=f"dir:{absolute}")
     return card
 
 
 def _check(document: Document, where: Where, card: ModelCard) -> None:
-    if not card.source.startswith(_SOURCES):
-        raise document.error((*where, "source"), f"must begin with one of {', '.join(_SOURCES)}")
     try:
         resolve(card.defaults.sampler, card.defaults.scheduler, flow=card.family.flow)
     except InvalidRequest as error:

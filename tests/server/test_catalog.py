@@ -62,6 +62,20 @@ def test_reads_cards_aliases_and_default():
         ("{high: 40}", "{high: 90}", "models.yaml:13: models.org/b.qualities.high: must be from 1 to max_steps=50"),
         ("{high: 40}", "{high: many}", "models.yaml:13: models.org/b.qualities: Expected `int`, got `str`"),
         ("source: dir:weights/b", "source: s3://x", "models.yaml:7: models.org/b.source: must begin with one of"),
+        ("source: dir:weights/b", "source: 'file:'", "models.yaml:7: models.org/b.source: something must follow file:"),
+        ("source: dir:weights/b", "source: hf:x", "models.yaml:7: models.org/b.source: must be hf:OWNER/NAME"),
+        ("preload: true", "revision: main", "models.yaml:9: models.org/b.revision: only a source that begins with hf: has"),
+        ("preload: true", "vae: bundled:demo", "models.yaml:9: models.org/b.vae: must begin with one of dir:, file:, hf:"),
+        (
+            "preload: true",
+            "text_encoders: {text_encoder_2: 'hf:a/b'}",
+            "models.yaml:9: models.org/b.text_encoders.text_encoder_2: there is no such text encoder; family sd has text_encoder",
+        ),
+        (
+            "preload: true",
+            "text_encoders: {text_encoder: null}",
+            "models.yaml:9: models.org/b.text_encoders.text_encoder: only text_encoder_3 can be left out",
+        ),
         ("    source: dir:weights/b\n", "", "models.yaml:6: models.org/b: Object missing required field `source`"),
         (
             "    family: sd\n",
@@ -161,6 +175,22 @@ def test_a_mistake_in_words_and_styles_is_told_with_file_line_and_field(old, new
 
 def test_code_in_yaml_is_not_run():
     assert "models.yaml" in refused(GOOD.replace('"fake:"', "!!python/object/apply:os.system [id]"))
+
+
+def test_paths_of_every_source_start_at_the_catalog_s_folder():
+    text = GOOD.replace("source: dir:weights/b", "source: file:weights/b.safetensors").replace("family: sd\n", "family: sd3\n")
+    text = text.replace("preload: true", "vae: dir:../vae\n    text_encoders: {text_encoder: 'dir:/clip', text_encoder_3: null}")
+    card = catalog(text).card("org/b")
+    assert card.source == "file:/etc/aquatint/weights/b.safetensors"
+    assert card.vae == "dir:/etc/aquatint/../vae"
+    assert card.text_encoders == {"text_encoder": "dir:/clip", "text_encoder_3": None}
+
+
+def test_a_repository_keeps_its_revision():
+    text = GOOD.replace("source: dir:weights/b", "source: hf:org/b\n    revision: v1.0")
+    assert (catalog(text).card("org/b").source, catalog(text).card("org/b").revision) == ("hf:org/b", "v1.0")
+    twice = text.replace("hf:org/b", "hf:org/b@main")
+    assert "names a revision already" in refused(twice)
 
 
 def test_an_absent_file_is_told(tmp_path):
