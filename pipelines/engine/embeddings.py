@@ -18,6 +18,10 @@ class Embeddings:
         self._kept: OrderedDict[Prompt, Conditioning] = OrderedDict()
         self._most = most
 
+    def clear(self) -> None:
+        """Keep none."""
+        self._kept.clear()
+
     def fetch(self, prompts: Iterable[Prompt]) -> dict[Prompt, Conditioning]:
         """The embedding of each prompt; the missing ones are encoded in one batch."""
         wanted = list(dict.fromkeys(prompts))

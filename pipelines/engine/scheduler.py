@@ -6,6 +6,7 @@ more is passed over for one that does. A row overtaken too often leads the next 
 """
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -13,7 +14,8 @@ from pipelines.contract.messages import Phase
 from pipelines.engine.batch import Batch
 from pipelines.engine.budgets import Budgets
 from pipelines.engine.fairness import Turns
-from pipelines.engine.row import Key, Row, RowId
+from pipelines.engine.row import Demand, Key, Row, RowId
+from pipelines.memory.turnover import Turnover
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -29,6 +31,8 @@ class Policy(msgspec.Struct, frozen=True):
     """Rows between encode and decode at most; the others wait without holding device memory."""
     patience: int = 64
     """Batches in which a row may be overtaken before it leads one."""
+    turnover: Turnover = Turnover()
+    """When models take turns on the device; it is `pipelines.engine.models` that obeys it."""
 
 
 class Scheduler:
@@ -42,6 +46,7 @@ class Scheduler:
         self._budgets = Budgets()
         self._turns = Turns()
         self._since_tick: set[Phase] = set()
+        self._held: AbstractSet[str] = frozenset()
 
     def __len__(self) -> int:
         """Rows that are not finished."""
@@ -50,6 +55,20 @@ class Scheduler:
     def limit(self, model: str, max_rows: int) -> None:
         """Evaluations in one tick of ``model`` at most."""
         self._most[model] = max_rows
+
+    def hold(self, models: AbstractSet[str]) -> None:
+        """From now on rows of ``models``, and of no others, wait with their beginning; rows that have begun go on."""
+        self._held = models
+
+    def demand(self) -> dict[str, Demand]:
+        """What there is to do for each model that has rows."""
+        found: dict[str, tuple[int, int]] = {}
+        for row in self._rows.values():
+            work, begun = found.get(row.key.model, (0, 0))
+            left = row.steps if row.phase is Phase.ENCODE else max(row.total - row.position, 1)
+            own = left * row.cost * row.key.width * row.key.height
+            found[row.key.model] = (work + own, begun + (row.phase is not Phase.ENCODE))
+        return {model: Demand(work, begun) for model, (work, begun) in found.items()}
 
     def add(self, rows: Iterable[Row]) -> None:
         """Take over new rows."""
@@ -69,7 +88,8 @@ class Scheduler:
         """The next batch, or None when there is nothing to do."""
         by_phase: dict[Phase, list[Row]] = {phase: [] for phase in Phase}
         for row in self._rows.values():
-            by_phase[row.phase].append(row)
+            if not self._waits(row):
+                by_phase[row.phase].append(row)
         ready = by_phase[Phase.DENOISE]
         if by_phase[Phase.DECODE] and (Phase.DECODE not in self._since_tick or not ready):
             return self._phase(Phase.DECODE, by_phase[Phase.DECODE], self._policy.decode_rows)
@@ -153,8 +173,12 @@ class Scheduler:
         ran = {row.id for row in batch.rows}
         youngest = max(row.order for row in batch.rows)
         for row in self._rows.values():
-            if row.phase is batch.phase and row.order < youngest and row.id not in ran:
+            if row.phase is batch.phase and row.order < youngest and row.id not in ran and not self._waits(row):
                 row.overtaken += 1
+
+    def _waits(self, row: Row) -> bool:
+        """Whether its model is not there to begin with it."""
+        return row.phase is Phase.ENCODE and row.key.model in self._held
 
 
 def _move(row: Row, advanced: int) -> None:

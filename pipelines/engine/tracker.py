@@ -54,6 +54,12 @@ class Tracker:
             if track.request.deadline is not None and track.request.deadline < wall
         ]
 
+    def next_deadline(self) -> float | None:
+        """The earliest deadline (Unix time) of a request in flight."""
+        return min(
+            (track.request.deadline for track in self._tracks.values() if track.request.deadline is not None), default=None
+        )
+
     def using(self, model: str) -> list[ImageRequest]:
         """Requests in flight for ``model``."""
         return [track.request for track in self._tracks.values() if track.request.model == model]

@@ -8,16 +8,17 @@ from pipelines.contract.errors import AquatintError, ModelLoadFailed
 from pipelines.families import sd, sources
 from pipelines.families.family import Family, Progress
 from pipelines.families.parts import FolderParts, Parts
+from pipelines.families.shared import Shared
 
 
-def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
-    """Load ``card`` onto ``device``.
+def load(card: ModelCard, device: torch.device, progress: Progress, shared: Shared | None = None) -> Family:
+    """Load ``card`` onto ``device``, without what ``shared`` has there already.
 
     Raises `ModelLoadFailed`, with the cause kept, for anything that stands in the way.
     """
     try:
         if card.family is catalog.Family.SD:
-            return sd.load(parts_of(card, device, progress))
+            return sd.load((shared or Shared()).over(parts_of(card, device, progress)))
     except AquatintError:
         raise
     except Exception as error:

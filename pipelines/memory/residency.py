@@ -2,8 +2,8 @@
 
 Moving takes seconds, so it happens in two halves. `Residency.begin` changes the books at once, in the thread that owns them, and
 returns what is to be done as a `Swap`. Whoever is given that, a thread beside the ticks, calls `Swap.clear` and `Swap.fetch`;
-then `Residency.arrive` closes the books. Between the two nobody else may touch the weights that move: in the books those who leave
-are no longer on the device, and only one swap is under way at a time.
+then `Residency.arrive` closes the books. Between the two nobody else may touch the weights that move: in the books those who
+leave are no longer on the device, and only one swap is under way at a time.
 """
 
 from collections.abc import Iterable, Mapping

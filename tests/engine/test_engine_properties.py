@@ -53,10 +53,9 @@ class Moody(FakeRunner):
 def engine(moods: list[bool], **policy: object) -> tuple[Engine, Moody]:
     runner = Moody(moods)
     made = Engine(runner, Scheduler(Policy(**policy)))
-    events: list[object] = []
     card = ModelCard(id="m", source="fake:", family=Family.FAKE, defaults=Defaults(), limits=Limits(max_rows=MAX_ROWS))
-    made.load(card, events.append)
-    assert isinstance(events[-1], ModelLoaded)
+    assert made.load(card) == []
+    assert any(isinstance(event, ModelLoaded) for event in made.step())
     return made, runner
 
 
@@ -147,7 +146,7 @@ def test_a_passed_deadline_fails_the_request():
     now = [1000.0]
     runner = FakeRunner(Faults(), sleep=lambda _: None)
     made = Engine(runner, wall=lambda: now[0])
-    made.load(ModelCard(id="m", source="fake:", family=Family.FAKE), lambda _: None)
+    made.load(ModelCard(id="m", source="fake:", family=Family.FAKE))
     sampling = Sampling(sampler="euler", steps=50, guidance_scale=1.0)
     for name, deadline in (("late", 1001.0), ("patient", None)):
         made.generate(
