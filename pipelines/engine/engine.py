@@ -59,7 +59,7 @@ class Engine:
         self._runner = runner
         self._scheduler = Scheduler() if scheduler is None else scheduler
         self._tracker = Tracker()
-        self._models = models or Models(runner, Residency(Ledger()), InlineLoader(), clock=clock)
+        self._models = models or Models(runner, Residency(Ledger()), InlineLoader(clock), clock=clock)
         self._clock = clock
         self._wall = wall
         self._arrivals = 0

@@ -21,6 +21,7 @@ from pipelines.contract.samplers import resolve
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.row import Row, RowId
 from pipelines.engine.runner import Loaded, LoadProgress, Shelf
+from pipelines.memory.residency import Weights
 
 
 class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,11 +53,11 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FakeWeights:
-    """Weights without a weight: a size, a name, and a place."""
+    """Weights without a weight: a size, an identity, and a place."""
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, size: int, identity: str | None = None) -> None:
         """``size`` in bytes, on the device."""
-        self.name = name
+        self.identity = identity
         self.bytes = size
         self.place = "device"
 
@@ -111,10 +112,10 @@ class FakeRunner:
             msg = f"Model {card.id!r} was told not to fit."
             raise OutOfMemory(msg)
         progress("ready", 1.0)
-        weights = {"gradients": FakeWeights(card.id, faults.bytes)}
+        weights: dict[str, Weights] = {"gradients": FakeWeights(faults.bytes)}
         if faults.shared:
-            live = [each for _, each in shelf.others if isinstance(each, FakeWeights) and each.name == faults.shared]
-            weights["shared"] = live[0] if live else FakeWeights(faults.shared, faults.shared_bytes)
+            live = [each for _, each in shelf.others if each.identity == faults.shared]
+            weights["shared"] = live[0] if live else FakeWeights(faults.shared_bytes, faults.shared)
             weights["shared"].to_device()
         size = sum(each.bytes for each in weights.values())
         facts = ModelFacts(Family.FAKE, "epsilon", "float32", 0, size, 4, inpainting=False, load_seconds=faults.load)

@@ -48,13 +48,14 @@ class Loader(Protocol):
 class InlineLoader:
     """Does the work at once, in the caller's thread: for programs that have nothing else to do, and for tests."""
 
-    def __init__(self) -> None:
-        """Nothing has happened yet."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` measures what the work takes."""
+        self._clock = clock
         self._reports: list[Moved | Ended] = []
 
     def begin(self, work: Work) -> None:
         """Do all of it."""
-        self._reports.append(_do(work, self._reports.append))
+        self._reports.append(_do(work, self._reports.append, self._clock))
 
     def poll(self) -> list[Moved | Ended]:
         """What happened."""
@@ -91,7 +92,7 @@ class ThreadLoader:
             with contextlib.suppress(BlockingIOError):
                 self._write.send(b"\0")
 
-        self._thread = threading.Thread(target=lambda: tell(_do(work, tell)), name="loader", daemon=True)
+        self._thread = threading.Thread(target=lambda: tell(_do(work, tell, time.monotonic)), name="loader", daemon=True)
         self._thread.start()
 
     def poll(self) -> list[Moved | Ended]:
@@ -105,8 +106,8 @@ class ThreadLoader:
         return reports
 
 
-def _do(work: Work, tell: Callable[[Moved], object]) -> Ended:
-    began = time.monotonic()
+def _do(work: Work, tell: Callable[[Moved], object], clock: Callable[[], float]) -> Ended:
+    began = clock()
 
     def progress(part: str, fraction: float) -> None:
         tell(Moved(part, fraction))
@@ -114,5 +115,5 @@ def _do(work: Work, tell: Callable[[Moved], object]) -> Ended:
     try:
         result = work(progress)
     except BaseException as error:  # noqa: BLE001 - whatever ends a thread must be heard of
-        return Ended(time.monotonic() - began, error=error)
-    return Ended(time.monotonic() - began, result=result)
+        return Ended(clock() - began, error=error)
+    return Ended(clock() - began, result=result)

@@ -148,7 +148,8 @@ class Models:
             for model, known in self._known.items():
                 if known.leaving and not _begun(demand, model):
                     events += self._see_off(model, known)
-            self._next(demand, events, failed)
+            # Whoever has just failed takes its requests with it: they are no reason to try again.
+            self._next({model: each for model, each in demand.items() if model not in failed}, events, failed)
             self._collect(demand, events, failed)
         return Change(tuple(events), failed)
 

@@ -32,8 +32,9 @@ class Shared:
         """Part ``name``: as it was, as another model has it, or loaded."""
         weights = self._own.get(name) if name.startswith(_SHAREABLE) else None
         if weights is None:
-            weights = ModuleWeights(parts.module(name, kind))
-            if name.startswith(_SHAREABLE):
+            shareable = name.startswith(_SHAREABLE)
+            weights = ModuleWeights(parts.module(name, kind), shareable=shareable)
+            if shareable:
                 weights = next((other for other in self._others if other.same(weights)), weights)
         weights.to_device()
         self._taken[name] = weights

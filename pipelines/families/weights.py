@@ -1,5 +1,6 @@
 """One module of a checkpoint as the memory books know it: bytes that move."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 _OWN = ("_", "transformers_version", "dtype", "torch_dtype")
 """Config entries that say where a module came from or how it is held, not what it is."""
 
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 class ModuleWeights:
     """A module on a device, in RAM, or let go of. It moves in place: whoever holds the module sees it move.
@@ -15,11 +18,12 @@ class ModuleWeights:
     On a CPU both places are the same memory, and moving is only bookkeeping.
     """
 
-    __slots__ = ("_device", "bytes", "module")
+    __slots__ = ("_device", "bytes", "identity", "module")
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, *, shareable: bool = False) -> None:
         """Take a loaded module where it is; that is its device."""
         self.module = module
+        self.identity = _fingerprint(module) if shareable else None
         self._device: torch.device = next((tensor.device for tensor in _tensors(module)), torch.device("cpu"))
         self.bytes = _bytes(module)
         """Parameters and buffers as loaded; tensors that share storage count once."""
@@ -45,19 +49,11 @@ class ModuleWeights:
         self.module = None
 
     def same(self, other: "ModuleWeights") -> bool:
-        """Whether both are of one class, one config and bit-equal weights; looks at the weights only if all else is equal."""
-        mine, theirs = self.module, other.module
-        if mine is None or theirs is None or type(mine) is not type(theirs) or self.bytes != other.bytes:
+        """Whether both can take each other's place: of one class and config, with bit-equal weights."""
+        if self.identity is None or self.identity != other.identity or self.module is None or other.module is None:
             return False
-        if _config(mine) != _config(theirs):
-            return False
-        pairs = list(zip(mine.state_dict().items(), theirs.state_dict().items(), strict=False))
-        if len(mine.state_dict()) != len(theirs.state_dict()):
-            return False
-        return all(
-            name == known and a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))
-            for (name, a), (known, b) in pairs
-        )
+        theirs = other.module.state_dict()
+        return all(torch.equal(mine, theirs[name].to(mine.device)) for name, mine in self.module.state_dict().items())
 
 
 def _tensors(module: Any) -> Iterator[torch.Tensor]:
@@ -82,6 +78,15 @@ def _plain(tensor: Any) -> Iterator[torch.Tensor]:
             yield from _plain(getattr(tensor, name))
     else:
         yield tensor
+
+
+def _fingerprint(module: Any) -> str:
+    """Class, config, names, shapes, types, and of each tensor the sum of its bits as integers: exact on any device."""
+    found = hashlib.sha256(f"{type(module).__qualname__} {sorted(_config(module).items(), key=str)}".encode())
+    for name, tensor in module.state_dict().items():
+        bits = tensor.view(_INTEGERS[tensor.element_size()]) if tensor.is_floating_point() else tensor
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {int(bits.sum(dtype=torch.int64))}".encode())
+    return found.hexdigest()
 
 
 def _config(module: Any) -> Mapping[str, Any]:

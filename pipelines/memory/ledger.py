@@ -128,7 +128,7 @@ class Ledger:
         there = self.on(Tier.DEVICE)
         candidates = sorted(
             (model for model in set(movable) & set(there) if not self._holdings[model].pinned and model != arriving),
-            key=lambda model: (self._loss(model, now), model),
+            key=lambda model: (self._loss(model, now), self._holdings[model].used, model),
         )
         leaving: list[str] = []
         for model in candidates:
@@ -147,10 +147,17 @@ class Ledger:
     def _settle_ram(
         self, there: Iterable[str], leaving: list[str], arriving: str, components: Mapping[str, int], now: float
     ) -> Plan:
-        """Which of ``leaving`` are kept in RAM, and who must leave RAM for them."""
+        """Which of ``leaving`` are kept in RAM, and who must leave RAM for them.
+
+        ``arriving`` has left RAM when that is done: for the moment in which two models trade places, RAM holds both.
+        """
         staying = [model for model in there if model not in leaving]
         parked = [model for model in self.on(Tier.RAM) if model != arriving]
-        kept = sorted((*leaving, *parked), key=lambda model: (self._loss(model, now, from_ram=True), model))
+
+        def worth(model: str) -> tuple[float, float, str]:
+            return (self._loss(model, now, from_ram=True), self._holdings[model].used, model)
+
+        kept = sorted((*leaving, *parked), key=worth)
         dropped: list[str] = []
         while kept and self._ram_bytes(staying, kept, components) > self.ram_budget:
             dropped.append(kept.pop(0))

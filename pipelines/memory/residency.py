@@ -18,6 +18,11 @@ class Weights(Protocol):
     """One component of a model, whatever it is made of."""
 
     @property
+    def identity(self) -> str | None:
+        """Equal for equal content, whenever it is loaded; None for what no other model can have."""
+        ...
+
+    @property
     def bytes(self) -> int:
         """What it takes up, measured."""
         ...
@@ -73,7 +78,6 @@ class Residency:
         self._parts: dict[str, dict[str, str]] = {}
         """Identities of each measured model's components, by their names in it."""
         self._weights: dict[str, Weights] = {}
-        self._count = 0
 
     def resident(self, model: str) -> bool:
         """Whether it is on the device."""
@@ -127,8 +131,10 @@ class Residency:
             for name, each in weights.items():
                 part = known.get(id(each))
                 if part is None:
-                    self._count += 1
-                    part = known[id(each)] = f"{name}#{self._count}"
+                    part = each.identity or f"{model}/{name}"
+                    if part in self._weights:  # equal content, and yet loaded a second time
+                        part = f"{model}/{name}"
+                    known[id(each)] = part
                 self._weights[part] = each
                 own[name] = part
             self._parts[model] = own

@@ -10,8 +10,9 @@ from pipelines.memory.residency import Residency
 class Lump:
     """Weights that remember where they are."""
 
-    def __init__(self, size):
+    def __init__(self, size, identity=None):
         self.bytes = size
+        self.identity = identity
         self.place = "device"
         self.moves = 0
         self.breaks = False
@@ -63,7 +64,7 @@ def test_a_model_goes_to_ram_and_comes_back_as_the_same_weights():
 
 def test_what_is_shared_stays_while_anybody_has_it():
     residency = Residency(Ledger(100, 100))
-    clip = Lump(5)
+    clip = Lump(5, "clip")
     arrive(residency, "a", shared={"text_encoder": clip})
     arrive(residency, "b", shared={"text_encoder": clip})
     assert residency.ledger.device_bytes() == 25
@@ -77,9 +78,17 @@ def test_what_is_shared_stays_while_anybody_has_it():
     assert clip.place == "gone"
 
 
+def test_what_is_shared_is_known_again_after_it_was_gone():
+    residency = Residency(Ledger(100, 0))
+    arrive(residency, "a", shared={"text_encoder": Lump(5, "clip")})
+    arrive(residency, "b", Plan(drop=("a",)), shared={"text_encoder": Lump(5, "clip")})
+    assert residency.ledger.plan("a", residency.expected("a", 0), movable=["b"], now=1.0) == Plan()
+    assert sum((residency.ledger["b"].components | residency.expected("a", 0)).values()) == 25
+
+
 def test_a_return_that_fails_leaves_the_model_in_ram():
     residency = Residency(Ledger(100, 100))
-    clip = Lump(5)
+    clip = Lump(5, "clip")
     arrive(residency, "a", shared={"text_encoder": clip})
     unet = residency.parts("a")["unet"]
     arrive(residency, "b", Plan(park=("a",)))
@@ -101,7 +110,7 @@ steps = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=25)
 @given(steps, st.integers(16, 60), st.integers(0, 40))
 def test_weights_are_where_the_books_say(plan, device, ram):
     residency = Residency(Ledger(device, ram))
-    clip = Lump(2)
+    clip = Lump(2, "clip")
     for now, (index, shares) in enumerate(plan):
         model, size = f"m{index}", 4 + index * 2
         if residency.resident(model):
@@ -114,7 +123,7 @@ def test_weights_are_where_the_books_say(plan, device, ram):
         swap.clear()
         swap.fetch()
         if shares and clip.place == "gone":
-            clip = Lump(2)
+            clip = Lump(2, "clip")
         weights = None if back else {"unet": Lump(size)} | ({"text_encoder": clip} if shares else {})
         for each in (weights or {}).values():
             each.to_device()
