@@ -32,6 +32,7 @@ from pipelines.contract.request import ImageRequest
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.loader import InlineLoader
 from pipelines.engine.models import Models
+from pipelines.engine.notes import Notes
 from pipelines.engine.row import Row, rows_of
 from pipelines.engine.runner import Runner
 from pipelines.engine.scheduler import Scheduler
@@ -48,18 +49,21 @@ class Engine:
         runner: Runner,
         scheduler: Scheduler | None = None,
         models: Models | None = None,
+        notes: Notes | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """``clock`` measures durations, ``wall`` (Unix seconds) is what deadlines are held against.
 
-        Without ``models`` the device has no budget, and loading is done within `step`.
+        Without ``models`` the device has no budget, and loading is done within `step`. ``notes`` keep what the budgets
+        of the scheduler learn.
         """
         self._runner = runner
         self._scheduler = Scheduler() if scheduler is None else scheduler
         self._tracker = Tracker()
         self._models = models or Models(runner, Residency(Ledger()), InlineLoader(clock), clock=clock)
+        self._notes = notes
         self._clock = clock
         self._wall = wall
         self._arrivals = 0
@@ -82,12 +86,12 @@ class Engine:
 
     def load(self, card: ModelCard) -> list[Event]:
         """Make ``card`` known and load its model; progress and result are events of later steps."""
-        self._scheduler.limit(card.id, card.limits.max_rows)
+        self._take_on(card)
         return self._models.know(card, load=True)
 
     def know(self, card: ModelCard) -> list[Event]:
         """Make ``card`` known; its model is loaded when a request needs it."""
-        self._scheduler.limit(card.id, card.limits.max_rows)
+        self._take_on(card)
         return self._models.know(card, load=False)
 
     def adopt(self, card: ModelCard) -> None:
@@ -127,10 +131,16 @@ class Engine:
         if batch is None:
             return events
         began = self._clock()
+        alone = not self._models.loading
         outcome = self._runner.run(batch)
+        if alone and outcome.peak_bytes is not None and not outcome.out_of_memory and outcome.fault is None:
+            self._scheduler.measured(batch, outcome.peak_bytes, outcome.free_bytes)
         self._tracker.charge(batch, began, self._clock())
         self._models.used(batch.key.model)
-        return [*events, *self._account(batch, outcome)]
+        events += self._account(batch, outcome)
+        if self._notes is not None:
+            self._notes.keep()
+        return events
 
     def _refusal(self, request: ImageRequest) -> AquatintError | None:
         if self._draining:
@@ -152,6 +162,11 @@ class Engine:
             events += [event for request in self._tracker.using(model) for event in self._fail(request.id, error)]
         self._scheduler.hold({model for model in demand if not self._models.open(model)})
         return events
+
+    def _take_on(self, card: ModelCard) -> None:
+        self._scheduler.limit(card.id, card.limits.max_rows)
+        if self._notes is not None:
+            self._notes.recall(card)
 
     def _account(self, batch: Batch, outcome: Outcome) -> list[Event]:
         hopeless = self._scheduler.update(

@@ -48,6 +48,10 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fail_seed: int | None = None
     """A tick with this seed fails for everybody in it."""
     fail_load: bool = False
+    row_bytes: int | None = None
+    """What one evaluation in a tick takes of the device; None measures nothing."""
+    room_bytes: int = 0
+    """With ``row_bytes``: what there is for a tick; more than that is out of memory."""
     oom_loads: int = 0
     """So many loads run out of memory, one by one."""
 
@@ -165,8 +169,13 @@ class FakeRunner:
             return Outcome(seconds, fault=ErrorReport("engine_failure", "The runner was told to fail."))
         if faults.oom_rows is not None and min(batch.size, batch.budget) > faults.oom_rows:
             return Outcome(seconds, out_of_memory=True)
+        taken = None if faults.row_bytes is None else faults.row_bytes * max(min(batch.size, batch.budget), batch.bucket)
+        if taken is not None and taken > faults.room_bytes:
+            return Outcome(seconds, out_of_memory=True)
         return Outcome(
             seconds,
+            peak_bytes=taken,
+            free_bytes=faults.room_bytes,
             advanced={row.id: row.position + 1 for row in batch.rows},
             previews={row.id: gradient(row, (row.position + 1) / row.total) for row in batch.rows if row.id in batch.previews},
             padded=max(0, batch.bucket - batch.size),

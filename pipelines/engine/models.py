@@ -128,6 +128,11 @@ class Models:
         giving_way = self._yielding is not None and model in self._yielding[1]
         return known is not None and not known.leaving and not giving_way and self._residency.resident(model)
 
+    @property
+    def loading(self) -> bool:
+        """Whether a swap is under way: it takes memory beside the ticks."""
+        return self._arrival is not None
+
     def used(self, model: str) -> None:
         """A batch of ``model`` has run."""
         if model in self._ledger:

@@ -12,7 +12,7 @@ import msgspec
 
 from pipelines.contract.messages import Phase
 from pipelines.engine.batch import Batch
-from pipelines.engine.budgets import Budgets
+from pipelines.engine.budgets import Budgets, Measure
 from pipelines.engine.fairness import Turns
 from pipelines.engine.row import Demand, Key, Row, RowId
 from pipelines.memory.turnover import Turnover
@@ -38,12 +38,12 @@ class Policy(msgspec.Struct, frozen=True):
 class Scheduler:
     """Owns every row between its arrival and its end."""
 
-    def __init__(self, policy: Policy = Policy()) -> None:  # noqa: B008 - a frozen struct
-        """Start without rows."""
+    def __init__(self, policy: Policy = Policy(), budgets: Budgets | None = None) -> None:  # noqa: B008 - a frozen struct
+        """Start without rows; ``budgets`` may know something already."""
         self._policy = policy
         self._rows: dict[RowId, Row] = {}
         self._most: dict[str, int] = {}
-        self._budgets = Budgets()
+        self._budgets = Budgets() if budgets is None else budgets
         self._turns = Turns()
         self._since_tick: set[Phase] = set()
         self._held: AbstractSet[str] = frozenset()
@@ -97,6 +97,11 @@ class Scheduler:
         if by_phase[Phase.ENCODE] and room > 0 and (Phase.ENCODE not in self._since_tick or not ready):
             return self._phase(Phase.ENCODE, by_phase[Phase.ENCODE], min(room, self._policy.encode_rows))
         return self._tick(ready) if ready else None
+
+    def measured(self, batch: Batch, peak_bytes: int, free_bytes: int) -> None:
+        """Learn from what a batch that went well took of the device, and from what there was for it."""
+        measure = Measure(max(min(batch.size, batch.budget), batch.bucket), peak_bytes)
+        self._budgets.measure(batch.phase, batch.key, measure, free_bytes)
 
     def update(self, batch: Batch, *, advanced: dict[RowId, int], out_of_memory: bool, fault: bool) -> list[Row]:
         """Account for a batch: move rows on, learn from trouble; returns the rows for which there is no hope.

@@ -12,6 +12,7 @@ from pipelines.contract.messages import Phase
 from pipelines.contract.request import Picture
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.encoding import Encoder, prompts_of
+from pipelines.engine.meter import Meter, meter_of
 from pipelines.engine.previews import Previewer
 from pipelines.engine.row import RowId
 from pipelines.engine.runner import DeviceFault, Loaded, LoadProgress, Shelf
@@ -41,9 +42,10 @@ class Resident:
 class TorchRunner:
     """Owns every tensor of every row, and the models."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Compute on ``device``."""
+    def __init__(self, device: torch.device, meter: Meter | None = None) -> None:
+        """Compute on ``device``; ``meter`` says what each batch takes, as far as the device lets it."""
         self._device = device
+        self._meter = meter or meter_of(device)
         self._models: dict[str, Resident] = {}
         self._states: dict[RowId, RowState] = {}
         self._conditioning: dict[tuple[int, ...], Conditioning] = {}
@@ -101,6 +103,7 @@ class TorchRunner:
         began = time.monotonic()
         work = _Work()
         out_of_memory, fault = False, None
+        self._meter.begin()
         try:
             {Phase.ENCODE: self._encode, Phase.DENOISE: self._denoise, Phase.DECODE: self._decode}[batch.phase](batch, work)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
@@ -110,6 +113,7 @@ class TorchRunner:
             fault = None if out_of_memory else _report(error)
         except Exception as error:  # noqa: BLE001 - whatever a network raises is one batch's fault, not the process's
             fault = _report(error)
+        measured = self._meter.end()
         if out_of_memory:
             self._conditioning.clear()
             self.free()
@@ -122,6 +126,8 @@ class TorchRunner:
             out_of_memory=out_of_memory,
             fault=fault,
             padded=max(0, batch.bucket - batch.size),
+            peak_bytes=None if measured is None else measured[0],
+            free_bytes=0 if measured is None else measured[1],
         )
 
     def _encode(self, batch: Batch, work: "_Work") -> None:

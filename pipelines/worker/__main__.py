@@ -4,12 +4,15 @@ import argparse
 import os
 import socket
 import sys
+from pathlib import Path
 
 from pipelines.contract.messages import PROTOCOL, Hello
+from pipelines.engine.budgets import Budgets
 from pipelines.engine.engine import Engine
 from pipelines.engine.fake import FakeRunner
 from pipelines.engine.loader import ThreadLoader
 from pipelines.engine.models import Models
+from pipelines.engine.notes import Notes, Surroundings, file_name
 from pipelines.engine.runner import DeviceFault, Runner
 from pipelines.engine.scheduler import Policy, Scheduler
 from pipelines.memory.ledger import Ledger
@@ -29,12 +32,16 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for torch; 0 leaves its own choice")
     parser.add_argument("--memory-mb", type=_megabytes, help="what models may take up on the device, in MB of 10^6 bytes")
     parser.add_argument("--ram-mb", type=_megabytes, help="what evicted models may take up in RAM, in MB")
+    parser.add_argument(
+        "--state", type=Path, help="a folder in which to keep what is learned of the device; none: nothing is kept"
+    )
     arguments = parser.parse_args()
     link = Link(socket.socket(fileno=arguments.fd))
     with Signals() as signals:
         if arguments.device == "fake":
             link.send(Hello(PROTOCOL, os.getpid(), "fake", "no device, colour gradients", 0))
-            _run(link, signals, FakeRunner(), Policy(), Ledger(arguments.memory_mb, arguments.ram_mb or 0))
+            budget = Ledger(arguments.memory_mb, arguments.ram_mb or 0)
+            _run(link, signals, _engine(FakeRunner(), budget, Policy(), Surroundings("fake", 0, "none"), arguments.state))
             return 0
         # Imported here: a fake worker starts in a fraction of a second because it never sees torch.
         # No source needs the hub, and a library that looks there by itself would stall an air-gapped box. Read at import.
@@ -46,22 +53,31 @@ def main() -> int:
 
         found = device.open_device(arguments.device, arguments.threads)
         link.send(Hello(PROTOCOL, os.getpid(), str(found.device), found.name, found.memory_bytes))
-        ledger = Ledger(
+        budget = Ledger(
             found.weights_bytes if arguments.memory_mb is None else arguments.memory_mb,
             found.ram_bytes if arguments.ram_mb is None else arguments.ram_mb,
         )
         try:
-            _run(link, signals, found.runner, found.policy, ledger)
+            _run(link, signals, _engine(found.runner, budget, found.policy, found.surroundings, arguments.state))
         except DeviceFault as fault:
             sys.stderr.write(f"worker on {arguments.device}: {fault}\n")
             return DEVICE_FAULT
     return 0
 
 
-def _run(link: Link, signals: Signals, runner: Runner, policy: Policy, ledger: Ledger) -> None:
-    loader = ThreadLoader()
-    models = Models(runner, Residency(ledger), loader, policy.turnover)
-    serve(link, Engine(runner, Scheduler(policy), models), signals, loader)
+def _engine(
+    runner: Runner, budget: Ledger, policy: Policy, surroundings: Surroundings, state: Path | None
+) -> tuple[Engine, ThreadLoader]:
+    """The engine with all its parts, and the loader that wakes it."""
+    loader, budgets = ThreadLoader(), Budgets()
+    models = Models(runner, Residency(budget), loader, policy.turnover)
+    notes = None if state is None else Notes(state / file_name(surroundings), surroundings, budgets)
+    return Engine(runner, Scheduler(policy, budgets), models, notes), loader
+
+
+def _run(link: Link, signals: Signals, made: tuple[Engine, ThreadLoader]) -> None:
+    engine, loader = made
+    serve(link, engine, signals, loader)
     if loader.busy:
         # Nobody waits for this load any more, and an interpreter that shuts down under a thread inside torch may crash.
         sys.stderr.flush()

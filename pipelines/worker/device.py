@@ -8,6 +8,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from pipelines.engine.notes import Surroundings
 from pipelines.engine.runner import Runner
 from pipelines.engine.scheduler import Policy
 from pipelines.engine.torch_runner import TorchRunner
@@ -29,6 +30,7 @@ class Opened(msgspec.Struct, frozen=True):
     memory_bytes: int
     runner: Runner
     policy: Policy
+    surroundings: Surroundings
     weights_bytes: int | None = None
     """What models may take up unless told otherwise; None for no limit."""
     ram_bytes: int = 0
@@ -51,11 +53,13 @@ def open_device(name: str, threads: int) -> Opened:
             facts.total_memory,
             TorchRunner(device),
             Policy(buckets=_BUCKETS),
+            Surroundings(facts.name, facts.total_memory, torch.__version__),
             weights_bytes=facts.total_memory - max(int(facts.total_memory * _RESERVE_SHARE), _RESERVE_BYTES),
             ram_bytes=int(memory * _RAM_SHARE / torch.cuda.device_count()),
         )
     # No compiled graphs on a CPU, and every padded row costs its full time: no buckets.
-    return Opened(device, f"CPU, {torch.get_num_threads()} threads", memory, TorchRunner(device), Policy())
+    product = f"CPU, {torch.get_num_threads()} threads"
+    return Opened(device, product, memory, TorchRunner(device), Policy(), Surroundings("cpu", memory, torch.__version__))
 
 
 def _quiet() -> None:
