@@ -20,6 +20,7 @@ from pipelines.engine.state import Evaluation, RowState
 from pipelines.families import loading, pictures, sizes
 from pipelines.families.autoencoder import Moments
 from pipelines.families.conditioning import Conditioning, stack
+from pipelines.families.construction import undisturbed
 from pipelines.families.family import Family, Prompt
 from pipelines.families.shared import Shared
 
@@ -100,6 +101,10 @@ class TorchRunner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> Outcome:
         """Compute ``batch``; raises `DeviceFault` when the device itself is broken."""
+        with undisturbed():
+            return self._run(batch)
+
+    def _run(self, batch: Batch) -> Outcome:
         began = time.monotonic()
         work = _Work()
         out_of_memory, fault = False, None

@@ -53,6 +53,12 @@ def requests():
         yield ImageRequest(f"r{number}", model, f"picture {number}", 64, 64, (number,), sampling)
 
 
+def bursts():
+    """Three at a time; the next three come when they are done."""
+    every = list(requests())
+    return [every[first : first + 3] for first in range(0, len(every), 3)]
+
+
 def start(*arguments):
     worker = Process("--device", "cpu", "--threads", "1", *arguments)
     worker.sock.settimeout(200)  # it imports torch and diffusers first
@@ -64,14 +70,16 @@ def play(cards, *arguments):
     try:
         for card in cards:
             worker.send(KnowModel(card))
-        for request in requests():
-            worker.send(Generate(request))
-        events, ended = [], 0
-        while ended < 24:
-            event = worker.receive()
-            assert event is not None, events
-            events.append(event)
-            ended += isinstance(event, (Completed, Failed))
+        events = []
+        for burst in bursts():
+            for request in burst:
+                worker.send(Generate(request))
+            ended = 0
+            while ended < len(burst):
+                event = worker.receive()
+                assert event is not None, events
+                events.append(event)
+                ended += isinstance(event, (Completed, Failed))
     finally:
         worker.sock.close()
         worker.child.wait(timeout=60)
