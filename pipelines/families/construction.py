@@ -1,8 +1,8 @@
 """Modules are built in half precision without anybody else noticing.
 
 diffusers and transformers set torch's default dtype while `from_pretrained` builds and fills a module, and that default is one
-for the whole process: a batch computed at the same time would make its own tensors in half precision. So both take turns. Building
-in the default precision disturbs nobody and needs no turn, nor does filling a module that was built without weights.
+for the whole process: a batch computed at the same time would make its own tensors in half precision. So both take turns.
+Building in the default precision disturbs nobody and needs no turn, nor does filling a module that was built without weights.
 """
 
 import threading
