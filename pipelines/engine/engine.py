@@ -159,7 +159,8 @@ class Engine:
         change = self._models.advance(demand)
         events = list(change.events)
         for model, error in change.failed.items():
-            events += [event for request in self._tracker.using(model) for event in self._fail(request.id, error)]
+            waiting = dict.fromkeys(row.request.id for row in self._scheduler.rows() if row.key.model == model)
+            events += [event for request in waiting for event in self._fail(request, error)]
         self._scheduler.hold({model for model in demand if not self._models.open(model)})
         return events
 

@@ -60,10 +60,6 @@ class Tracker:
             (track.request.deadline for track in self._tracks.values() if track.request.deadline is not None), default=None
         )
 
-    def using(self, model: str) -> list[ImageRequest]:
-        """Requests in flight for ``model``."""
-        return [track.request for track in self._tracks.values() if track.request.model == model]
-
     def charge(self, batch: Batch, began: float, ended: float) -> None:
         """Book a batch to the requests that had rows in it."""
         for request in {row.request.id for row in batch.rows}:
