@@ -21,9 +21,7 @@ def measure(model: Path, device: str, dtype: str, size: Size, images: int = 24) 
     engine = Engine(opened.runner, Scheduler(opened.policy))
     limits = Limits(max_pixels=size[0] * size[1], max_rows=16)
     card = ModelCard("model", f"dir:{model.absolute()}", Family.SD, dtype=Dtype(dtype), limits=limits)
-    loading: list[Event] = []
-    engine.load(card, loading.append)
-    failed = [event for event in loading if isinstance(event, ModelFailed)]
+    failed = [event for event in (*engine.load(card), *engine.step()) if isinstance(event, ModelFailed)]
     if failed:
         return {"error": failed[0].error.message}
     requests = [

@@ -14,6 +14,7 @@
     └── EngineFailure             ours to mend
         ├── OutOfMemory           a single image does not fit the device
         ├── ModelLoadFailed
+        │   └── ModelTooLarge     its weights alone are more than the device may hold
         ├── WorkerLost            the process died; the request may be run again
         └── RequestKillsWorker    it died twice on the same request; not run again
 
@@ -125,6 +126,12 @@ class ModelLoadFailed(EngineFailure):
 
     code = "model_load_failed"
     retryable = False
+
+
+class ModelTooLarge(ModelLoadFailed):
+    """The model's weights do not fit the device even when it is empty; the message names both numbers."""
+
+    code = "model_too_large"
 
 
 class WorkerLost(EngineFailure):

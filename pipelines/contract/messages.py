@@ -11,7 +11,7 @@ from pipelines.contract.catalog import ModelCard, ModelFacts
 from pipelines.contract.errors import ErrorReport
 from pipelines.contract.request import ImageRequest, Picture
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when a peer of the previous number would misread a message."""
 
 
@@ -28,13 +28,26 @@ class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
 
 class LoadModel(_Command, frozen=True, tag="load_model"):
-    """Make ``card`` known and load it; answered by `ModelLoaded` or `ModelFailed`."""
+    """Make ``card`` known and load it now, before what requests wait for; answered by `ModelLoaded` or `ModelFailed`.
+
+    It takes the place of a card with the same id. Where they differ in more than defaults and limits, images already begun are
+    finished with the old weights, then the model is loaded anew.
+    """
+
+    card: ModelCard
+
+
+class KnowModel(_Command, frozen=True, tag="know_model"):
+    """Make ``card`` known; it is loaded when a request needs it, and not answered before. Replaces as `LoadModel` does."""
 
     card: ModelCard
 
 
 class UnloadModel(_Command, frozen=True, tag="unload_model"):
-    """Let go of a model once its rows are done; answered by `ModelUnloaded`. It stays known and may be loaded again."""
+    """Let go of a model once the images it has begun are done, pinned or not; answered by `ModelUnloaded`.
+
+    Also what of it is kept in RAM goes. The card stays known: requests that wait, or come later, bring the model back.
+    """
 
     model: str
 
@@ -55,7 +68,7 @@ class Drain(_Command, frozen=True, tag="drain"):
     """Finish what is in flight, refuse the rest, then leave; answered by `Drained`."""
 
 
-Command = LoadModel | UnloadModel | Generate | Cancel | Drain
+Command = LoadModel | KnowModel | UnloadModel | Generate | Cancel | Drain
 
 
 class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
@@ -82,14 +95,14 @@ class ModelLoading(_Event, frozen=True, tag="model_loading"):
 
 
 class ModelLoaded(_Event, frozen=True, tag="model_loaded"):
-    """The model answers requests from now on."""
+    """The model is on the device; sent each time it gets there, with the seconds that it took this time."""
 
     model: str
     facts: ModelFacts
 
 
 class ModelFailed(_Event, frozen=True, tag="model_failed"):
-    """The model could not be loaded."""
+    """The model could not be loaded; the requests that waited for it have failed with the same error."""
 
     model: str
     error: ErrorReport
@@ -100,7 +113,20 @@ class ModelUnloaded(_Event, frozen=True, tag="model_unloaded"):
 
     model: str
     evicted: bool
-    """Whether it made room; False if it was told to go."""
+    """Whether it made room: then it stays known, and a request for it brings it back. False if it was told to go."""
+
+
+class Memory(_Event, frozen=True, tag="memory"):
+    """What the models take up, in bytes; sent after each change."""
+
+    device_bytes: int
+    """Weights on the device; what models share is counted once."""
+    device_budget: int
+    """What weights may take up there; 0 for no limit."""
+    ram_bytes: int
+    """Weights kept in RAM to come back sooner."""
+    resident: tuple[str, ...]
+    """Models on the device, the least recently used first."""
 
 
 class Progress(_Event, frozen=True, tag="progress"):
@@ -184,6 +210,7 @@ Event = (
     | ModelLoaded
     | ModelFailed
     | ModelUnloaded
+    | Memory
     | Progress
     | Preview
     | ImageDone

@@ -52,3 +52,7 @@ class Outcome(msgspec.Struct, frozen=True):
     fault: ErrorReport | None = None
     """The rest failed together for a reason that may be one row's alone."""
     padded: int = 0
+    peak_bytes: int | None = None
+    """What it took of the device beside the weights; None if nobody knows."""
+    free_bytes: int = 0
+    """What there was for it."""

@@ -21,6 +21,11 @@ class Embeddings:
         self._most = most
         self._bytes = 0
 
+    def clear(self) -> None:
+        """Keep none."""
+        self._kept.clear()
+        self._bytes = 0
+
     def fetch(self, prompts: Iterable[Prompt]) -> dict[Prompt, Conditioning]:
         """The embedding of each prompt; the missing ones are encoded in one batch."""
         wanted = list(dict.fromkeys(prompts))

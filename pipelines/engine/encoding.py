@@ -87,7 +87,7 @@ class Encoder:
             latents=latents,
             solver=solver,
             timelines=self._timelines(row),
-            steps=row.steps,
+            steps=solver.steps,
             guidance=request.sampling.guidance_scale,
             guidance_rescale=request.sampling.guidance_rescale,
             kept=kept,

@@ -1,4 +1,8 @@
-"""The engine: commands in, one batch at a time, events out."""
+"""The engine: commands in, one batch at a time, events out.
+
+Models come and go beside the ticks (`pipelines.engine.models`): a request for one that is not on the device waits for it in the
+scheduler.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,10 +23,6 @@ from pipelines.contract.messages import (
     Event,
     Failed,
     ImageDone,
-    ModelFailed,
-    ModelLoaded,
-    ModelLoading,
-    ModelUnloaded,
     Phase,
     Preview,
     Progress,
@@ -30,12 +30,15 @@ from pipelines.contract.messages import (
 )
 from pipelines.contract.request import ImageRequest
 from pipelines.engine.batch import Batch, Outcome
+from pipelines.engine.loader import InlineLoader
+from pipelines.engine.models import Models
+from pipelines.engine.notes import Notes
 from pipelines.engine.row import Row, RowId, rows_of
 from pipelines.engine.runner import Runner
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.tracker import Tracker
-
-Emit = Callable[[Event], None]
+from pipelines.memory.ledger import Ledger
+from pipelines.memory.residency import Residency
 
 
 class Engine:
@@ -45,44 +48,60 @@ class Engine:
         self,
         runner: Runner,
         scheduler: Scheduler | None = None,
+        models: Models | None = None,
+        notes: Notes | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """``clock`` measures durations, ``wall`` (Unix seconds) is what deadlines are held against."""
+        """``clock`` measures durations, ``wall`` (Unix seconds) is what deadlines are held against.
+
+        Without ``models`` the device has no budget, and loading is done within `step`. ``notes`` keep what the budgets
+        of the scheduler learn.
+        """
         self._runner = runner
         self._scheduler = Scheduler() if scheduler is None else scheduler
         self._tracker = Tracker()
-        self._cards: dict[str, ModelCard] = {}
+        self._models = models or Models(runner, Residency(Ledger()), InlineLoader(clock), clock=clock)
+        self._notes = notes
         self._clock = clock
         self._wall = wall
         self._arrivals = 0
         self._draining = False
+        self._quiet = False
 
     @property
     def busy(self) -> bool:
-        """Whether `step` has work."""
+        """Whether requests are in flight; those that wait for a model count."""
         return len(self._scheduler) > 0
 
-    def load(self, card: ModelCard, emit: Emit) -> None:
-        """Load a model; tells ``emit`` the progress and the result."""
-        try:
-            facts = self._runner.load(card, lambda part, done: emit(ModelLoading(card.id, part, done)))
-        except AquatintError as error:
-            emit(ModelFailed(card.id, error.report()))
-            return
-        self._cards[card.id] = card
+    def wait_seconds(self) -> float | None:
+        """How long `step` will have nothing to do unless something arrives: 0 if it has now, None for ever."""
+        if not self._quiet:
+            return 0.0
+        deadline = self._tracker.next_deadline()
+        until_late = None if deadline is None else max(0.0, deadline - self._wall())
+        waits = [each for each in (until_late, self._models.wait_seconds(self._scheduler.demand())) if each is not None]
+        return min(waits, default=None)
+
+    def load(self, card: ModelCard) -> list[Event]:
+        """Make ``card`` known and load its model; progress and result are events of later steps."""
+        self._take_on(card)
+        return self._models.know(card, load=True)
+
+    def know(self, card: ModelCard) -> list[Event]:
+        """Make ``card`` known; its model is loaded when a request needs it."""
+        self._take_on(card)
+        return self._models.know(card, load=False)
+
+    def adopt(self, card: ModelCard) -> None:
+        """Take on a model that was given to the runner itself; it never leaves."""
         self._scheduler.limit(card.id, card.limits.max_rows)
-        emit(ModelLoaded(card.id, facts))
+        self._models.adopt(card)
 
     def unload(self, model: str) -> list[Event]:
-        """Let go of a model and fail what still waits for it; nothing happens if it is not loaded."""
-        if self._cards.pop(model, None) is None:
-            return []
-        gone = UnknownModel(f"Model {model!r} was unloaded.", param="model")
-        events = [event for request in self._tracker.using(model) for event in self._fail(request.id, gone)]
-        self._runner.unload(model)
-        return [*events, ModelUnloaded(model, evicted=False)]
+        """Let go of a model once what it has begun is done; it stays known."""
+        return self._models.unload(model)
 
     def generate(self, request: ImageRequest) -> list[Event]:
         """Take on ``request``; the events are empty unless it is refused."""
@@ -93,6 +112,7 @@ class Engine:
         rows = rows_of(request, self._arrivals)
         self._arrivals += len(rows)
         self._scheduler.add(rows)
+        self._quiet = False
         return []
 
     def cancel(self, request: str) -> list[Event]:
@@ -105,28 +125,52 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Decide, compute, account: one batch, and what it means for the requests."""
-        events = self._expire()
+        events = [*self._expire(), *self._turn_over()]
         batch = self._scheduler.schedule()
+        self._quiet = batch is None and not events
         if batch is None:
             return events
         began = self._clock()
+        alone = not self._models.loading
         outcome = self._runner.run(batch)
+        if alone and outcome.peak_bytes is not None and not outcome.out_of_memory and outcome.fault is None:
+            self._scheduler.measured(batch, outcome.peak_bytes, outcome.free_bytes)
         self._tracker.charge(batch, began, self._clock())
-        return [*events, *self._account(batch, outcome)]
+        self._models.used(batch.key.model)
+        events += self._account(batch, outcome)
+        if self._notes is not None:
+            self._notes.keep()
+        return events
 
     def _refusal(self, request: ImageRequest) -> AquatintError | None:
         if self._draining:
             return ShuttingDown("This worker is finishing its work and takes no more.")
         for model, param in zip(request.models, ("model", "refiner"), strict=False):
-            if model not in self._cards:
-                return UnknownModel(f"Model {model!r} is not loaded here.", param=param)
+            if model not in self._models:
+                return UnknownModel(f"Model {model!r} is not known here.", param=param)
         if request.id in self._tracker:
             return InvalidRequest(f"Request {request.id!r} is already in flight.")
         if request.refiner is not None and not 0 < request.refiner.switch_at < 1:
             return InvalidRequest("The refiner must take over after 0 and before 1 of the schedule.", param="refiner")
         if not request.seeds:
             return InvalidRequest("At least one seed is needed.", param="seeds")
-        return None
+        return next((refused for refused in map(self._models.refusal, request.models) if refused is not None), None)
+
+    def _turn_over(self) -> list[Event]:
+        """Let models come and go; hold the rows whose model is not there, fail those whose model will not come."""
+        demand = self._scheduler.demand()
+        change = self._models.advance(demand)
+        events = list(change.events)
+        for model, error in change.failed.items():
+            waiting = dict.fromkeys(row.request.id for row in self._scheduler.rows() if row.key.model == model)
+            events += [event for request in waiting for event in self._fail(request, error)]
+        self._scheduler.hold({model for model in demand if not self._models.open(model)})
+        return events
+
+    def _take_on(self, card: ModelCard) -> None:
+        self._scheduler.limit(card.id, card.limits.max_rows)
+        if self._notes is not None:
+            self._notes.recall(card)
 
     def _account(self, batch: Batch, outcome: Outcome) -> list[Event]:
         before = {row.id: row.step for row in batch.rows}

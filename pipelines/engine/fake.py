@@ -1,7 +1,7 @@
 """A runner without a network: colour gradients, delays and faults on demand.
 
 For tests of everything around the engine, for trying a client without a GPU, and for the worker's own drills. A card's source
-sets it: ``fake:?tick=0.02&load=0.1&oom_rows=4&crash_seed=13&hang_seed=14``.
+sets it: ``fake:?tick=0.02&load=0.1&bytes=4000000&oom_rows=4&crash_seed=13&hang_seed=14``.
 """
 
 import os
@@ -14,13 +14,14 @@ from zlib import crc32
 import msgspec
 
 from pipelines.contract.catalog import Family, ModelCard, ModelFacts
-from pipelines.contract.errors import ErrorReport, ModelLoadFailed
+from pipelines.contract.errors import ErrorReport, ModelLoadFailed, OutOfMemory
 from pipelines.contract.messages import Phase
 from pipelines.contract.request import Picture
 from pipelines.contract.samplers import resolve
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.row import Row, RowId
-from pipelines.engine.runner import LoadProgress
+from pipelines.engine.runner import Loaded, LoadProgress, Shelf
+from pipelines.memory.residency import Weights
 
 
 class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,6 +32,13 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encode: float = 0.0
     decode: float = 0.0
     load: float = 0.0
+    bytes: int = 0
+    """What the model takes up on the device."""
+    shared: str = ""
+    """With ``shared_bytes``: a component that all models with the same word here have in common."""
+    shared_bytes: int = 0
+    promise: int | None = None
+    """What its source promises before it is loaded; None for what it takes up."""
     oom_rows: int | None = None
     """More evaluations in one tick than this do not fit."""
     crash_seed: int | None = None
@@ -40,6 +48,34 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fail_seed: int | None = None
     """A tick with this seed fails for everybody in it."""
     fail_load: bool = False
+    row_bytes: int | None = None
+    """What one evaluation in a tick takes of the device; None measures nothing."""
+    room_bytes: int = 0
+    """With ``row_bytes``: what there is for a tick; more than that is out of memory."""
+    oom_loads: int = 0
+    """So many loads run out of memory, one by one."""
+
+
+class FakeWeights:
+    """Weights without a weight: a size, an identity, and a place."""
+
+    def __init__(self, size: int, identity: str | None = None) -> None:
+        """``size`` in bytes, on the device."""
+        self.identity = identity
+        self.bytes = size
+        self.place = "device"
+
+    def to_device(self) -> None:
+        """It is on the device now."""
+        self.place = "device"
+
+    def to_ram(self) -> None:
+        """It is in RAM now."""
+        self.place = "ram"
+
+    def drop(self) -> None:
+        """It is nowhere now."""
+        self.place = "nowhere"
 
 
 class FakeRunner:
@@ -55,12 +91,18 @@ class FakeRunner:
         """``faults`` hold for every model; None reads each model's from its source."""
         self._given = faults
         self._faults: dict[str, Faults] = {}
+        self._loads: dict[str, int] = {}
         self._sleep = sleep
         self._die = die or (lambda: os.kill(os.getpid(), signal.SIGKILL))
         self.batches: list[Batch] = []
         """Every batch run, for tests; only the last thousand are kept."""
 
-    def load(self, card: ModelCard, progress: LoadProgress) -> ModelFacts:
+    def expected(self, card: ModelCard) -> int:
+        """What the source promises."""
+        faults = self._given or _read(card)
+        return faults.bytes + faults.shared_bytes if faults.promise is None else faults.promise
+
+    def load(self, card: ModelCard, shelf: Shelf, progress: LoadProgress) -> Loaded:
         """Pretend to load, in ``load`` seconds."""
         faults = self._given or _read(card)
         for tenth in range(10):
@@ -69,13 +111,33 @@ class FakeRunner:
         if faults.fail_load:
             msg = f"Model {card.id!r} was told to fail."
             raise ModelLoadFailed(msg)
+        self._loads[card.id] = self._loads.get(card.id, 0) + 1
+        if self._loads[card.id] <= faults.oom_loads:
+            msg = f"Model {card.id!r} was told not to fit."
+            raise OutOfMemory(msg)
         progress("ready", 1.0)
-        self._faults[card.id] = faults
-        return ModelFacts(Family.FAKE, "epsilon", "float32", 0, 0, 4, inpainting=False, load_seconds=faults.load)
+        weights: dict[str, Weights] = {"gradients": FakeWeights(faults.bytes)}
+        if faults.shared:
+            live = [each for _, each in shelf.others if each.identity == faults.shared]
+            weights["shared"] = live[0] if live else FakeWeights(faults.shared_bytes, faults.shared)
+            weights["shared"].to_device()
+        size = sum(each.bytes for each in weights.values())
+        facts = ModelFacts(Family.FAKE, "epsilon", "float32", 0, size, 4, inpainting=False, load_seconds=faults.load)
+        return Loaded(facts, weights, faults)
+
+    def install(self, card: ModelCard, loaded: Loaded) -> None:
+        """Keep its faults at hand."""
+        self._faults[card.id] = loaded.body if isinstance(loaded.body, Faults) else Faults()
+
+    def park(self, model: str) -> None:
+        """Nothing but weights is on the device."""
 
     def unload(self, model: str) -> None:
         """Forget it."""
         self._faults.pop(model, None)
+
+    def free(self) -> None:
+        """There is no cache."""
 
     def run(self, batch: Batch) -> Outcome:
         """Wait as told, then advance every row."""
@@ -108,8 +170,13 @@ class FakeRunner:
             return Outcome(seconds, fault=ErrorReport("engine_failure", "The runner was told to fail."))
         if faults.oom_rows is not None and min(batch.size, batch.budget) > faults.oom_rows:
             return Outcome(seconds, out_of_memory=True)
+        taken = None if faults.row_bytes is None else faults.row_bytes * max(min(batch.size, batch.budget), batch.bucket)
+        if taken is not None and taken > faults.room_bytes:
+            return Outcome(seconds, out_of_memory=True)
         return Outcome(
             seconds,
+            peak_bytes=taken,
+            free_bytes=faults.room_bytes,
             advanced={row.id: row.position + 1 for row in batch.rows},
             previews={row.id: gradient(row, (row.position + 1) / row.total) for row in batch.rows if row.id in batch.previews},
             padded=max(0, batch.bucket - batch.size),

@@ -30,6 +30,15 @@ class Course(msgspec.Struct, frozen=True):
     """Positions, from the first up to but not including the second, that take one more evaluation: skip-layer guidance."""
 
 
+class Demand(msgspec.Struct, frozen=True):
+    """What there is to do for one model."""
+
+    work: int
+    """Pixel-steps (width x height x evaluations) that are left, of rows begun or not."""
+    begun: int
+    """Rows that have begun: they hold the model on the device."""
+
+
 @dataclass(slots=True, eq=False)
 class Row:
     """Mutable; owned by the scheduler, read by the runner during a batch."""

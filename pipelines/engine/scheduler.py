@@ -6,15 +6,17 @@ more is passed over for one that does. A row overtaken too often leads the next 
 """
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
 import msgspec
 
 from pipelines.contract.messages import Phase
 from pipelines.engine.batch import Batch
-from pipelines.engine.budgets import Budgets
+from pipelines.engine.budgets import Budgets, Measure
 from pipelines.engine.fairness import Turns
-from pipelines.engine.row import Course, Key, Row, RowId
+from pipelines.engine.row import Course, Demand, Key, Row, RowId
+from pipelines.memory.turnover import Turnover
 
 _NO_COURSES: Mapping[RowId, Course] = MappingProxyType({})
 
@@ -32,19 +34,22 @@ class Policy(msgspec.Struct, frozen=True):
     """Rows between encode and decode at most; the others wait without holding device memory."""
     patience: int = 64
     """Batches in which a row may be overtaken before it leads one."""
+    turnover: Turnover = Turnover()
+    """When models take turns on the device; it is `pipelines.engine.models` that obeys it."""
 
 
 class Scheduler:
     """Owns every row between its arrival and its end."""
 
-    def __init__(self, policy: Policy = Policy()) -> None:  # noqa: B008 - a frozen struct
-        """Start without rows."""
+    def __init__(self, policy: Policy = Policy(), budgets: Budgets | None = None) -> None:  # noqa: B008 - a frozen struct
+        """Start without rows; ``budgets`` may know something already."""
         self._policy = policy
         self._rows: dict[RowId, Row] = {}
         self._most: dict[str, int] = {}
-        self._budgets = Budgets()
+        self._budgets = Budgets() if budgets is None else budgets
         self._turns = Turns()
         self._since_tick: set[Phase] = set()
+        self._held: AbstractSet[str] = frozenset()
 
     def __len__(self) -> int:
         """Rows that are not finished."""
@@ -53,6 +58,20 @@ class Scheduler:
     def limit(self, model: str, max_rows: int) -> None:
         """Evaluations in one tick of ``model`` at most."""
         self._most[model] = max_rows
+
+    def hold(self, models: AbstractSet[str]) -> None:
+        """From now on rows of ``models``, and of no others, wait with their beginning; rows that have begun go on."""
+        self._held = models
+
+    def demand(self) -> dict[str, Demand]:
+        """What there is to do for each model that has rows."""
+        found: dict[str, tuple[int, int]] = {}
+        for row in self._rows.values():
+            work, begun = found.get(row.key.model, (0, 0))
+            left = row.steps if row.phase is Phase.ENCODE else max(row.total - row.position, 1)
+            own = left * row.cost * row.key.width * row.key.height
+            found[row.key.model] = (work + own, begun + (row.phase is not Phase.ENCODE))
+        return {model: Demand(work, begun) for model, (work, begun) in found.items()}
 
     def add(self, rows: Iterable[Row]) -> None:
         """Take over new rows."""
@@ -72,7 +91,8 @@ class Scheduler:
         """The next batch, or None when there is nothing to do."""
         by_phase: dict[Phase, list[Row]] = {phase: [] for phase in Phase}
         for row in self._rows.values():
-            by_phase[row.phase].append(row)
+            if not self._waits(row):
+                by_phase[row.phase].append(row)
         ready = by_phase[Phase.DENOISE]
         if by_phase[Phase.DECODE] and (Phase.DECODE not in self._since_tick or not ready):
             return self._phase(Phase.DECODE, by_phase[Phase.DECODE], self._policy.decode_rows)
@@ -84,6 +104,11 @@ class Scheduler:
             most = self._policy.encode_rows
             return self._phase(Phase.ENCODE, joining, min(room, most) if room > 0 else most)
         return self._tick(ready) if ready else None
+
+    def measured(self, batch: Batch, peak_bytes: int, free_bytes: int) -> None:
+        """Learn from what a batch that went well took of the device, and from what there was for it."""
+        measure = Measure(max(min(batch.size, batch.budget), batch.bucket), peak_bytes)
+        self._budgets.measure(batch.phase, batch.key, measure, free_bytes)
 
     def update(
         self,
@@ -175,8 +200,12 @@ class Scheduler:
         ran = {row.id for row in batch.rows}
         youngest = max(row.order for row in batch.rows)
         for row in self._rows.values():
-            if row.phase is batch.phase and row.order < youngest and row.id not in ran:
+            if row.phase is batch.phase and row.order < youngest and row.id not in ran and not self._waits(row):
                 row.overtaken += 1
+
+    def _waits(self, row: Row) -> bool:
+        """Whether its model is not there to begin with it."""
+        return row.phase is Phase.ENCODE and row.key.model in self._held
 
 
 def _alone_if_suspect(rows: list[Row]) -> list[Row]:

@@ -3,30 +3,30 @@
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 
 from pipelines.contract.catalog import ModelCard, ModelFacts
-from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport
+from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport, ModelLoadFailed, OutOfMemory
 from pipelines.contract.messages import Phase
 from pipelines.contract.request import Picture
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.encoding import Encoder
+from pipelines.engine.meter import Meter, meter_of
 from pipelines.engine.previews import Previewer
 from pipelines.engine.row import Course, RowId
-from pipelines.engine.runner import LoadProgress
+from pipelines.engine.runner import DeviceFault, Loaded, LoadProgress, Shelf
 from pipelines.engine.state import Evaluation, RowState
-from pipelines.families import loading, pictures
+from pipelines.families import loading, pictures, sizes
 from pipelines.families.autoencoder import Moments
 from pipelines.families.conditioning import Conditioning, stack
+from pipelines.families.construction import undisturbed
 from pipelines.families.family import Family, Prompt
+from pipelines.families.shared import Shared
 
 _STACKS = 4
 """Stacked conditionings kept: keys that take turns on the device each have their own company."""
-
-
-class DeviceFault(Exception):
-    """The device is in a state that no later call can trust; the process must end."""
 
 
 class Resident:
@@ -44,16 +44,39 @@ class Resident:
 class TorchRunner:
     """Owns every tensor of every row, and the models."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Compute on ``device``."""
+    def __init__(self, device: torch.device, meter: Meter | None = None) -> None:
+        """Compute on ``device``; ``meter`` says what each batch takes, as far as the device lets it."""
         self._device = device
+        self._meter = meter or meter_of(device)
         self._models: dict[str, Resident] = {}
         self._states: dict[RowId, RowState] = {}
         self._conditioning: dict[tuple[int, ...], Conditioning] = {}
 
-    def load(self, card: ModelCard, progress: LoadProgress) -> ModelFacts:
-        """Load from the card's source; raises `ModelLoadFailed`."""
-        return self.add(card.id, loading.load(card, self._device, progress), card)
+    def expected(self, card: ModelCard) -> int:
+        """Bytes of the weights in the card's source, in the precision that it will have here; 0 if nobody can tell."""
+        return sizes.expected(card, self._device)
+
+    def load(self, card: ModelCard, shelf: Shelf, progress: LoadProgress) -> Loaded:
+        """Load from the card's source; touches nothing that batches use."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # each thread has a current device of its own
+        shared = Shared(shelf.own, shelf.others)
+        try:
+            family = loading.load(card, self._device, progress, shared)
+        except AquatintError as error:
+            raise _cause(error) from error
+        return Loaded(family.facts, shared.taken(), family)
+
+    def install(self, card: ModelCard, loaded: Loaded) -> None:
+        """Take on what `load` has made."""
+        family: Any = loaded.body
+        self.add(card.id, family, card)
+
+    def park(self, model: str) -> None:
+        """Let go of its prompt embeddings: they are on the device."""
+        if model in self._models:
+            self._models[model].encoder.embeddings.clear()
+            self._conditioning.clear()
 
     def add(self, model: str, family: Family, card: ModelCard | None = None) -> ModelFacts:
         """Take on an already loaded family under the name ``model``; without a card prompts are read as by default."""
@@ -61,9 +84,14 @@ class TorchRunner:
         return family.facts
 
     def unload(self, model: str) -> None:
-        """Free the model's weights."""
+        """Forget the model."""
         self._models.pop(model, None)
-        self._free()
+        self._conditioning.clear()
+
+    def free(self) -> None:
+        """Give the allocator's cache back to the device."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def drop(self, rows: Iterable[RowId]) -> None:
         """Free what is held for these rows."""
@@ -74,9 +102,14 @@ class TorchRunner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> Outcome:
         """Compute ``batch``; raises `DeviceFault` when the device itself is broken."""
+        with undisturbed():
+            return self._run(batch)
+
+    def _run(self, batch: Batch) -> Outcome:
         began = time.monotonic()
         work = _Work()
         out_of_memory, fault = False, None
+        self._meter.begin()
         try:
             {Phase.ENCODE: self._encode, Phase.DENOISE: self._denoise, Phase.DECODE: self._decode}[batch.phase](batch, work)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
@@ -86,8 +119,10 @@ class TorchRunner:
             fault = None if out_of_memory else _report(error)
         except Exception as error:  # noqa: BLE001 - whatever a network raises is one batch's fault, not the process's
             fault = _report(error)
+        measured = self._meter.end()
         if out_of_memory:
-            self._free()
+            self._conditioning.clear()
+            self.free()
         return Outcome(
             seconds=time.monotonic() - began,
             advanced=work.advanced,
@@ -99,6 +134,8 @@ class TorchRunner:
             out_of_memory=out_of_memory,
             fault=fault,
             padded=work.padded,
+            peak_bytes=None if measured is None else measured[0],
+            free_bytes=0 if measured is None else measured[1],
         )
 
     def _encode(self, batch: Batch, work: "_Work") -> None:
@@ -234,11 +271,6 @@ class TorchRunner:
         """A copy of a row's latents, for parity tests and checks."""
         return self._states[row].latents.clone()
 
-    def _free(self) -> None:
-        self._conditioning.clear()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
 
 class _Work:
     """What a batch has achieved so far; kept when the rest of it fails."""
@@ -270,6 +302,16 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _is_device_fault(error: BaseException) -> bool:
     """After an illegal access or a lost device every later CUDA call fails too."""
     return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+
+
+def _cause(error: AquatintError) -> Exception:
+    """What a failed load means to the engine: room may help, the device is broken, or neither."""
+    cause = error.__cause__
+    if cause is None or not isinstance(error, ModelLoadFailed):
+        return error
+    if _is_out_of_memory(cause):
+        return OutOfMemory(str(cause))
+    return DeviceFault(str(cause)) if _is_device_fault(cause) else error
 
 
 def _report(error: BaseException) -> ErrorReport:

@@ -58,6 +58,12 @@ class Tracker:
         """Requests in flight that need ``model``."""
         return [track.request for track in self._tracks.values() if model in track.request.models]
 
+    def next_deadline(self) -> float | None:
+        """The earliest deadline (Unix time) of a request in flight."""
+        return min(
+            (track.request.deadline for track in self._tracks.values() if track.request.deadline is not None), default=None
+        )
+
     def charge(self, batch: Batch, began: float, ended: float) -> None:
         """Book a batch to the requests that had rows in it."""
         for request in {row.request.id for row in batch.rows}:

@@ -9,21 +9,22 @@ from pipelines.families import sd, sd3, sdxl
 from pipelines.families.family import Family, Progress
 from pipelines.families.opening import open_parts
 from pipelines.families.parts import Parts
+from pipelines.families.shared import Shared
 
 
-def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
-    """Load ``card`` onto ``device``.
+def load(card: ModelCard, device: torch.device, progress: Progress, shared: Shared | None = None) -> Family:
+    """Load ``card`` onto ``device``, without what ``shared`` has there already.
 
     Raises `ModelLoadFailed`, with the cause kept, for anything that stands in the way.
     """
     try:
         if card.family is catalog.Family.SD:
-            return sd.load(parts_of(card, device, progress))
+            return sd.load(parts_of(card, device, progress, shared))
         if card.family is catalog.Family.SD3:
             t5 = card.text_encoders.get("text_encoder_3", "") is not None
-            return sd3.load(parts_of(card, device, progress), t5=t5)
+            return sd3.load(parts_of(card, device, progress, shared), t5=t5)
         if card.family is catalog.Family.SDXL:
-            return sdxl.load(parts_of(card, device, progress))
+            return sdxl.load(parts_of(card, device, progress, shared))
     except AquatintError:
         raise
     except Exception as error:
@@ -33,9 +34,9 @@ def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
     raise ModelLoadFailed(msg)
 
 
-def parts_of(card: ModelCard, device: torch.device, progress: Progress) -> Parts:
-    """The parts of ``card``'s checkpoint, still to be loaded."""
-    return open_parts(card, device, precision(card.dtype, device), progress)
+def parts_of(card: ModelCard, device: torch.device, progress: Progress, shared: Shared | None = None) -> Parts:
+    """The parts of ``card``'s checkpoint, still to be loaded, but for what ``shared`` has."""
+    return (shared or Shared()).over(open_parts(card, device, precision(card.dtype, device), progress))
 
 
 def precision(dtype: Dtype, device: torch.device) -> torch.dtype:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import diffusers
 import torch
 
+from pipelines.families.construction import building
 from pipelines.families.family import Progress
 
 
@@ -50,7 +51,8 @@ class FolderParts:
     def module(self, name: str, kind: Any) -> Any:
         """Part ``name``, read straight into its dtype."""
         self._progress(name, 0.0)
-        module = kind.from_pretrained(self._path / name, local_files_only=True, use_safetensors=True, dtype=self._dtype)
+        with building(self._dtype):
+            module = kind.from_pretrained(self._path / name, local_files_only=True, use_safetensors=True, dtype=self._dtype)
         return module.requires_grad_(requires_grad=False).eval().to(self._device)
 
     def tokenizer(self, name: str, kind: Any) -> Any:

@@ -4,11 +4,19 @@ import argparse
 import os
 import socket
 import sys
+from pathlib import Path
 
 from pipelines.contract.messages import PROTOCOL, Hello
+from pipelines.engine.budgets import Budgets
 from pipelines.engine.engine import Engine
 from pipelines.engine.fake import FakeRunner
-from pipelines.engine.scheduler import Scheduler
+from pipelines.engine.loader import ThreadLoader
+from pipelines.engine.models import Models
+from pipelines.engine.notes import Notes, Surroundings, file_name
+from pipelines.engine.runner import DeviceFault, Runner
+from pipelines.engine.scheduler import Policy, Scheduler
+from pipelines.memory.ledger import Ledger
+from pipelines.memory.residency import Residency
 from pipelines.worker.link import Link
 from pipelines.worker.loop import Signals, serve
 
@@ -22,12 +30,18 @@ def main() -> int:
     parser.add_argument("--fd", type=int, required=True, help="the inherited end of a socketpair")
     parser.add_argument("--device", default="cpu", help="cpu, cuda:N, or fake (no torch at all)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for torch; 0 leaves its own choice")
+    parser.add_argument("--memory-mb", type=_megabytes, help="what models may take up on the device, in MB of 10^6 bytes")
+    parser.add_argument("--ram-mb", type=_megabytes, help="what evicted models may take up in RAM, in MB")
+    parser.add_argument(
+        "--state", type=Path, help="a folder in which to keep what is learned of the device; none: nothing is kept"
+    )
     arguments = parser.parse_args()
     link = Link(socket.socket(fileno=arguments.fd))
     with Signals() as signals:
         if arguments.device == "fake":
             link.send(Hello(PROTOCOL, os.getpid(), "fake", "no device, colour gradients", 0))
-            serve(link, Engine(FakeRunner()), signals)
+            budget = Ledger(arguments.memory_mb, arguments.ram_mb or 0)
+            _run(link, signals, _engine(FakeRunner(), budget, Policy(), Surroundings("fake", 0, "none"), arguments.state))
             return 0
         # Imported here: a fake worker starts in a fraction of a second because it never sees torch.
         # A library that looks at the hub by itself would stall an air-gapped box. Read at import. What a card names as hf: and
@@ -42,12 +56,44 @@ def main() -> int:
 
         found = device.open_device(arguments.device, arguments.threads)
         link.send(Hello(PROTOCOL, os.getpid(), str(found.device), found.name, found.memory_bytes))
+        budget = Ledger(
+            found.weights_bytes if arguments.memory_mb is None else arguments.memory_mb,
+            found.ram_bytes if arguments.ram_mb is None else arguments.ram_mb,
+        )
         try:
-            serve(link, Engine(found.runner, Scheduler(found.policy)), signals)
-        except device.DeviceFault as fault:
+            _run(link, signals, _engine(found.runner, budget, found.policy, found.surroundings, arguments.state))
+        except DeviceFault as fault:
             sys.stderr.write(f"worker on {arguments.device}: {fault}\n")
             return DEVICE_FAULT
     return 0
+
+
+def _engine(
+    runner: Runner, budget: Ledger, policy: Policy, surroundings: Surroundings, state: Path | None
+) -> tuple[Engine, ThreadLoader]:
+    """The engine with all its parts, and the loader that wakes it."""
+    loader, budgets = ThreadLoader(), Budgets()
+    models = Models(runner, Residency(budget), loader, policy.turnover)
+    notes = None if state is None else Notes(state / file_name(surroundings), surroundings, budgets)
+    return Engine(runner, Scheduler(policy, budgets), models, notes), loader
+
+
+def _run(link: Link, signals: Signals, made: tuple[Engine, ThreadLoader]) -> None:
+    engine, loader = made
+    serve(link, engine, signals, loader)
+    if loader.busy:
+        # Nobody waits for this load any more, and an interpreter that shuts down under a thread inside torch may crash.
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _megabytes(text: str) -> int:
+    """Bytes from MB."""
+    count = int(text)
+    if count < 0:
+        msg = f"must be 0 or more, not {count}"
+        raise argparse.ArgumentTypeError(msg)
+    return count * 1_000_000
 
 
 if __name__ == "__main__":

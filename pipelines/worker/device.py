@@ -8,11 +8,16 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from pipelines.engine.notes import Surroundings
 from pipelines.engine.runner import Runner
 from pipelines.engine.scheduler import Policy
-from pipelines.engine.torch_runner import DeviceFault, TorchRunner
+from pipelines.engine.torch_runner import TorchRunner
 
-__all__ = ["DeviceFault", "Opened", "open_device"]
+_RESERVE_SHARE, _RESERVE_BYTES = 0.15, 3 << 30
+"""Unless a budget is given, so much of a GPU is left to the images: the larger of a share and what decoding 1024 px takes."""
+
+_RAM_SHARE = 0.5
+"""Unless a budget is given, the workers of all GPUs together keep evicted weights in so much of the machine's RAM."""
 
 _BUCKETS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -25,6 +30,11 @@ class Opened(msgspec.Struct, frozen=True):
     memory_bytes: int
     runner: Runner
     policy: Policy
+    surroundings: Surroundings
+    weights_bytes: int | None = None
+    """What models may take up unless told otherwise; None for no limit."""
+    ram_bytes: int = 0
+    """What evicted models may take up in RAM unless told otherwise."""
 
 
 def open_device(name: str, threads: int) -> Opened:
@@ -33,13 +43,23 @@ def open_device(name: str, threads: int) -> Opened:
     if threads > 0:
         torch.set_num_threads(threads)
     device = torch.device(name)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if device.type == "cuda":
         torch.cuda.set_device(device)
         facts = torch.cuda.get_device_properties(device)
-        return Opened(device, facts.name, facts.total_memory, TorchRunner(device), Policy(buckets=_BUCKETS))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Opened(
+            device,
+            facts.name,
+            facts.total_memory,
+            TorchRunner(device),
+            Policy(buckets=_BUCKETS),
+            Surroundings(facts.name, facts.total_memory, torch.__version__),
+            weights_bytes=facts.total_memory - max(int(facts.total_memory * _RESERVE_SHARE), _RESERVE_BYTES),
+            ram_bytes=int(memory * _RAM_SHARE / torch.cuda.device_count()),
+        )
     # No compiled graphs on a CPU, and every padded row costs its full time: no buckets.
-    return Opened(device, f"CPU, {torch.get_num_threads()} threads", memory, TorchRunner(device), Policy())
+    product = f"CPU, {torch.get_num_threads()} threads"
+    return Opened(device, product, memory, TorchRunner(device), Policy(), Surroundings("cpu", memory, torch.__version__))
 
 
 def _quiet() -> None:

@@ -6,8 +6,9 @@ import socket
 from types import FrameType, TracebackType
 from typing import Self
 
-from pipelines.contract.messages import Cancel, Command, Drain, Drained, Generate, LoadModel, UnloadModel
+from pipelines.contract.messages import Cancel, Command, Drain, Drained, Event, Generate, KnowModel, LoadModel, UnloadModel
 from pipelines.engine.engine import Engine
+from pipelines.engine.loader import ThreadLoader
 from pipelines.worker.link import Closed, Link
 
 
@@ -50,21 +51,19 @@ class Signals:
         self.terminated = True
 
 
-def serve(link: Link, engine: Engine, signals: Signals) -> None:
-    """Run until the peer is gone, or until everything is finished after `Drain` or SIGTERM."""
+def serve(link: Link, engine: Engine, signals: Signals, loader: ThreadLoader) -> None:
+    """Run until the peer is gone, or until everything is finished after `Drain` or SIGTERM; ``loader`` is the engine's."""
     selector = selectors.DefaultSelector()
-    selector.register(link, selectors.EVENT_READ)
-    selector.register(signals, selectors.EVENT_READ)
+    for source in (link, signals, loader):
+        selector.register(source, selectors.EVENT_READ)
     draining = False
     try:
         while True:
-            idle = not engine.busy
-            for ready, _ in selector.select(timeout=None if idle and not draining else 0):
+            for ready, _ in selector.select(engine.wait_seconds()):
                 if ready.fileobj is signals:
                     signals.consume()
-                    continue
-                for command in link.receive():
-                    draining = _obey(command, engine, link) or draining
+                elif ready.fileobj is link:
+                    draining = _hear(link, engine) or draining
             if signals.terminated or draining:
                 draining = True
                 engine.drain()
@@ -79,20 +78,27 @@ def serve(link: Link, engine: Engine, signals: Signals) -> None:
         selector.close()
 
 
-def _obey(command: Command, engine: Engine, link: Link) -> bool:
-    """Carry out ``command``; True if it was `Drain`."""
+def _hear(link: Link, engine: Engine) -> bool:
+    """Carry out the commands that have come; True if `Drain` was among them."""
+    draining = False
+    for command in link.receive():
+        draining = draining or isinstance(command, Drain)
+        for event in _obey(command, engine):
+            link.send(event)
+    return draining
+
+
+def _obey(command: Command, engine: Engine) -> list[Event]:
     match command:
         case Generate(request=request):
-            for event in engine.generate(request):
-                link.send(event)
+            return engine.generate(request)
         case Cancel(id=id_):
-            for event in engine.cancel(id_):
-                link.send(event)
+            return engine.cancel(id_)
         case LoadModel(card=card):
-            engine.load(card, link.send)
+            return engine.load(card)
+        case KnowModel(card=card):
+            return engine.know(card)
         case UnloadModel(model=model):
-            for event in engine.unload(model):
-                link.send(event)
+            return engine.unload(model)
         case Drain():
-            return True
-    return False
+            return []

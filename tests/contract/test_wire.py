@@ -37,7 +37,9 @@ from pipelines.contract.messages import (
     Generate,
     Hello,
     ImageDone,
+    KnowModel,
     LoadModel,
+    Memory,
     ModelFailed,
     ModelLoaded,
     ModelLoading,
@@ -92,6 +94,7 @@ MESSAGES = [
             pin=True,
         )
     ),
+    KnowModel(ModelCard(id="demo", source="bundled:demo", family=Family.SD)),
     UnloadModel("demo"),
     Generate(
         ImageRequest(
@@ -127,6 +130,7 @@ MESSAGES = [
     ModelLoaded("demo", ModelFacts(Family.SD, "v_prediction", "float16", 11, 22, 4, inpainting=False, load_seconds=1.5)),
     ModelFailed("demo", REPORT),
     ModelUnloaded("demo", evicted=True),
+    Memory(9 << 30, 20 << 30, 4 << 30, ("demo", "sdxl")),
     Progress("r1", 1, 3, 20),
     Preview("r1", 1, 3, DOT),
     ImageDone("r1", 0, DOT),

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard
-from pipelines.contract.messages import Completed, Failed, ImageDone, ModelLoaded, Phase, Progress
+from pipelines.contract.messages import Completed, Failed, ImageDone, ModelLoaded, ModelUnloaded, Phase, Progress
 from pipelines.contract.request import ImageRequest, Priority, Refiner, Sampling
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.engine import Engine
@@ -57,11 +57,10 @@ class Moody(FakeRunner):
 def engine(moods: list[bool], **policy: object) -> tuple[Engine, Moody]:
     runner = Moody(moods)
     made = Engine(runner, Scheduler(Policy(**policy)))
-    events: list[object] = []
     for name in ("m", "n"):
         card = ModelCard(id=name, source="fake:", family=Family.FAKE, defaults=Defaults(), limits=Limits(max_rows=MAX_ROWS))
-        made.load(card, events.append)
-        assert isinstance(events[-1], ModelLoaded)
+        assert made.load(card) == []
+    assert sum(isinstance(event, ModelLoaded) for event in [*made.step(), *made.step()]) == 2
     return made, runner
 
 
@@ -152,7 +151,7 @@ def test_a_passed_deadline_fails_the_request():
     now = [1000.0]
     runner = FakeRunner(Faults(), sleep=lambda _: None)
     made = Engine(runner, wall=lambda: now[0])
-    made.load(ModelCard(id="m", source="fake:", family=Family.FAKE), lambda _: None)
+    made.load(ModelCard(id="m", source="fake:", family=Family.FAKE))
     sampling = Sampling(sampler="euler", steps=50, guidance_scale=1.0)
     for name, deadline in (("late", 1001.0), ("patient", None)):
         made.generate(
@@ -192,14 +191,16 @@ def test_a_refiner_that_cannot_be_is_refused(model, switch_at, code):
     assert not made.busy
 
 
-def test_unloading_the_refiner_fails_those_who_need_it():
+def test_a_refiner_that_was_unloaded_comes_back_for_those_who_need_it():
     made, _ = engine([])
     made.generate(refined("n"))
     made.generate(interactive("plain"))
-    failed = [event for event in made.unload("n") if isinstance(event, Failed)]
-    assert [(event.id, event.error.code) for event in failed] == [("r", "unknown_model")]
+    events = made.unload("n")
     while made.busy:
-        made.step()
+        events += made.step()
+    assert [event.model for event in events if isinstance(event, ModelUnloaded)] == ["n"]
+    assert [event.model for event in events if isinstance(event, ModelLoaded)] == ["n"]
+    assert {event.id for event in events if isinstance(event, Completed)} == {"r", "plain"}
 
 
 @pytest.mark.parametrize("cancelled_at", range(6))

@@ -10,8 +10,8 @@ from pipelines.contract.catalog import Family, ModelCard
 from pipelines.contract.messages import Completed, Failed
 from pipelines.contract.request import ImageRequest, Sampling
 from pipelines.engine.engine import Engine
-from pipelines.engine.scheduler import Scheduler
-from pipelines.engine.torch_runner import DeviceFault, TorchRunner
+from pipelines.engine.runner import DeviceFault
+from pipelines.engine.torch_runner import TorchRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 
@@ -46,10 +46,8 @@ class Failing:
 def play(family, names=("a", "b")):
     runner = TorchRunner(torch.device("cpu"))
     runner.add("tiny", family)
-    scheduler = Scheduler()
-    scheduler.limit("tiny", 16)
-    engine = Engine(runner, scheduler)
-    engine._cards["tiny"] = ModelCard(id="tiny", source="", family=Family.SD)
+    engine = Engine(runner)
+    engine.adopt(ModelCard(id="tiny", source="", family=Family.SD))
     events = []
     for seed, name in enumerate(names):
         sampling = Sampling(sampler="euler", steps=3, guidance_scale=1.0)
@@ -102,7 +100,7 @@ def test_nothing_is_held_for_rows_that_ended(tiny):
     runner = TorchRunner(torch.device("cpu"))
     runner.add("tiny", tiny.family)
     engine = Engine(runner)
-    engine._cards["tiny"] = ModelCard(id="tiny", source="", family=Family.SD)
+    engine.adopt(ModelCard(id="tiny", source="", family=Family.SD))
     sampling = Sampling(sampler="euler", steps=5, guidance_scale=3.0)
     for name in ("done", "cancelled"):
         engine.generate(ImageRequest(id=name, model="tiny", prompt="x", width=64, height=64, seeds=(1, 2), sampling=sampling))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from pipelines.contract.catalog import Limits, ModelCard
 from pipelines.contract.messages import Event, Failed, ImageDone, Phase
 from pipelines.contract.request import ImageRequest
 from pipelines.engine.batch import Batch, Outcome
@@ -59,8 +60,7 @@ def run(
     engine = Engine(runner, scheduler)
     for name, family in families.items():
         runner.add(name, family)
-        scheduler.limit(name, max_rows)
-        engine._cards[name] = None  # the family is given, there is no card to load it from
+        engine.adopt(ModelCard(id=name, source="", family=family.facts.family, limits=Limits(max_rows=max_rows)))
     waiting = sorted(zip(join or [0] * len(requests), requests, strict=True), key=lambda pair: pair[0])
     events: list[Event] = []
     batch = 0

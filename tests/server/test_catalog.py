@@ -178,7 +178,11 @@ def test_code_in_yaml_is_not_run():
 
 
 def test_paths_of_every_source_start_at_the_catalog_s_folder():
-    text = GOOD.replace("source: dir:weights/b", "source: file:weights/b.safetensors").replace("family: sd\n", "family: sd3\n")
+    text = (
+        GOOD.replace("source: dir:weights/b", "source: file:weights/b.safetensors")
+        .replace("family: sd\n", "family: sd3\n")
+        .replace("Euler a", "Euler")
+    )
     text = text.replace("preload: true", "vae: dir:../vae\n    text_encoders: {text_encoder: 'dir:/clip', text_encoder_3: null}")
     card = catalog(text).card("org/b")
     assert card.source == "file:/etc/aquatint/weights/b.safetensors"
@@ -234,7 +238,11 @@ def test_an_sd3_card_may_skip_layers_and_leave_out_t5():
         ("sampler: euler", "sampler: DPM++ 2M Karras", "models.yaml:7: models.a.defaults.scheduler: Sampler 'dpmpp_2m' does"),
         ("sampler: euler", "width: 520", "models.yaml:8: models.a.defaults.width: must be a multiple of 16"),
         ("text_encoder_3: null", "text_encoder: null", "models.yaml:6: models.a.text_encoders.text_encoder: only text_enc"),
-        ("family: sd3", "family: sd", "models.yaml:9: models.a.defaults.skip_layers: skip-layer guidance is for family sd3"),
+        (
+            "family: sd3\n    text_encoders: {text_encoder_3: null}",
+            "family: sd",
+            "models.yaml:8: models.a.defaults.skip_layers: skip-layer guidance is for family sd3",
+        ),
     ],
 )
 def test_a_mistake_in_an_sd3_card_is_told(old, new, message):
