@@ -53,18 +53,22 @@ class SingleFileParts:
         self._prediction_type = prediction_type or self.detected.prediction_type
 
     def has(self, name: str) -> bool:
-        """Whether the file holds it and it can be used: T5 (``text_encoder_3``) cannot without a tokenizer."""
-        if name in _NETWORKS:
+        """Whether a checkpoint of this kind has it; T5 (``text_encoder_3``) only if it is in the file and has a tokenizer.
+
+        Of anything else `module` says what to do when the file lacks it: no family can do without.
+        """
+        if name != "text_encoder_3":
             return (self.configs / name).is_dir()
-        found = (self.configs / name).is_dir() and original_layout.place_of(name, self._contents.tensors) is not None
-        if found and name == "text_encoder_3" and not (self.configs / "tokenizer_3").is_dir():
+        if original_layout.place_of(name, self._contents.tensors) is None:
+            return False
+        if not (self.configs / "tokenizer_3").is_dir():
             _log.warning(
                 "%s holds a T5 text encoder, but no tokenizer for it: it is left out. "
                 "Name a folder that has both in the card's text_encoders: {text_encoder_3: ...} to use it.",
                 self._path,
             )
             return False
-        return found
+        return True
 
     def module(self, name: str, kind: Any) -> Any:
         """Part ``name``, tensor by tensor from the mapped file to the device."""

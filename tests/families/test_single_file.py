@@ -142,6 +142,15 @@ def test_half_a_checkpoint_is_no_checkpoint(tmp_path):
         SingleFileParts(file, CPU, torch.float32, silent)
 
 
+def test_a_network_alone_is_not_taken_for_a_checkpoint_of_another_kind(tmp_path):
+    folder, file = write("sdxl", tmp_path)
+    save_file({name: tensor for name, tensor in load_file(file).items() if "diffusion_model" in name}, file)
+    alone = SingleFileParts(file, CPU, torch.float32, silent, configs=folder)
+    assert alone.has("text_encoder")
+    with pytest.raises(ModelLoadFailed, match="holds no text_encoder; name a source for it in the card"):
+        alone.module("text_encoder", kind("sdxl", "text_encoder"))
+
+
 def test_the_variants_have_configs_in_the_package():
     from pipelines.families.single_file import shipped_configs
 
