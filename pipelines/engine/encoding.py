@@ -63,7 +63,6 @@ class Encoder:
             msg = "This model is a refiner: it finishes a picture, or another model's image, and cannot begin one."
             raise Unsupported(msg, param="model")
         noise = Noise(row.seed, family.device, family.dtype)
-        strength = None if init is None else init.strength
         _check(row, family)
         shape = (
             1,
@@ -71,8 +70,7 @@ class Encoder:
             row.key.height // family.vae.scale,
             row.key.width // family.vae.scale,
         )
-        tokens = (shape[-2] // family.facts.patch) * (shape[-1] // family.facts.patch)
-        solver = self._schedulers.solver(request.sampling, noise, strength=strength, tokens=tokens)
+        solver = self._solver(row, noise)
         kept, channels = None, None
         if init is None:
             latents = solver.initial(noise.draw(shape))
@@ -103,7 +101,7 @@ class Encoder:
         where they are, and so does what a mask keeps. The first model's mask channels are left behind unless this one has them
         too. Raises `Unsupported` for a model whose latents are not the first one's.
         """
-        family, request, init = self._family, row.request, row.request.init
+        family, request = self._family, row.request
         if request.refiner is None:
             msg = "there is no refiner"
             raise ValueError(msg)
@@ -111,15 +109,10 @@ class Encoder:
         if state.latents.shape[1] != family.vae.channels or (nine and state.channels is None):
             msg = f"Model {request.refiner.model!r} cannot refine what model {request.model!r} makes: they are not of a kind."
             raise Unsupported(msg, param="refiner")
-        solver = self._schedulers.solver(
-            request.sampling,
-            state.solver.noise,
-            strength=None if init is None else init.strength,
-            start=request.refiner.switch_at,
-        )
+        _check(row, family)
         return RowState(
             latents=state.latents.to(family.device, family.dtype),
-            solver=solver,
+            solver=self._solver(row, state.solver.noise, start=request.refiner.switch_at),
             timelines=self._timelines(row),
             steps=row.steps,
             guidance=state.guidance,
@@ -127,6 +120,7 @@ class Encoder:
             kept=state.kept,
             channels=state.channels if nine else None,
             paste=state.paste,
+            skip_layers=state.skip_layers,
             begun=state.position,
         )
 
@@ -138,6 +132,17 @@ class Encoder:
             return self._family.condition(encoded[prompt], row.request, negative=prompt.negative)
 
         return tuple(tuple((cue.begins, told(cue.prompt)) for cue in cues) for cues in prompts)
+
+    def _solver(self, row: Row, noise: Noise, *, start: float | None = None) -> Solver:
+        family, init = self._family, row.request.init
+        side = family.vae.scale * family.facts.patch
+        return self._schedulers.solver(
+            row.request.sampling,
+            noise,
+            strength=None if init is None else init.strength,
+            start=start,
+            tokens=(row.key.height // side) * (row.key.width // side),
+        )
 
     def _inpaint(
         self, row: Row, solver: Solver, noise: Noise, encode: Encode

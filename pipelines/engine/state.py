@@ -57,7 +57,8 @@ class RowState:
 
     def course(self) -> Course:
         """Where the row's way leads, and where it takes one evaluation more: for the scheduler."""
-        return Course(self.solver.steps, self._skipping())
+        first, last = self._skipping()
+        return Course(self.solver.steps, (self.begun + first, self.begun + last))
 
     @property
     def position(self) -> int:

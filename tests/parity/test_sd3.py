@@ -3,6 +3,7 @@
 import random
 import shutil
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tiny_sd3 import LATENTS, LAYERS, TinySD3
 
 from pipelines.contract.catalog import Family, ModelCard
 from pipelines.contract.messages import Phase, Progress
-from pipelines.contract.request import Init, Sampling, SkipLayers
+from pipelines.contract.request import Init, Refiner, Sampling, SkipLayers
 from pipelines.contract.samplers import SAMPLERS
 from pipelines.engine.scheduler import Policy
 from pipelines.families.conditioning import Conditioning, stack
@@ -254,3 +255,16 @@ def test_a_row_of_three_evaluations_fits_a_smaller_budget(medium, budget):
     asked = request("txt2img", "euler", skip=SKIP)
     result = run({"tiny": medium.family}, [asked], max_rows=budget)
     assert relative(result.latents[asked.id, 0], reference(medium, asked)[0]) < RELATIVE
+
+
+def test_a_model_that_refines_itself_changes_nothing():
+    shifts = {"use_dynamic_shifting": True, "base_image_seq_len": 8, "max_image_seq_len": 64, "max_shift": 1.3}
+    tiny = TinySD3(medium=True, t5=False, seed=3, scheduler=shifts)
+    plain = request("txt2img", "euler", skip=SKIP)
+    whole = run({"tiny": tiny.family}, [plain])
+    for switch_at in (0.2, 0.5):
+        refined = msgspec.structs.replace(plain, refiner=Refiner("tiny", switch_at))
+        halves = run({"tiny": tiny.family}, [refined])
+        assert sum(batch.phase is Phase.ENCODE for batch in halves.batches) == 2
+        assert sum(batch.size for batch in halves.batches) == sum(batch.size for batch in whole.batches) + 1
+        assert torch.equal(halves.latents[plain.id, 0], whole.latents[plain.id, 0])

@@ -210,6 +210,20 @@ def test_a_refiner_of_another_kind_is_refused(base, inpaint):
     assert (failed.code, failed.param) == ("unsupported", "refiner")
 
 
+def test_a_prompt_that_changes_keeps_its_time_over_the_switch(base, refiner):
+    changing = ask("txt2img", "euler", refiner=REFINED, prompt="a [circle:star:6]")
+    star = ask("txt2img", "euler", refiner=REFINED, prompt="a star")
+    circle = ask("txt2img", "euler", refiner=REFINED, prompt="a circle")
+    families = both(base, refiner)
+    latents = {}
+    for name, asked in (("changing", changing), ("star", star), ("circle", circle)):
+        result = run(families, [asked])
+        assert not result.failed
+        latents[name] = result.latents[asked.id, 0]
+    assert relative(latents["changing"], latents["star"]) > RELATIVE, "the base was told of a circle"
+    assert relative(latents["changing"], latents["circle"]) > RELATIVE, "the refiner was told of a star in its last steps"
+
+
 def test_no_stacked_conditioning_outlives_the_change_of_models(base, refiner):
     class Watchful(TorchRunner):
         """Notes stacks made of what no row holds any more: their identities may be somebody else's by now."""
