@@ -7,6 +7,7 @@ import msgspec
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import UnknownModel
+from pipelines.contract.request import ImageRequest
 
 _NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
@@ -27,6 +28,11 @@ class Catalog(msgspec.Struct, frozen=True):
             msg = f"The model {name!r} does not exist; there are {', '.join(self.cards)}."
             raise UnknownModel(msg, param="model")
         return found
+
+    def needed(self, request: ImageRequest) -> tuple[ModelCard, ...]:
+        """The cards of every model that ``request`` names: its own and its refiner's."""
+        named = (request.model, *(() if request.refiner is None else (request.refiner.model,)))
+        return tuple(self.card(name) for name in dict.fromkeys(named))
 
     @property
     def preload(self) -> tuple[ModelCard, ...]:
