@@ -27,7 +27,7 @@ _WAITING = "waiting"
 class Holdings:
     """The server's books on one worker's models, all by the names that the worker knows. Owned by its `Worker`."""
 
-    __slots__ = ("_facts", "_leaving", "cards", "failed", "loaded", "loading", "memory")
+    __slots__ = ("_evicted", "_facts", "_leaving", "cards", "failed", "loaded", "loading", "memory")
 
     def __init__(self) -> None:
         self.cards: dict[str, ModelCard] = {}
@@ -37,6 +37,8 @@ class Holdings:
         self.failed: dict[str, ErrorReport] = {}
         self.memory: Memory | None = None
         self._facts: dict[str, ModelFacts] = {}
+        self._evicted: set[str] = set()
+        """Off the device, and perhaps in RAM."""
         self._leaving: set[str] = set()
         """Those that the worker is to be told to unload once nobody works with them."""
 
@@ -59,7 +61,7 @@ class Holdings:
 
     def leave(self, name: str) -> None:
         """``name`` is to be unloaded once nobody works with it; until then it gets no new work."""
-        if name in self.loaded or name in self.loading or name in self._facts:  # cold, it may still have weights in RAM
+        if name in self.loaded or name in self.loading or name in self._evicted:
             self._leaving.add(name)
 
     def stay(self, name: str) -> None:
@@ -91,12 +93,15 @@ class Holdings:
                 self.loading.pop(event.model, None)
                 self.failed.pop(event.model, None)
                 self.loaded.add(event.model)
+                self._evicted.discard(event.model)
                 self._facts[event.model] = event.facts
             case ModelFailed():
                 self._gone(event.model)
                 self.failed[event.model] = event.error
             case ModelUnloaded():
                 self._gone(event.model)
+                if event.evicted:
+                    self._evicted.add(event.model)
             case Memory():
                 self.memory = event
 
@@ -119,3 +124,4 @@ class Holdings:
     def _gone(self, name: str) -> None:
         self.loading.pop(name, None)
         self.loaded.discard(name)
+        self._evicted.discard(name)

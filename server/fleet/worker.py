@@ -178,6 +178,7 @@ class Worker:
     def _account(self, event: ModelEvent) -> None:
         if isinstance(event, ModelFailed):
             event = msgspec.structs.replace(event, error=self._plain(event.error))
+        there = isinstance(event, ModelUnloaded) and event.model in self.models.loaded
         self.models.take(event)
         match event:
             case ModelLoaded():
@@ -189,7 +190,7 @@ class Worker:
                 model = self.models.id(event.model)
                 self._metrics.load_failed(self._name, model)
                 self._log.error("model failed", model=model, error=event.error.message)
-            case ModelUnloaded():
+            case ModelUnloaded() if there:  # else only what was left of it in RAM
                 model = self.models.id(event.model)
                 self._metrics.unloaded(self._name, model, evicted=event.evicted)
                 self._log.info("model unloaded", model=model, evicted=event.evicted)

@@ -42,7 +42,7 @@ def test_all_models_with_their_cards_and_states(server):
     assert quick["qualities"] == {"low": 2}
     assert quick["facts"]["family"] == "fake"
     assert quick["workers"][0]["worker"] == "worker-0"
-    assert quick["workers"][0]["load_seconds"] == pytest.approx(0.02)
+    assert quick["workers"][0]["load_seconds"] >= 0.02
     assert (slashed["id"], slashed["state"], slashed["description"]) == ("org/slashed", "cold", "a name with a slash")
     assert broken["state"] == "cold"
     assert found["workers"][0]["device"] == "fake"
