@@ -138,3 +138,8 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: Priority = Priority.NORMAL
     deadline: float | None = None
     """Unix time in seconds after which the result is worthless; earlier deadlines go first among equals."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that must be loaded to run it."""
+        return (self.model,) if self.refiner is None else (self.model, self.refiner.model)

@@ -31,8 +31,7 @@ class Catalog(msgspec.Struct, frozen=True):
 
     def needed(self, request: ImageRequest) -> tuple[ModelCard, ...]:
         """The cards of every model that ``request`` names: its own and its refiner's."""
-        named = (request.model, *(() if request.refiner is None else (request.refiner.model,)))
-        return tuple(self.card(name) for name in dict.fromkeys(named))
+        return tuple(self.card(name) for name in dict.fromkeys(request.models))
 
     @property
     def preload(self) -> tuple[ModelCard, ...]:

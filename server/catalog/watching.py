@@ -11,6 +11,8 @@ POLL_SECONDS = 0.5
 """How often to look without being told to: network folders, bind mounts and links further up the path tell nothing."""
 SETTLE_SECONDS = 0.1
 """A file that has stood still for so long is taken to be written."""
+_MOST_WAITS = 10
+"""A file that never stands still is read all the same."""
 _MOST_LINKS = 40
 
 Mark = tuple[int, int, int, int]
@@ -37,7 +39,7 @@ async def changes(path: Path, seen: Mark | None) -> AsyncGenerator[None, None]:
             now = mark(path)
             if now == seen:
                 continue
-            while True:
+            for _wait in range(_MOST_WAITS):
                 await asyncio.sleep(SETTLE_SECONDS)
                 before, now = now, mark(path)
                 if now == before:
@@ -50,8 +52,8 @@ async def changes(path: Path, seen: Mark | None) -> AsyncGenerator[None, None]:
 async def _wakes(path: Path) -> AsyncGenerator[None, None]:
     """A reason to look again: something happened in one of the folders concerned, or some time has passed."""
     while True:
-        folders = _folders(path)
         try:
+            folders = _folders(path)
             events = awatch(
                 *folders,
                 watch_filter=None,
@@ -67,7 +69,7 @@ async def _wakes(path: Path) -> AsyncGenerator[None, None]:
                     if _folders(path) != folders:
                         break
         except (OSError, RuntimeError):
-            # No folder, or no more watches in this system: looking by the clock has to do.
+            # No folder, a link that is just being swapped, or no more watches in this system: looking by the clock has to do.
             await asyncio.sleep(POLL_SECONDS)
             yield
 

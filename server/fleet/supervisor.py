@@ -7,7 +7,7 @@ import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import DeadlineExceeded, ErrorReport, ModelLoadFailed, RequestKillsWorker, TooLarge
-from pipelines.contract.messages import KnowModel, LoadModel
+from pipelines.contract.messages import KnowModel, LoadModel, Memory
 from server.domain.clock import Clock
 from server.fleet.backoff import Backoff
 from server.fleet.flight import Flight
@@ -315,6 +315,8 @@ class Supervisor:
 
     def _bury(self, worker: Worker, *, clean: bool) -> None:
         """Account for an ended worker and send its flights on; nothing in flight is blamed for a ``clean`` leave."""
+        if worker.models.memory is not None:
+            self._metrics.memory(self.name, Memory(0, worker.models.memory.device_budget, 0, ()))
         if not clean and not self._stop.is_set():
             for name in worker.models.at_work:
                 self._deaths[name] = self._deaths.get(name, 0) + 1
