@@ -445,6 +445,7 @@ async def test_an_accepted_request_keeps_a_card_that_is_gone_even_on_a_worker_th
 async def test_limits_and_defaults_change_without_a_load(showing):
     async with showing() as show:
         worker = await (await show.stage.enter()).up()
+        await show.ready()
         await show.edit(m={"preload": True, "limits": {"max_rows": 3}, "defaults": {"steps": 7}}, lazy={})
         command = await worker.heard()
         assert (type(command), command.card.id, command.card.limits.max_rows) == (KnowModel, show.name("m"), 3)
