@@ -302,10 +302,10 @@ class Supervisor:
         starting, working = self._patience.starting, self._patience.working
         while True:
             await asyncio.sleep(min(1.0, min(starting, working) / 4))
-            if worker.hello is None or worker.models.loading:
-                limit = starting
-            elif worker.flights:
+            if worker.hello is not None and worker.able:
                 limit = working
+            elif worker.hello is None or worker.models.loading or worker.flights:
+                limit = starting
             else:
                 continue
             silent = self._clock.monotonic() - worker.heard

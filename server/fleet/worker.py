@@ -128,6 +128,11 @@ class Worker:
         """Names of the models that are needed by what is in flight."""
         return {name for flight in self.flights.values() for name in flight.cards}
 
+    @property
+    def able(self) -> bool:
+        """Whether something in flight has its models on the device: then ticks are to be heard of, whatever is being loaded."""
+        return any(self.models.loaded.issuperset(flight.cards) for flight in self.flights.values())
+
     def run(self, flight: Flight) -> None:
         """Give it work; it must know the models, and brings them onto the device if need be."""
         self._say(Generate(flight.order))

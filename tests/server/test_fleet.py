@@ -727,6 +727,22 @@ async def test_a_silent_worker_is_killed(showing):
         await asked
 
 
+async def test_a_worker_that_loads_may_be_silent_unless_something_else_should_go_on(showing):
+    async with showing() as show:
+        worker = await (await show.stage.enter()).up()
+        cold = show.ask("cold", model="lazy")
+        await worker.heard()
+        worker.say(ModelLoading(show.name("lazy"), "unet", 0.1))
+        await show.until(lambda: show.state("lazy").state is ModelState.LOADING)
+        show.clock.advance(500)
+        warm = show.ask("warm")
+        assert (await worker.heard()).request.id == "warm"  # it was not killed
+        show.clock.advance(101)
+        assert await worker.wait() == -9
+        cold.cancel()
+        warm.cancel()
+
+
 async def test_an_idle_worker_may_be_silent(showing):
     async with showing() as show:
         worker = await (await show.stage.enter()).up()
