@@ -12,18 +12,18 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from structlog.typing import FilteringBoundLogger
 
 from server.access.keys import KeyRing
-from server.api.errors import openai_envelope, renderer
+from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
 from server.api.links import Links
+from server.api.native import routes as native
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
 from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
-from server.catalog.catalog import Catalog
-from server.catalog.loading import load
+from server.catalog.current import CurrentCatalog
 from server.domain.clock import Clock, SystemClock
 from server.domain.ports import AssetStore
 from server.fleet.devices import count_cuda, resolve
@@ -45,7 +45,7 @@ class Parts(msgspec.Struct, frozen=True):
     """What the server is made of."""
 
     settings: Settings
-    catalog: Catalog
+    current: CurrentCatalog
     clock: Clock
     log: FilteringBoundLogger
     metrics: Metrics
@@ -56,12 +56,13 @@ class Parts(msgspec.Struct, frozen=True):
 
 def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Callable[[], int] | None = None) -> Parts:
     """Every part, not yet running; raises `CatalogError` if models.yaml is wrong."""
-    catalog, clock, counts = load(settings.models), SystemClock(), Metrics()
+    clock, counts = SystemClock(), Metrics()
+    current = CurrentCatalog(settings.models, clock=clock, log=log, counted=counts.catalog)
     count = cuda_devices or (lambda: count_cuda(os.environ))
     fleet = Fleet(
         resolve(settings.devices, count),
-        host=ProcessHost(log),
-        catalog=catalog,
+        host=ProcessHost(log, device_memory_mb=settings.device_memory_mb, ram_memory_mb=settings.ram_memory_mb),
+        current=current,
         patience=Patience(starting=settings.worker_start_seconds, working=settings.worker_hang_seconds),
         clock=clock,
         metrics=counts,
@@ -77,7 +78,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         metrics=counts,
         log=log,
     )
-    return Parts(settings, catalog, clock, log, counts, fleet, store, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, store, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -86,11 +87,11 @@ def application(parts: Parts) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
-        async with parts.fleet.running(), parts.jobs.running():
+        async with parts.current.watched(), parts.fleet.running(), parts.jobs.running():
             yield
 
     given = {
-        "catalog": parts.catalog,
+        "current": parts.current,
         "jobs": parts.jobs,
         "fleet": parts.fleet,
         "store": parts.store,
@@ -98,16 +99,20 @@ def application(parts: Parts) -> Litestar:
         "uploads": Uploads(settings.max_upload_pixels, parts.metrics),
         "answers": Answers(parts.store, Links(settings.public_url)),
     }
-    dialect = Router(
-        "/",
-        route_handlers=[openai.generations, openai.edits, openai.models, openai.model],
-        guards=[key_guard(KeyRing(settings.api_keys))],
-        tags=["OpenAI Images"],
-    )
+    guards = [key_guard(KeyRing(settings.api_keys))]
+    images = [openai.generations, openai.edits, openai.models, openai.model]
+    dialects = [
+        Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
+        Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
+    ]
     app = Litestar(
-        route_handlers=[dialect, output, healthz, readyz, metrics],
-        dependencies={name: Provide(_constant(part), sync_to_thread=False) for name, part in given.items()},
-        exception_handlers={Exception: renderer({"/v1": openai_envelope}, parts.log)},
+        route_handlers=[*dialects, output, healthz, readyz, metrics],
+        dependencies={
+            **{name: Provide(_constant(part), sync_to_thread=False) for name, part in given.items()},
+            # Asked for each request, which keeps what it got: an edit of models.yaml never splits a request.
+            "catalog": Provide(lambda: parts.current.catalog, sync_to_thread=False),
+        },
+        exception_handlers={Exception: renderer({"/v1": openai_envelope, "/api": native_envelope}, parts.log)},
         lifespan=[lifespan],
         request_max_body_size=settings.max_upload_bytes,
         # JSON only: the pages that render it load their scripts from other people's servers.

@@ -26,6 +26,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8000
     devices: tuple[str, ...] = ("auto",)
+    device_memory_mb: int | None = None
+    """What the models may take up on each device, in MB of 10^6 bytes; None leaves it to the worker."""
+    ram_memory_mb: int | None = None
+    """What models that made room may take up in RAM, for each worker; None leaves it to the worker."""
     queue_limit: int = 256
     max_upload_bytes: int = 50 << 20
     max_upload_pixels: int = 32_000_000
@@ -143,6 +147,20 @@ OPTIONS: tuple[Option, ...] = (
     Option("home", "AQUATINT_HOME", "Folder of outputs and state.", _path, "--home"),
     Option("models", "AQUATINT_MODELS", "The models.yaml to serve.", _path, "--models"),
     Option("devices", "AQUATINT_DEVICE", "auto, cuda, cpu, fake, or a list: cuda:0,cuda:1.", _devices, "--device"),
+    Option(
+        "device_memory_mb",
+        "AQUATINT_DEVICE_MEMORY_MB",
+        "What models may take up on each device, in MB.",
+        _whole(1, 100_000_000),
+        "--device-memory-mb",
+    ),
+    Option(
+        "ram_memory_mb",
+        "AQUATINT_RAM_MEMORY_MB",
+        "What models that made room may take up in RAM for each worker, in MB.",
+        _whole(0, 100_000_000),
+        "--ram-memory-mb",
+    ),
     Option(
         "queue_limit",
         "AQUATINT_QUEUE_LIMIT",

@@ -111,6 +111,11 @@ def openai_envelope(found: Problem) -> dict[str, Any]:
     return {"error": {"message": found.message, "type": found.kind, "param": found.param, "code": found.code}}
 
 
+def native_envelope(found: Problem) -> dict[str, Any]:
+    """The body of the native dialect; all four keys are always there."""
+    return {"error": {"code": found.code, "message": found.message, "param": found.param, "retryable": bool(found.retry)}}
+
+
 def plain_envelope(found: Problem) -> dict[str, Any]:
     """The body outside of any dialect."""
     return {"detail": found.message, "code": found.code}

@@ -7,7 +7,7 @@ import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 
-from server.catalog.catalog import Catalog
+from server.catalog.current import CurrentCatalog
 from server.fleet.fleet import Fleet
 from server.fleet.health import WorkerHealth
 from server.jobs.service import JobService
@@ -23,6 +23,8 @@ class Readiness(msgspec.Struct, frozen=True):
     loading: float | None
     """How much of the default model is loaded, 0 to 1, where it is being loaded."""
     workers: tuple[WorkerHealth, ...]
+    catalog_error: str | None = None
+    """Why models.yaml, as it stands now, is refused; the models before its last edit are served."""
 
 
 @get("/healthz", include_in_schema=False)
@@ -33,10 +35,10 @@ async def healthz() -> dict[str, str]:
 
 @get("/readyz", include_in_schema=False)
 async def readyz(
-    catalog: NamedDependency[Catalog], fleet: NamedDependency[Fleet], jobs: NamedDependency[JobService]
+    current: NamedDependency[CurrentCatalog], fleet: NamedDependency[Fleet], jobs: NamedDependency[JobService]
 ) -> Response[Readiness]:
-    """200 only when the default model is loaded on a worker that works."""
-    found = judge(catalog.default_model, fleet.health(), draining=jobs.draining)
+    """200 once a worker is up that has loaded its preloaded models and can serve the default one."""
+    found = judge(current.catalog.default_model, fleet.health(), draining=jobs.draining, catalog_error=current.status.error)
     status = HTTPStatus.OK if found.ready else HTTPStatus.SERVICE_UNAVAILABLE
     return Response(found, status_code=status, headers={"Cache-Control": "no-store"})
 
@@ -47,7 +49,7 @@ async def metrics(metrics: NamedDependency[Metrics]) -> Response[bytes]:
     return Response(metrics.render(), headers={"Content-Type": metrics.content_type})
 
 
-def judge(model: str, workers: Sequence[WorkerHealth], *, draining: bool) -> Readiness:
+def judge(model: str, workers: Sequence[WorkerHealth], *, draining: bool, catalog_error: str | None = None) -> Readiness:
     """The verdict on ``workers``: pure."""
     fractions = [worker.loading[model].fraction for worker in workers if model in worker.loading]
     loading = max(fractions, default=None)
@@ -58,6 +60,7 @@ def judge(model: str, workers: Sequence[WorkerHealth], *, draining: bool) -> Rea
         model=model,
         loading=loading,
         workers=tuple(workers),
+        catalog_error=catalog_error,
     )
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, UnknownModel
-from pipelines.contract.request import Style
+from pipelines.contract.request import ImageRequest, Style
 from server.catalog.styles import PRESETS
 
 _NO_ALIASES: Mapping[str, str] = MappingProxyType({})
@@ -38,6 +38,10 @@ class Catalog(msgspec.Struct, frozen=True):
             msg = f"There is no style {name!r}; there are {', '.join(self.styles)}."
             raise InvalidRequest(msg, param="style_preset")
         return found
+
+    def needed(self, request: ImageRequest) -> tuple[ModelCard, ...]:
+        """The cards of every model that ``request`` names: its own and its refiner's."""
+        return tuple(self.card(name) for name in dict.fromkeys(request.models))
 
     @property
     def preload(self) -> tuple[ModelCard, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from pipelines.contract.catalog import ModelCard
 from pipelines.contract.messages import Preview, Progress
 from pipelines.contract.request import Priority
 
@@ -24,3 +25,5 @@ class Call(msgspec.Struct, frozen=True):
     deadline: float | None = None
     """Unix time after which the result is worthless."""
     emit: Emit = ignore
+    cards: tuple[ModelCard, ...] = ()
+    """The cards of the request's models as they were when it was accepted; empty: those of the moment."""

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import ErrorReport
 from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
@@ -31,6 +32,8 @@ class Order(msgspec.Struct, frozen=True):
     delivery: Delivery = Delivery()
     tenant: str = "local"
     priority: Priority = Priority.NORMAL
+    cards: tuple[ModelCard, ...] = ()
+    """The cards of the request's models at the time of the order: an edit of models.yaml does not change what was ordered."""
 
 
 class Job(msgspec.Struct, frozen=True):

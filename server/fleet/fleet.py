@@ -6,20 +6,22 @@ from contextlib import asynccontextmanager
 
 from structlog.typing import FilteringBoundLogger
 
-from pipelines.contract.errors import ShuttingDown, WorkerLost
+from pipelines.contract.errors import InvalidRequest, ShuttingDown, UnknownModel, WorkerLost
 from pipelines.contract.request import ImageRequest
 from server.catalog.catalog import Catalog
+from server.catalog.current import CurrentCatalog
 from server.domain.call import Call
 from server.domain.clock import Clock
 from server.domain.generation import Generation
 from server.fleet.flight import Flight
-from server.fleet.health import WorkerHealth
+from server.fleet.health import ModelStatus, WorkerHealth
 from server.fleet.host import Host
+from server.fleet.loads import LoadTimes
+from server.fleet.roster import roster
 from server.fleet.supervisor import Patience, Supervisor
+from server.fleet.worker import load_failure
 from server.telemetry.metrics import Metrics
 
-LOAD_PENALTY_SECONDS = 20.0
-"""How much longer a queue may be before another worker loads the model too."""
 LEAVE_SECONDS = 10.0
 """Time for workers to leave once nothing is in flight."""
 
@@ -27,27 +29,30 @@ LEAVE_SECONDS = 10.0
 class Fleet:
     """The workers of this server, one per device."""
 
-    __slots__ = ("_log", "_stopping", "_supervisors")
+    __slots__ = ("_current", "_log", "_stopping", "_supervisors")
 
     def __init__(
         self,
         devices: Iterable[str],
         *,
         host: Host,
-        catalog: Catalog,
+        current: CurrentCatalog,
         patience: Patience,
         clock: Clock,
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
+        self._current = current
         self._log = log
         self._stopping = False
+        loads, listed = LoadTimes(), roster(current.catalog)
         self._supervisors = tuple(
             Supervisor(
                 f"worker-{index}",
                 device,
                 host=host,
-                catalog=catalog,
+                roster=listed,
+                loads=loads,
                 patience=patience,
                 clock=clock,
                 metrics=metrics,
@@ -63,7 +68,8 @@ class Fleet:
         async with asyncio.TaskGroup() as group:
             lives = [group.create_task(each.run(), name=each.name) for each in self._supervisors]
             try:
-                yield self
+                with self._current.told(self._adopt):
+                    yield self
             finally:
                 await self._drain(lives)
 
@@ -72,7 +78,7 @@ class Fleet:
         if self._stopping:
             msg = "The server is shutting down."
             raise ShuttingDown(msg)
-        flight = Flight(request, call)
+        flight = Flight(request, call, call.cards or self._current.catalog.needed(request))
         self._place(flight)
         try:
             return await flight.result
@@ -84,6 +90,20 @@ class Fleet:
     def health(self) -> tuple[WorkerHealth, ...]:
         """How each worker stands."""
         return tuple(each.health() for each in self._supervisors)
+
+    def models(self) -> dict[str, tuple[ModelStatus, ...]]:
+        """How each model of the catalog stands on each worker."""
+        return {model: tuple(each.status(model) for each in self._supervisors) for model in self._current.catalog.cards}
+
+    def load(self, model: str, worker: str | None = None) -> None:
+        """Have ``model`` (an id) loaded on ``worker``, or on all; nothing happens where it is loaded already."""
+        for each in self._chosen(model, worker):
+            each.load(model)
+
+    def unload(self, model: str, worker: str | None = None) -> None:
+        """Have ``model`` (an id) taken off ``worker``, or off all, once what is in flight there is done."""
+        for each in self._chosen(model, worker):
+            each.unload(model)
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:
         """How long until so much new work could begin, judging by what waits and how fast it goes."""
@@ -97,12 +117,27 @@ class Fleet:
             reasons = "; ".join(f"{each.name} on {each.device}: {each.reason}" for each in self._supervisors)
             flight.fail(WorkerLost(f"No worker can be started ({reasons}).", retry_after=30.0))
             return
+        able = [each for each in alive if each.failure(flight) is None]
+        if able:
+            min(able, key=lambda each: each.delay(flight)).submit(flight)
+            return
+        model, report = next(found for each in alive if (found := each.failure(flight)) is not None)
+        flight.fail(load_failure(model, report))
 
-        def cost(supervisor: Supervisor) -> float:
-            missing = sum(not supervisor.has(model) for model in flight.request.models)
-            return supervisor.backlog / supervisor.pace.rate + missing * LOAD_PENALTY_SECONDS
+    def _chosen(self, model: str, worker: str | None) -> list[Supervisor]:
+        if model not in self._current.catalog.cards:
+            msg = f"The model {model!r} does not exist."
+            raise UnknownModel(msg, param="model")
+        found = [each for each in self._supervisors if worker in (None, each.name)]
+        if not found:
+            msg = f"There is no worker {worker!r}; there are {', '.join(each.name for each in self._supervisors)}."
+            raise InvalidRequest(msg, param="worker")
+        return found
 
-        min(alive, key=cost).submit(flight)
+    def _adopt(self, catalog: Catalog) -> None:
+        listed = roster(catalog)
+        for each in self._supervisors:
+            each.adopt(listed)
 
     def _replace(self, flights: Iterable[Flight]) -> None:
         for flight in flights:

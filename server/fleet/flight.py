@@ -1,12 +1,15 @@
 """A request on its way through the fleet."""
 
 import asyncio
+from collections.abc import Iterable
 
+from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import AquatintError
 from pipelines.contract.messages import Preview, Progress, RunStats
 from pipelines.contract.request import ImageRequest, Picture
 from server.domain.call import Call
 from server.domain.generation import Generation
+from server.fleet.roster import by_name, name_of
 
 MAX_DEATHS = 2
 """A request that was in flight at so many worker deaths is not tried again."""
@@ -21,11 +24,29 @@ class Flight:
     does so at the same place again.
     """
 
-    __slots__ = ("_all_deaths", "_deaths", "_left", "_mark", "_pictures", "_total", "call", "request", "result", "suspect")
+    __slots__ = (
+        "_all_deaths",
+        "_deaths",
+        "_left",
+        "_mark",
+        "_pictures",
+        "_total",
+        "call",
+        "cards",
+        "order",
+        "request",
+        "result",
+        "suspect",
+    )
 
-    def __init__(self, request: ImageRequest, call: Call) -> None:
+    def __init__(self, request: ImageRequest, call: Call, cards: Iterable[ModelCard]) -> None:
+        """``cards`` are those of the request's models as they were when it was accepted: it keeps them to its end."""
         self.request = request
         self.call = call
+        self.cards = {name_of(card): card for card in cards}
+        """By the names that workers know."""
+        self.order = by_name(request, {card.id: name for name, card in self.cards.items()})
+        """The request as a worker gets it."""
         self.suspect = False
         self._deaths = 0
         self._all_deaths = 0

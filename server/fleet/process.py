@@ -49,9 +49,18 @@ class ProcessHost:
 
     __slots__ = ("_command", "_log")
 
-    def __init__(self, log: FilteringBoundLogger, command: tuple[str, ...] = (sys.executable, "-m", "pipelines.worker")) -> None:
+    def __init__(
+        self,
+        log: FilteringBoundLogger,
+        command: tuple[str, ...] = (sys.executable, "-m", "pipelines.worker"),
+        *,
+        device_memory_mb: int | None = None,
+        ram_memory_mb: int | None = None,
+    ) -> None:
+        """``device_memory_mb`` and ``ram_memory_mb`` bound what models take up; None leaves that to the worker."""
         self._log = log
-        self._command = command
+        bounds = {"--memory-mb": device_memory_mb, "--ram-mb": ram_memory_mb}
+        self._command = (*command, *(word for flag, mb in bounds.items() if mb is not None for word in (flag, str(mb))))
 
     async def spawn(self, name: str, device: str) -> ChildProcess:
         """Start a worker; a session of its own keeps a terminal's Ctrl+C away from it: the server drains it."""

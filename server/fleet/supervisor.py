@@ -1,21 +1,24 @@
 """Keeps one worker alive on one device, and hands it work."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from pipelines.contract.errors import DeadlineExceeded, RequestKillsWorker, TooLarge
-from server.catalog.catalog import Catalog
+from pipelines.contract.errors import DeadlineExceeded, ErrorReport, ModelLoadFailed, RequestKillsWorker, TooLarge
+from pipelines.contract.messages import KnowModel, LoadModel, Memory
 from server.domain.clock import Clock
 from server.fleet.backoff import Backoff
 from server.fleet.flight import Flight
-from server.fleet.health import STATES, WorkerHealth, WorkerState
+from server.fleet.health import MODEL_STATES, STATES, ModelState, ModelStatus, WorkerHealth, WorkerMemory, WorkerState
 from server.fleet.host import Host, Process
 from server.fleet.link import FrameTooLarge
+from server.fleet.loads import LoadTimes
 from server.fleet.pace import Pace
-from server.fleet.worker import ProtocolBroken, Worker, load_failure
+from server.fleet.roster import Roster, for_worker
+from server.fleet.upkeep import adoption, introduction, outdated
+from server.fleet.worker import ProtocolBroken, Worker
 from server.telemetry.metrics import Metrics
 
 HEALTHY_SECONDS = 30.0
@@ -24,6 +27,12 @@ LINGER_SECONDS = 2.0
 """Time to end for a worker that has hung up."""
 FALSE_STARTS = 3
 """After so many starts in a row that never got ready, the device counts as failed and its work goes elsewhere."""
+
+
+START_SECONDS = 20.0
+"""Guess for a worker that is not up: what another one's queue may be longer before work waits for this one."""
+DEADLY_LOADS = 2
+"""A model at whose loading the worker has died so often is not loaded again until somebody asks for it or edits models.yaml."""
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -39,20 +48,23 @@ class Supervisor:
 
     __slots__ = (
         "_backoff",
-        "_catalog",
         "_clock",
+        "_deaths",
         "_displaced",
         "_false_starts",
         "_host",
+        "_loads",
         "_log",
         "_metrics",
         "_patience",
         "_process",
         "_reason",
         "_restarts",
+        "_roster",
         "_settled",
         "_stop",
         "_waiting",
+        "_wanted",
         "_worker",
         "device",
         "name",
@@ -65,7 +77,8 @@ class Supervisor:
         device: str,
         *,
         host: Host,
-        catalog: Catalog,
+        roster: Roster,
+        loads: LoadTimes,
         patience: Patience,
         clock: Clock,
         metrics: Metrics,
@@ -76,7 +89,8 @@ class Supervisor:
         self.device = device
         self.pace = Pace(clock)
         self._host = host
-        self._catalog = catalog
+        self._roster = roster
+        self._loads = loads
         self._patience = patience
         self._clock = clock
         self._metrics = metrics
@@ -84,6 +98,10 @@ class Supervisor:
         self._displaced = displaced
         self._backoff = Backoff()
         self._false_starts = 0
+        self._deaths: dict[str, int] = {}
+        """How often the worker died while it loaded a model, by name."""
+        self._wanted: set[str] = set()
+        """Ids of the models that somebody asked to have loaded."""
         self._restarts = 0
         self._reason: str | None = None
         self._settled: float | None = None
@@ -108,19 +126,65 @@ class Supervisor:
         working = self._worker.flights.values() if self._worker else ()
         return sum(flight.backlog for flight in (*self._waiting, *working))
 
-    def has(self, model: str) -> bool:
-        """Whether ``model`` is loaded or on its way."""
-        worker = self._worker
-        return worker is not None and (model in worker.loaded or model in worker.loading)
+    def delay(self, flight: Flight) -> float:
+        """Seconds until ``flight`` could be begun here: what is before it, the start of a worker, the loading of its models."""
+        start = 0.0 if self._worker is not None and self._worker.hello is not None else START_SECONDS
+        return self.backlog / self.pace.rate + start + sum(self._loading_seconds(name) for name in flight.cards)
+
+    def failure(self, flight: Flight) -> tuple[str, ErrorReport] | None:
+        """The model of ``flight`` that cannot be loaded here, and why; None if there is none."""
+        failed = self._worker.models.failed if self._worker else self._hopeless()
+        return next(((card.id, failed[name]) for name, card in flight.cards.items() if name in failed), None)
 
     def submit(self, flight: Flight) -> None:
-        """Take ``flight``: it is run as soon as there is a worker with its model."""
+        """Take ``flight``: it is run as soon as there is a worker that can."""
         self._waiting.append(flight)
+        self._advance()
+
+    def adopt(self, roster: Roster) -> None:
+        """Go over to ``roster``: tell the worker what is new, and let go of what is gone once its last requests are done."""
+        former, self._roster = self._roster, roster
+        self._deaths.clear()
         worker = self._worker
         if worker is not None:
-            for model in flight.request.models:
-                worker.failed.pop(model, None)  # a new request is a new try
+            worker.models.failed.clear()  # an edit is a new try
+            if worker.models.cards:
+                for name in roster.cards.keys() - former.cards.keys():
+                    worker.models.stay(name)
+                for command in adoption(roster, former, worker.models):
+                    worker.tell(command, roster.cards[command.card.id])
         self._advance()
+
+    def load(self, model: str) -> None:
+        """Have ``model`` (an id) on the device, now and after each start; one that failed is tried again."""
+        self._wanted.add(model)
+        name = self._roster.names[model]
+        self._deaths.pop(name, None)
+        worker = self._worker
+        if worker is None or not worker.models.cards:
+            return  # its introduction will see to it
+        worker.models.stay(name)
+        if name not in worker.models.loaded and name not in worker.models.loading:
+            card = self._roster.cards[name]
+            worker.tell(LoadModel(for_worker(name, card)), card)
+        self._advance()
+
+    def unload(self, model: str) -> None:
+        """Have ``model`` (an id) off the device once the requests for it that are in flight there are done."""
+        self._wanted.discard(model)
+        if self._worker is not None:
+            self._worker.models.leave(self._roster.names[model])
+        self._advance()
+
+    def status(self, model: str) -> ModelStatus:
+        """How ``model`` (an id) stands here."""
+        name = self._roster.names[model]
+        if self._worker is not None:
+            return self._worker.models.status(self.name, name)
+        report = self._hopeless().get(name)
+        if report is not None:
+            return ModelStatus(self.name, ModelState.FAILED, error=report.message)
+        return ModelStatus(self.name, ModelState.COLD)
 
     def withdraw(self, flight: Flight) -> None:
         """Nobody wants ``flight`` any more."""
@@ -133,19 +197,24 @@ class Supervisor:
         """How it stands."""
         worker = self._worker
         hello = worker.hello if worker else None
+        each = {model: self.status(model) for model in self._roster.names}
+        memory = worker.models.memory if worker else None
         return WorkerHealth(
             name=self.name,
             device=self.device,
             device_name=hello.device_name if hello else None,
             state=self._state(),
             pid=self._process.pid if self._process else None,
-            models=tuple(worker.loaded) if worker else (),
-            loading=dict(worker.loading) if worker else {},
-            failed={model: report.message for model, report in worker.failed.items()} if worker else {},
+            models=_of(each, ModelState.LOADED),
+            loading={model: now.loading for model, now in each.items() if now.loading is not None},
+            failed={model: now.error or "" for model, now in each.items() if now.state is ModelState.FAILED},
+            cold=_of(each, ModelState.COLD),
+            retiring=tuple(worker.models.id(name) for name in outdated(self._roster, worker.models)) if worker else (),
             in_flight=len(worker.flights) if worker else 0,
             waiting=len(self._waiting),
             restarts=self._restarts,
             reason=self._reason,
+            memory=None if memory is None else WorkerMemory(memory.device_bytes, memory.device_budget, memory.ram_bytes),
         )
 
     async def run(self) -> None:
@@ -170,7 +239,7 @@ class Supervisor:
         """Let the worker finish what it has and leave; do not start another."""
         self._stop.set()
         worker = self._worker
-        if worker is not None and worker.hello is not None and not worker.loading:
+        if worker is not None and worker.hello is not None and not worker.models.loading:
             worker.drain()
         else:
             self.kill()
@@ -203,6 +272,7 @@ class Supervisor:
             clock=self._clock,
             metrics=self._metrics,
             pace=self.pace,
+            loads=self._loads,
             log=self._log,
             changed=self._advance,
         )
@@ -232,10 +302,10 @@ class Supervisor:
         starting, working = self._patience.starting, self._patience.working
         while True:
             await asyncio.sleep(min(1.0, min(starting, working) / 4))
-            if worker.hello is None or worker.loading:
-                limit = starting
-            elif worker.flights:
+            if worker.hello is not None and worker.able:
                 limit = working
+            elif worker.hello is None or worker.models.loading or worker.flights:
+                limit = starting
             else:
                 continue
             silent = self._clock.monotonic() - worker.heard
@@ -245,6 +315,11 @@ class Supervisor:
 
     def _bury(self, worker: Worker, *, clean: bool) -> None:
         """Account for an ended worker and send its flights on; nothing in flight is blamed for a ``clean`` leave."""
+        if worker.models.memory is not None:
+            self._metrics.memory(self.name, Memory(0, worker.models.memory.device_budget, 0, ()))
+        if not clean and not self._stop.is_set():
+            for name in worker.models.at_work:
+                self._deaths[name] = self._deaths.get(name, 0) + 1
         if self._settled is None:
             self._false_starts += 1
         elif worker.completed or self._clock.monotonic() - self._settled > HEALTHY_SECONDS:
@@ -276,6 +351,7 @@ class Supervisor:
         if worker is not None and worker.hello is not None and not worker.leaving:
             if self._settled is None:
                 self._settle(worker)
+            self._tidy(worker)
             self._dispatch(worker)
         if worker is not None and worker.refused:
             refused, worker.refused = worker.refused, []
@@ -283,13 +359,46 @@ class Supervisor:
         self._observe()
 
     def _settle(self, worker: Worker) -> None:
-        """Have the preloaded models loaded; settled once each has answered."""
-        missing = [c for c in self._catalog.preload if c.id not in {*worker.loaded, *worker.loading, *worker.failed}]
-        for card in missing:
-            worker.load(card)
-        if not worker.loading:
+        """Tell it of every model; settled once those that are loaded at the start have answered."""
+        if not worker.models.cards:
+            hopeless = self._hopeless()
+            wanted = {self._roster.names[model] for model in self._wanted if model in self._roster.names}
+            for command in introduction(self._roster, wanted, hopeless):
+                worker.tell(command, self._roster.cards[command.card.id])
+            worker.models.failed.update(hopeless)
+        if not worker.models.loading:
             self._settled = self._clock.monotonic()
             self._false_starts = 0
+
+    def _hopeless(self) -> dict[str, ErrorReport]:
+        """What is said of the models that took the worker with them."""
+        found = {}
+        for name, deaths in self._deaths.items():
+            if deaths >= DEADLY_LOADS and name in self._roster.cards:
+                model = self._roster.cards[name].id
+                text = f"The worker died {deaths} times while it loaded {model!r} (last: {self._reason})."
+                found[name] = ModelLoadFailed(text, param="model").report()
+        return found
+
+    def _loading_seconds(self, name: str) -> float:
+        models = self._worker.models if self._worker else None
+        if models is not None and name in models.loaded:
+            return 0.0
+        loading = models.loading.get(name) if models is not None else None
+        return self._loads.expected(name) * (1.0 if loading is None else 1.0 - loading.fraction)
+
+    def _tidy(self, worker: Worker) -> None:
+        """Take off the device what is to go and has nothing in flight any more."""
+        busy = worker.busy
+        awaited = {name for flight in self._waiting for name in flight.cards}
+        gone = [name for name in outdated(self._roster, worker.models) if name not in awaited]
+        for name in gone:
+            worker.models.leave(name)
+        for name in worker.models.due(busy):
+            worker.unload(name)
+        for name in gone:
+            if name not in busy and not worker.models.leaving(name):
+                worker.models.forget(name)
 
     def _dispatch(self, worker: Worker) -> None:
         """Send what can be sent.
@@ -312,22 +421,27 @@ class Supervisor:
                 flight.fail(TooLarge(f"The request with its pictures is too large to pass on: {error}."))
 
     def _runnable(self, worker: Worker, flight: Flight) -> bool:
-        models, deadline = flight.request.models, flight.request.deadline
+        deadline = flight.request.deadline
         if flight.over:
             self._waiting.remove(flight)
-        elif deadline is not None and deadline < self._clock.time():
+            return False
+        if deadline is not None and deadline < self._clock.time():
             self._waiting.remove(flight)
             flight.fail(DeadlineExceeded("The deadline passed before the request was begun."))
-        elif failed := [model for model in models if model in worker.failed]:
+            return False
+        models = worker.models
+        if self.failure(flight) is not None:
             self._waiting.remove(flight)
-            flight.fail(load_failure(failed[0], worker.failed[failed[0]]))
-        else:
-            missing = [model for model in models if model not in worker.loaded]
-            for model in missing:
-                if model not in worker.loading:
-                    worker.load(self._catalog.card(model))
-            return not missing
-        return False
+            worker.refused.append(flight)
+            return False
+        if self._settled is None and not models.loaded.issuperset(flight.cards):
+            return False
+        if any(models.leaving(name) for name in flight.cards):
+            return False
+        for name, card in flight.cards.items():
+            if name not in models.cards:  # the card it began with is in the catalog no more
+                worker.tell(KnowModel(for_worker(name, card)), card)
+        return True
 
     def _state(self) -> WorkerState:
         worker = self._worker
@@ -335,10 +449,16 @@ class Supervisor:
             return WorkerState.FAILED if self._reason else WorkerState.STARTING
         if self._settled is None:
             return WorkerState.STARTING
-        return WorkerState.BUSY if worker.flights or worker.loading else WorkerState.READY
+        return WorkerState.BUSY if worker.flights or worker.models.loading else WorkerState.READY
 
     def _observe(self) -> None:
         self._metrics.worker(self.name, self._state().value, STATES)
+        states = [self.status(model).state.value for model in self._roster.names]
+        self._metrics.models(self.name, {state: states.count(state) for state in MODEL_STATES})
+
+
+def _of(each: Mapping[str, ModelStatus], state: ModelState) -> tuple[str, ...]:
+    return tuple(model for model, now in each.items() if now.state is state)
 
 
 async def _ended(process: Process) -> int:

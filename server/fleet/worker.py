@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from pipelines.contract.catalog import ModelCard, ModelFacts
-from pipelines.contract.errors import EngineFailure, ErrorReport, ModelLoadFailed, ShuttingDown
+from pipelines.contract.catalog import ModelCard
+from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport, ModelLoadFailed, ShuttingDown
 from pipelines.contract.messages import (
     PROTOCOL,
     Cancel,
@@ -18,7 +19,9 @@ from pipelines.contract.messages import (
     Generate,
     Hello,
     ImageDone,
+    KnowModel,
     LoadModel,
+    Memory,
     ModelFailed,
     ModelLoaded,
     ModelLoading,
@@ -26,14 +29,17 @@ from pipelines.contract.messages import (
     Preview,
     Progress,
     Tick,
+    UnloadModel,
     decode_event,
     encode,
 )
 from server.domain.clock import Clock
 from server.fleet.flight import Flight
-from server.fleet.health import Loading
+from server.fleet.holdings import Holdings, ModelEvent
 from server.fleet.link import Link
+from server.fleet.loads import LoadTimes
 from server.fleet.pace import Pace
+from server.fleet.roster import in_plain_words
 from server.telemetry.metrics import Metrics
 
 
@@ -48,18 +54,17 @@ class Worker:
         "_changed",
         "_clock",
         "_link",
+        "_loads",
         "_log",
         "_metrics",
         "_name",
         "_pace",
         "completed",
-        "failed",
         "flights",
         "heard",
         "hello",
         "leaving",
-        "loaded",
-        "loading",
+        "models",
         "refused",
     )
 
@@ -71,6 +76,7 @@ class Worker:
         clock: Clock,
         metrics: Metrics,
         pace: Pace,
+        loads: LoadTimes,
         log: FilteringBoundLogger,
         changed: Callable[[], None],
     ) -> None:
@@ -79,15 +85,14 @@ class Worker:
         self._clock = clock
         self._metrics = metrics
         self._pace = pace
+        self._loads = loads
         self._log = log
         self._changed = changed
         self.hello: Hello | None = None
-        self.loaded: dict[str, ModelFacts] = {}
-        self.loading: dict[str, Loading] = {}
-        self.failed: dict[str, ErrorReport] = {}
+        self.models = Holdings()
         self.flights: dict[str, Flight] = {}
         self.refused: list[Flight] = []
-        """Flights that a leaving worker did not take; they are to go elsewhere."""
+        """Flights that it did not take, as it is leaving or cannot load their model; they are to go elsewhere."""
         self.leaving = False
         self.completed = 0
         """Requests it has brought to a good end."""
@@ -105,15 +110,32 @@ class Worker:
             self.heard = self._clock.monotonic()
             self._take(event)
 
-    def load(self, card: ModelCard) -> None:
-        """Have ``card`` loaded; the answer changes `loaded` or `failed`."""
-        self.failed.pop(card.id, None)
-        self.loading[card.id] = Loading(part="waiting", fraction=0.0)
-        self._say(LoadModel(card))
+    def tell(self, command: LoadModel | KnowModel, card: ModelCard) -> None:
+        """Tell it of ``card``, under the name in ``command``; the answer to a load changes `models`."""
+        name = command.card.id
+        if isinstance(command, LoadModel):
+            self.models.load(name, card)
+        else:
+            self.models.know(name, card)
+        self._say(command)
+
+    def unload(self, name: str) -> None:
+        """Have a model that nobody here works with taken off the device; what comes later for it brings it back."""
+        self._say(UnloadModel(name))
+
+    @property
+    def busy(self) -> set[str]:
+        """Names of the models that are needed by what is in flight."""
+        return {name for flight in self.flights.values() for name in flight.cards}
+
+    @property
+    def able(self) -> bool:
+        """Whether something in flight has its models on the device: then ticks are to be heard of, whatever is being loaded."""
+        return any(self.models.loaded.issuperset(flight.cards) for flight in self.flights.values())
 
     def run(self, flight: Flight) -> None:
-        """Give it work; the model must be loaded."""
-        self._say(Generate(flight.request))
+        """Give it work; it must know the models, and brings them onto the device if need be."""
+        self._say(Generate(flight.order))
         self.flights[flight.id] = flight
 
     def cancel(self, flight: Flight) -> None:
@@ -153,24 +175,34 @@ class Worker:
                 self._fail(event)
             case Hello():
                 self._greet(event)
-            case ModelLoading():
-                self.loading[event.model] = Loading(part=event.part, fraction=event.fraction)
-            case ModelLoaded():
-                self.loading.pop(event.model, None)
-                self.loaded[event.model] = event.facts
-                self._log.info("model loaded", model=event.model, seconds=round(event.facts.load_seconds, 2))
-                self._changed()
-            case ModelFailed():
-                self.loading.pop(event.model, None)
-                self.failed[event.model] = event.error
-                self._log.error("model failed", model=event.model, error=event.error.message)
-                self._changed()
-            case ModelUnloaded():
-                self.loaded.pop(event.model, None)
-                self._log.info("model unloaded", model=event.model, evicted=event.evicted)
-                self._changed()
+            case ModelLoading() | ModelLoaded() | ModelFailed() | ModelUnloaded() | Memory():
+                self._account(event)
             case Drained():
                 self.leaving = True
+
+    def _account(self, event: ModelEvent) -> None:
+        if isinstance(event, ModelFailed):
+            event = msgspec.structs.replace(event, error=self._plain(event.error))
+        there = isinstance(event, ModelUnloaded) and event.model in self.models.loaded
+        self.models.take(event)
+        match event:
+            case ModelLoaded():
+                model, seconds = self.models.id(event.model), event.facts.load_seconds
+                self._loads.note(event.model, seconds)
+                self._metrics.loaded(self._name, model, seconds)
+                self._log.info("model loaded", model=model, seconds=round(seconds, 2), bytes=event.facts.bytes)
+            case ModelFailed():
+                model = self.models.id(event.model)
+                self._metrics.load_failed(self._name, model)
+                self._log.error("model failed", model=model, error=event.error.message)
+            case ModelUnloaded() if there:  # else only what was left of it in RAM
+                model = self.models.id(event.model)
+                self._metrics.unloaded(self._name, model, evicted=event.evicted)
+                self._log.info("model unloaded", model=model, evicted=event.evicted)
+            case Memory():
+                self._metrics.memory(self._name, event)
+        if not isinstance(event, ModelLoading | Memory):
+            self._changed()
 
     def _greet(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:
@@ -190,15 +222,24 @@ class Worker:
     def _fail(self, event: Failed) -> None:
         flight = self.flights.pop(event.id, None)
         if flight is not None:
-            error = event.error.to_exception()
+            error = self._plain(event.error).to_exception()
             if isinstance(error, ShuttingDown):
                 self.leaving = True
                 self.refused.append(flight)
+            elif isinstance(error, ModelLoadFailed) and not self.models.failed.keys().isdisjoint(flight.cards):
+                flight.restart()
+                self.refused.append(flight)  # another worker may have more room, or better luck
             else:
                 flight.fail(error)
         self._changed()
 
+    def _plain(self, report: ErrorReport) -> ErrorReport:
+        return msgspec.structs.replace(report, message=in_plain_words(report.message, self.models.cards.items()))
 
-def load_failure(model: str, report: ErrorReport) -> ModelLoadFailed:
+
+def load_failure(model: str, report: ErrorReport) -> AquatintError:
     """What a request for a model hears that cannot be loaded."""
+    error = report.to_exception()
+    if type(error) is not ModelLoadFailed:
+        return error
     return ModelLoadFailed(f"The model {model!r} could not be loaded: {report.message}", param="model")

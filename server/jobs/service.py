@@ -118,7 +118,7 @@ class JobService:
         running = msgspec.structs.replace(job, state=JobState.RUNNING, started=self._clock.time())
         await self._repository.save(running)
         order = job.order
-        call = Call(job.id, order.tenant, order.priority, order.request.deadline, emit)
+        call = Call(job.id, order.tenant, order.priority, order.request.deadline, emit, order.cards)
         try:
             finished = await self._gateway.generate(order.request, order.delivery, call)
         except asyncio.CancelledError:

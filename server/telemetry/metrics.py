@@ -1,11 +1,11 @@
 """Prometheus metrics in a registry of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from pipelines.contract.messages import Tick
+from pipelines.contract.messages import Memory, Tick
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -46,6 +46,38 @@ class Metrics:
         self._memory = Counter("aquatint_out_of_memory", "Batches that ran out of device memory.", ["worker"], registry=registry)
         self._restarts = Counter("aquatint_worker_restarts", "Worker starts after a death.", ["worker"], registry=registry)
         self._state = Gauge("aquatint_worker_state", "1 for the state the worker is in.", ["worker", "state"], registry=registry)
+        self._model_loads = Counter(
+            "aquatint_model_loads", "Models brought onto a device, or not.", ["worker", "model", "result"], registry=registry
+        )
+        self._model_load_seconds = Histogram(
+            "aquatint_model_load_seconds",
+            "Time to bring a model onto a device.",
+            ["worker", "model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._model_unloads = Counter(
+            "aquatint_model_unloads",
+            "Models taken off a device: evicted to make room for another, or told to go.",
+            ["worker", "model", "reason"],
+            registry=registry,
+        )
+        self._models = Gauge("aquatint_models", "Models of the catalog in each state.", ["worker", "state"], registry=registry)
+        self._model_memory = Gauge(
+            "aquatint_model_memory_bytes", "Weights on the device, and kept in RAM.", ["worker", "place"], registry=registry
+        )
+        self._model_budget = Gauge(
+            "aquatint_model_memory_budget_bytes",
+            "What weights may take up on the device; 0: no limit.",
+            ["worker"],
+            registry=registry,
+        )
+        self._reloads = Counter("aquatint_catalog_reloads", "Edits of models.yaml.", ["result"], registry=registry)
+        self._catalog_refused = Gauge(
+            "aquatint_catalog_refused", "1 while models.yaml, as it stands now, cannot be used.", registry=registry
+        )
+        for result in ("ok", "refused"):
+            self._reloads.labels(result)
         self._encode = Histogram("aquatint_encode_seconds", "Pixels to a file.", ["format"], buckets=_SECONDS, registry=registry)
         self._decode = Histogram("aquatint_decode_seconds", "An upload to pixels.", buckets=_SECONDS, registry=registry)
 
@@ -92,6 +124,35 @@ class Metrics:
         self._memory.labels(worker)
         for each in states:
             self._state.labels(worker, each).set(1 if each == state else 0)
+
+    def loaded(self, worker: str, model: str, seconds: float) -> None:
+        """A model has been brought onto the worker's device."""
+        self._model_loads.labels(worker, model, "ok").inc()
+        self._model_load_seconds.labels(worker, model).observe(seconds)
+
+    def load_failed(self, worker: str, model: str) -> None:
+        """A model could not be loaded."""
+        self._model_loads.labels(worker, model, "failed").inc()
+
+    def unloaded(self, worker: str, model: str, *, evicted: bool) -> None:
+        """A model has left the device: ``evicted`` to make room, or because it was told to."""
+        self._model_unloads.labels(worker, model, "evicted" if evicted else "told").inc()
+
+    def memory(self, worker: str, memory: Memory) -> None:
+        """What models take up on the worker."""
+        self._model_memory.labels(worker, "device").set(memory.device_bytes)
+        self._model_memory.labels(worker, "ram").set(memory.ram_bytes)
+        self._model_budget.labels(worker).set(memory.device_budget)
+
+    def models(self, worker: str, states: Mapping[str, int]) -> None:
+        """So many models are in each state on the worker."""
+        for state, count in states.items():
+            self._models.labels(worker, state).set(count)
+
+    def catalog(self, ok: bool) -> None:  # noqa: FBT001 - the one thing there is to say
+        """An edit of models.yaml was taken over, or refused."""
+        self._reloads.labels("ok" if ok else "refused").inc()
+        self._catalog_refused.set(0 if ok else 1)
 
     def encoded(self, form: str, seconds: float) -> None:
         """One image was encoded."""

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pipelines.contract.catalog import Defaults, Limits, ModelCard
+from pipelines.contract.catalog import Defaults, Limits, ModelCard, Schedule
+from pipelines.contract.request import Refiner, SkipLayers
 from pipelines.contract.samplers import SAMPLERS, SCHEDULERS
 from server.api.openai.schemas import EditBody
 from server.catalog.loading import parse
@@ -26,9 +27,9 @@ def test_every_setting_is_explained() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("struct", [ModelCard, Defaults, Limits])
+@pytest.mark.parametrize("struct", [ModelCard, Defaults, Limits, Schedule, SkipLayers, Refiner])
 def test_every_key_of_models_yaml_is_explained(struct: type[msgspec.Struct]) -> None:
-    page = text("docs/01-running.md")
+    page = text("docs/06-models.md")
     written = [name for name in struct.__struct_fields__ if name not in ("id", "embeddings")]  # the catalog fills these in
     missing = [name for name in written if f"{name}:" not in page]
     assert missing == []
@@ -41,7 +42,7 @@ def test_every_field_sampler_and_scheduler_of_the_api_is_explained() -> None:
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/01-running.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/01-running.md", "docs/06-models.md"])
 def test_the_example_of_models_yaml_loads(name: str) -> None:
     blocks = [block for block in re.findall(r"```yaml\n(.*?)```", text(name), re.DOTALL) if "models:" in block]
     assert blocks

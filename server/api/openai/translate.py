@@ -42,7 +42,8 @@ def generation(body: ImageOptions, catalog: Catalog, *, job_id: str, tenant: str
     """A text-to-image order; ``draw`` gives the seed if the body has none."""
     card = catalog.card(body.model)
     size = _size(body.size, card) or (card.defaults.width, card.defaults.height)
-    return _asked(body, card, size, None, _style(body, catalog), job_id=job_id, tenant=tenant, draw=draw)
+    asked = _asked(body, card, size, None, _style(body, catalog), job_id=job_id, tenant=tenant, draw=draw)
+    return _kept(asked, catalog)
 
 
 def edit(
@@ -68,7 +69,8 @@ def edit(
         raise InvalidRequest(msg, param="strength")
     init = Init(picture=picture, strength=strength, mask=mask, keep_unmasked=mask is not None)
     size = _size(body.size, card) or fit(picture.width, picture.height, card)
-    return _asked(body, card, size, init, _style(body, catalog), job_id=job_id, tenant=tenant, draw=draw)
+    asked = _asked(body, card, size, init, _style(body, catalog), job_id=job_id, tenant=tenant, draw=draw)
+    return _kept(asked, catalog)
 
 
 def with_init(asked: Asked, init: Init) -> Asked:
@@ -111,6 +113,12 @@ def response_form(response_format: str | None, model: str | None) -> Form:
         msg = "'response_format' must be 'url' or 'b64_json'."
         raise InvalidRequest(msg, param="response_format")
     return "url" if (model or "").startswith("dall-e") else "b64_json"
+
+
+def _kept(asked: Asked, catalog: Catalog) -> Asked:
+    """The same, with the cards of its models: an edit of models.yaml does not change what was asked."""
+    order = msgspec.structs.replace(asked.order, cards=catalog.needed(asked.order.request))
+    return msgspec.structs.replace(asked, order=order)
 
 
 def _asked(

@@ -1,0 +1,1 @@
+"""Our own dialect, for what no other has words for."""

@@ -1,0 +1,53 @@
+"""The addresses of the native dialect: what models there are, how they stand, and moving them by hand."""
+
+from http import HTTPStatus
+
+from litestar import Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery
+
+from server.api.native import translate
+from server.api.native.schemas import NativeModel, NativeModels
+from server.catalog.current import CurrentCatalog
+from server.fleet.fleet import Fleet
+
+_LIVE = {"Cache-Control": "no-store"}
+
+
+@get("/api/models")
+async def models(current: NamedDependency[CurrentCatalog], fleet: NamedDependency[Fleet]) -> Response[NativeModels]:
+    """Every model of models.yaml: its card, its state and progress on each worker, the workers' memory."""
+    found = translate.listed(current.catalog, current.status, fleet.models(), fleet.health())
+    return Response(found, headers=_LIVE)
+
+
+@get("/api/models/{model_id:path}")
+async def model(
+    model_id: FromPath[str], current: NamedDependency[CurrentCatalog], fleet: NamedDependency[Fleet]
+) -> Response[NativeModel]:
+    """One model, by its id or an alias."""
+    return _shown(model_id.lstrip("/"), current, fleet, HTTPStatus.OK)
+
+
+@post("/api/models/{model_action:path}", status_code=HTTPStatus.ACCEPTED)
+async def move(
+    model_action: FromPath[str],
+    current: NamedDependency[CurrentCatalog],
+    fleet: NamedDependency[Fleet],
+    worker: FromQuery[str | None] = None,
+) -> Response[NativeModel]:
+    """``MODEL/load``: bring it onto the device, trying again if it failed. ``MODEL/unload``: off it, after what is in flight.
+
+    Answers at once with the model's state; asking twice is the same as asking once. ``worker`` names one worker; else all.
+    """
+    name, verb = translate.target(model_action)
+    card = current.catalog.card(name)
+    act = fleet.load if verb == "load" else fleet.unload
+    act(card.id, worker)
+    return _shown(name, current, fleet, HTTPStatus.ACCEPTED)
+
+
+def _shown(name: str, current: CurrentCatalog, fleet: Fleet, status: HTTPStatus) -> Response[NativeModel]:
+    card = current.catalog.card(name)
+    found = translate.model(current.catalog, card.id, fleet.models()[card.id], fleet.health())
+    return Response(found, status_code=status, headers=_LIVE)
