@@ -7,6 +7,7 @@ from pipelines.contract.catalog import Dtype, ModelCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
 from pipelines.families import sd, sources
 from pipelines.families.family import Family, Progress
+from pipelines.families.overlaid import Overlaid
 from pipelines.families.parts import FolderParts, Parts
 
 
@@ -29,7 +30,8 @@ def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
 
 def parts_of(card: ModelCard, device: torch.device, progress: Progress) -> Parts:
     """The parts of ``card``'s checkpoint, still to be loaded."""
-    return FolderParts(sources.folder(card.source), device, precision(card.dtype, device), progress)
+    parts = FolderParts(sources.folder(card.source), device, precision(card.dtype, device), progress)
+    return Overlaid(parts, card.schedule)
 
 
 def precision(dtype: Dtype, device: torch.device) -> torch.dtype:

@@ -43,7 +43,7 @@ class StableDiffusion:
         if unet.config.time_cond_proj_dim is not None:
             msg = "UNets that take the guidance scale as an embedding (distilled LCM checkpoints) are not supported."
             raise ModelLoadFailed(msg)
-        self._unet = unet
+        self.network = unet
         self._text = ClipText(tokenizer, text_encoder)
         self.vae = Autoencoder(vae)
         self.device = unet.device
@@ -77,7 +77,7 @@ class StableDiffusion:
         skip_layers: tuple[int, ...] = (),  # noqa: ARG002 - transformers only
     ) -> torch.Tensor:
         """The UNet's prediction; a timestep per row is what diffusers' UNet takes anyway after expanding its scalar."""
-        prediction: torch.Tensor = self._unet(
+        prediction: torch.Tensor = self.network(
             latents,
             timesteps,
             encoder_hidden_states=conditioning.tokens,

@@ -13,7 +13,7 @@ import torch
 
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.request import Sampling
-from pipelines.contract.samplers import check, kept_steps, resolve
+from pipelines.contract.samplers import check, check_noise, kept_steps, resolve
 from pipelines.sampling.noise import Noise
 from pipelines.sampling.samplers import build
 
@@ -30,10 +30,15 @@ class Schedulers:
     def solver(self, sampling: Sampling, noise: Noise, *, strength: float | None = None) -> "Solver":
         """A solver for one image; with an input picture, a ``strength`` below 1 leaves out the first steps.
 
-        Raises what `check` raises, and `InvalidRequest` when the class refuses the step count.
+        Raises what `check` and `check_noise` raise, and `InvalidRequest` when the class refuses the step count.
         """
         spec, schedule = resolve(sampling.sampler, sampling.scheduler)
         check(spec, sampling.steps, strength)
+        check_noise(
+            spec,
+            zero_snr=bool(self._config.get("rescale_betas_zero_snr", False)),
+            prediction_type=str(self._config.get("prediction_type", "epsilon")),
+        )
         key = (spec.id, schedule)
         if key not in self._pristine:
             self._pristine[key] = build(spec, schedule, self._config)

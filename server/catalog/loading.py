@@ -9,7 +9,7 @@ import msgspec
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest
-from pipelines.contract.samplers import resolve
+from pipelines.contract.samplers import check_noise, resolve
 from server.catalog.catalog import Catalog
 from server.catalog.positions import CatalogError, Document, Where
 
@@ -79,9 +79,12 @@ def _check(document: Document, where: Where, card: ModelCard) -> None:
     if not card.source.startswith(_SOURCES):
         raise document.error((*where, "source"), f"must begin with one of {', '.join(_SOURCES)}")
     try:
-        resolve(card.defaults.sampler, card.defaults.scheduler)
+        spec, _ = resolve(card.defaults.sampler, card.defaults.scheduler)
+        check_noise(spec, zero_snr=bool(card.schedule.zero_snr), prediction_type=card.schedule.prediction_type or "epsilon")
     except InvalidRequest as error:
         raise document.error((*where, "defaults", error.param or "sampler"), error.message) from None
+    if not 0 <= card.defaults.guidance_rescale <= 1:
+        raise document.error((*where, "defaults", "guidance_rescale"), "must be from 0 to 1")
     _check_numbers(document, where, card)
 
 

@@ -57,6 +57,7 @@ def test_reads_cards_aliases_and_default():
         ("max_steps: 50", "max_steps: 0", "models.yaml:12: models.org/b.limits.max_steps: must be 1 or more"),
         ("sampler: Euler a", "sampler: magic", "models.yaml:10: models.org/b.defaults.sampler: There is no sampler 'magic'"),
         ("width: 256", "width: 250", "models.yaml:10: models.org/b.defaults.width: must be a multiple of 8"),
+        ("sampler: Euler a", "guidance_rescale: 2", "models.yaml:10: models.org/b.defaults.guidance_rescale: must be from 0"),
         ("width: 256", "width: 8192", "models.yaml:10: models.org/b.defaults.width: the default size is over"),
         ("{high: 40}", "{high: 90}", "models.yaml:13: models.org/b.qualities.high: must be from 1 to max_steps=50"),
         ("{high: 40}", "{high: many}", "models.yaml:13: models.org/b.qualities: Expected `int`, got `str`"),
@@ -102,3 +103,10 @@ def test_the_packaged_catalog_is_the_one_at_the_root():
     root = Path(__file__).parents[2] / "models.yaml"
     assert load(None).card(None).source == "bundled:demo"
     assert root.read_text() == (root.parent / "server/catalog/models.yaml").read_text()
+
+
+def test_a_default_sampler_that_cannot_run_the_model_s_schedule_is_told():
+    zero_snr = GOOD.replace("preload: true", "schedule: {zero_snr: true}")
+    assert catalog(zero_snr).card("org/b").schedule.zero_snr
+    message = refused(zero_snr.replace("Euler a", "Heun"))
+    assert message.startswith("models.yaml:10: models.org/b.defaults.sampler: Sampler 'heun' cannot run")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard
+from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard, Schedule
 from pipelines.contract.errors import InvalidRequest, TooLarge, UnknownModel, UnknownSampler, Unsupported
 from pipelines.contract.request import Picture
 from server.api.openai.schemas import ImageOptions
@@ -58,6 +58,41 @@ def test_what_is_said_wins():
     assert request.seeds == (5, 6)
     assert (request.sampling.sampler, request.sampling.scheduler, request.sampling.steps) == ("dpmpp_2m", "karras", 3)
     assert (request.width, request.height, request.clip_skip) == (64, 512, 1)
+
+
+def carded(card, **fields):
+    catalog = Catalog("m", MappingProxyType({"m": card}))
+    body = ImageOptions(**{"prompt": "a cat", **fields})
+    return generation(body, catalog, job_id="j", tenant="t", draw=lambda: 77).order.request
+
+
+def test_the_card_s_clip_skip_rescale_and_embedded_guidance_reach_the_request():
+    card = msgspec.structs.replace(
+        CARD,
+        embedded_guidance=True,
+        defaults=msgspec.structs.replace(CARD.defaults, clip_skip=1, guidance_rescale=0.7),
+    )
+    request = carded(card)
+    assert (request.clip_skip, request.sampling.guidance_rescale, request.sampling.embedded_guidance) == (1, 0.7, True)
+    assert not request.sampling.guided
+    request = carded(card, clip_skip=0, guidance_rescale=0.0)
+    assert (request.clip_skip, request.sampling.guidance_rescale) == (0, 0.0)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_guidance_rescale_is_a_share(value):
+    with pytest.raises(InvalidRequest, match="guidance_rescale"):
+        ask(guidance_rescale=value)
+
+
+def test_samplers_that_cannot_run_the_card_s_schedule_are_refused():
+    card = msgspec.structs.replace(CARD, schedule=Schedule(zero_snr=True))
+    assert carded(card, sampler="ddim").sampling.sampler == "ddim"
+    with pytest.raises(Unsupported, match="zero terminal"):
+        carded(card, sampler="heun")
+    card = msgspec.structs.replace(CARD, schedule=Schedule(prediction_type="v_prediction"))
+    with pytest.raises(Unsupported, match="v_prediction"):
+        carded(card, sampler="ipndm")
 
 
 def test_seeds_wrap_around():
