@@ -27,9 +27,14 @@ Encode = Callable[[torch.Tensor], Moments]
 def prompts_of(row: Row, family: Family) -> tuple[Prompt, ...]:
     """The texts one evaluation each is made for: negative and positive, or only the positive.
 
-    Raises `InvalidRequest` for more skipped layers than the encoder has.
+    Raises `InvalidRequest` for more skipped layers than the encoder has, and for a request that is wrong about whether the
+    network takes the guidance scale itself.
     """
     request = row.request
+    embedded = family.facts.embedded_guidance
+    if request.sampling.embedded_guidance != embedded and request.sampling.guidance_scale > 1.0:
+        msg = f"embedded_guidance must be {str(embedded).lower()} for this model."
+        raise InvalidRequest(msg, param="guidance_scale")
     if not 0 <= request.clip_skip <= family.max_clip_skip:
         msg = f"clip_skip must be 0 to {family.max_clip_skip} for this model, not {request.clip_skip}."
         raise InvalidRequest(msg, param="clip_skip")
@@ -114,9 +119,11 @@ class Encoder:
 
     def _blank(self, row: Row, encode: Encode) -> torch.Tensor:
         """What a nine-channel network gets without a mask: everything is to be painted, nothing is known."""
-        grey = self._family.vae.scaled(encode(torch.zeros(1, 3, row.key.height, row.key.width)).mean)
+        mean = encode(torch.zeros(1, 3, row.key.height, row.key.width)).mean
+        grey = self._family.vae.scaled(mean.to(self._family.dtype))
         return torch.cat([torch.ones_like(grey[:, :1]), grey], dim=1)
 
     def _sample(self, moments: Moments, noise: Noise) -> torch.Tensor:
-        """Scaled latents drawn from the VAE's posterior."""
-        return self._family.vae.scaled(moments.mean + moments.std * noise.draw(moments.mean.shape))
+        """Scaled latents drawn from the VAE's posterior, in the VAE's precision, then rounded to the network's."""
+        drawn = moments.mean + moments.std * noise.draw(moments.mean.shape, moments.mean.dtype)
+        return self._family.vae.scaled(drawn.to(self._family.dtype))

@@ -199,7 +199,11 @@ class TorchRunner:
         family = self._models[batch.key.model].family
         for row in batch.rows:
             state = self._states[row.id]
-            pixels = family.vae.decode(state.latents)[0].cpu()
+            try:
+                pixels = family.vae.decode(state.latents)[0].cpu()
+            except AquatintError as error:
+                work.failed[row.id] = error.report()
+                continue
             height, width = pixels.shape[:2]
             picture = Picture(width=width, height=height, mode="RGB", data=pixels.numpy().tobytes())
             if state.paste is not None:

@@ -5,7 +5,7 @@ import torch
 from pipelines.contract import catalog
 from pipelines.contract.catalog import Dtype, ModelCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
-from pipelines.families import sd, sources
+from pipelines.families import guidance, sd, sources
 from pipelines.families.family import Family, Progress
 from pipelines.families.overlaid import Overlaid
 from pipelines.families.parts import FolderParts, Parts
@@ -17,14 +17,20 @@ def load(card: ModelCard, device: torch.device, progress: Progress) -> Family:
     Raises `ModelLoadFailed`, with the cause kept, for anything that stands in the way.
     """
     try:
-        if card.family is catalog.Family.SD:
-            return sd.load(parts_of(card, device, progress))
+        family = _family(card, parts_of(card, device, progress))
     except AquatintError:
         raise
     except Exception as error:
         msg = f"Model {card.id!r} cannot be loaded from {card.source!r}: {error}"
         raise ModelLoadFailed(msg) from error
-    msg = f"Model {card.id!r}: a worker on {device} cannot run family {card.family.value!r}."
+    guidance.agree(card.id, card=card.embedded_guidance, weights=family.facts.embedded_guidance)
+    return family
+
+
+def _family(card: ModelCard, parts: Parts) -> Family:
+    if card.family is catalog.Family.SD:
+        return sd.load(parts)
+    msg = f"Model {card.id!r}: this worker cannot run family {card.family.value!r}."
     raise ModelLoadFailed(msg)
 
 

@@ -34,3 +34,10 @@ def tiny_zero_snr():
 
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return Tiny(prediction_type="v_prediction", seed=3, scheduler=zero_snr)
+
+
+@pytest.fixture(scope="session")
+def tiny_guided():
+    from tiny import Tiny
+
+    return Tiny(guidance_width=32, seed=4)
