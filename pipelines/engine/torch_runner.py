@@ -43,16 +43,17 @@ class Resident:
 class TorchRunner:
     """Owns every tensor of every row, and the models."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Compute on ``device``."""
+    def __init__(self, device: torch.device, buckets: Sequence[int] = ()) -> None:
+        """Compute on ``device``; compiled models are made ready for batches of ``buckets`` evaluations."""
         self._device = device
+        self._buckets = tuple(buckets)
         self._models: dict[str, Resident] = {}
         self._states: dict[RowId, RowState] = {}
         self._conditioning: dict[tuple[int, ...], Conditioning] = {}
 
     def load(self, card: ModelCard, progress: LoadProgress) -> ModelFacts:
         """Load from the card's source; raises `ModelLoadFailed`."""
-        return self.add(card.id, loading.load(card, self._device, progress))
+        return self.add(card.id, loading.load(card, self._device, progress, self._buckets))
 
     def add(self, model: str, family: Family) -> ModelFacts:
         """Take on an already loaded family under the name ``model``."""

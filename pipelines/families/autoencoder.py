@@ -5,7 +5,7 @@ made again in float32. Pictures past `TILE_ABOVE` pixels go through in blended t
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -21,6 +21,15 @@ _LEAST_TILE = 512
 """Pixels along a side of a tile at least: small tiles are all seam."""
 
 _log = logging.getLogger(__name__)
+
+
+def steady(dtype: torch.dtype, config: Mapping[str, Any]) -> torch.dtype:
+    """The type in which the VAE of ``config`` is to be loaded for a network in ``dtype``: float32 where float16 overflows.
+
+    Only a config that itself says ``force_upcast`` counts; SD 1.x says nothing, and true is but the class's default.
+    """
+    says = bool(config.get("force_upcast")) and "force_upcast" not in config.get("_use_default_values", ())
+    return torch.float32 if says and dtype is torch.float16 else dtype
 
 
 class Moments(msgspec.Struct, frozen=True):
@@ -40,8 +49,9 @@ class Autoencoder:
 
     def __init__(self, module: Any, *, tile_above: int = TILE_ABOVE) -> None:
         """Take a module that is already on its device, in evaluation mode; it becomes float32 if it must."""
-        if module.dtype is torch.float16 and _says_upcast(module.config):
-            module.to(torch.float32)
+        wanted = steady(module.dtype, module.config)
+        if wanted is not module.dtype:
+            module.to(wanted)
         self.module = module
         self.channels: int = module.config.latent_channels
         self.scale: int = 2 ** (len(module.config.block_out_channels) - 1)
@@ -120,8 +130,3 @@ class Autoencoder:
 
 def _finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
-
-
-def _says_upcast(config: Any) -> bool:
-    """Whether the checkpoint's config itself asks for float32; silent ones (SD 1.x) only get the class's default."""
-    return bool(config.force_upcast) and "force_upcast" not in config.get("_use_default_values", ())

@@ -36,7 +36,7 @@ def open_device(name: str, threads: int) -> Opened:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         facts = torch.cuda.get_device_properties(device)
-        return Opened(device, facts.name, facts.total_memory, TorchRunner(device), Policy(buckets=_BUCKETS))
+        return Opened(device, facts.name, facts.total_memory, TorchRunner(device, _BUCKETS), Policy(buckets=_BUCKETS))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # No compiled graphs on a CPU, and every padded row costs its full time: no buckets.
     return Opened(device, f"CPU, {torch.get_num_threads()} threads", memory, TorchRunner(device), Policy())
