@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.contract.catalog import Attention, Compile, Defaults, Family, ModelCard, Quantize, Schedule
+from pipelines.contract.catalog import Attention, Compile, Defaults, Dtype, Family, ModelCard, Quantize, Schedule
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.families.loading import load, precision
 
@@ -82,7 +82,7 @@ def test_half_precision_reads_the_half_precision_files(folder, tiny, tmp_path):
     other = type(tiny.unet).from_config(tiny.unet.config)
     other.load_state_dict(marked)
     other.half().save_pretrained(unet, variant="fp16")
-    half = load(card(tmp_path, dtype="float16"), CPU, quiet).network
+    half = load(card(tmp_path, dtype=Dtype.FLOAT16), CPU, quiet).network
     assert (half.dtype, half.conv_in.bias[0]) == (torch.float16, 0.5)
     full = load(card(tmp_path), CPU, quiet).network
     assert torch.equal(full.conv_in.bias, tiny.unet.conv_in.bias)
@@ -96,7 +96,7 @@ def test_a_vae_that_overflows_in_float16_is_read_in_float32(folder, tiny, tmp_pa
     config = copied(folder, tmp_path, "vae") / "config.json"
     kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "force_upcast"}
     config.write_text(json.dumps(kept if says is None else kept | {"force_upcast": says}))
-    family = load(card(tmp_path, dtype="float16"), CPU, quiet)
+    family = load(card(tmp_path, dtype=Dtype.FLOAT16), CPU, quiet)
     assert (family.dtype, family.vae.module.dtype) == (torch.float16, dtype)
     if dtype is torch.float32:
         assert torch.equal(family.vae.module.decoder.conv_in.weight, tiny.vae.decoder.conv_in.weight), "rounded on the way"
@@ -172,9 +172,9 @@ def test_a_quantised_parameter_counts_for_what_it_is_made_of():
 
 
 def test_auto_precision_suits_the_device():
-    assert precision("auto", CPU) is torch.float32
-    assert precision("auto", torch.device("cuda:0")) is torch.float16
-    assert precision("bfloat16", CPU) is torch.bfloat16
+    assert precision(Dtype.AUTO, CPU) is torch.float32
+    assert precision(Dtype.AUTO, torch.device("cuda:0")) is torch.float16
+    assert precision(Dtype.BFLOAT16, CPU) is torch.bfloat16
 
 
 @pytest.mark.parametrize("compiled", [Compile.BLOCKS])
