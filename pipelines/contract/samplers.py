@@ -37,29 +37,33 @@ class SamplerSpec(msgspec.Struct, frozen=True):
     flow: frozenset[str] = frozenset()
     """The schedules it takes for a flow-matching model (SD3); empty: it cannot run one. There ``automatic`` always means the
     checkpoint's own."""
+    zero_snr: bool = False
+    """Whether the class can begin at pure noise (zero terminal signal-to-noise ratio, arXiv:2305.08891)."""
+    predictions: bool = True
+    """Whether the class heeds what the network predicts; if not, it takes every prediction for noise."""
 
 
 SAMPLERS: tuple[SamplerSpec, ...] = (
-    SamplerSpec("euler", "Euler", _SIGMAS, flow=_SIGMAS),
-    SamplerSpec("euler_a", "Euler a", _SPACING, aliases=("euler_ancestral",)),
+    SamplerSpec("euler", "Euler", _SIGMAS, flow=_SIGMAS, zero_snr=True),
+    SamplerSpec("euler_a", "Euler a", _SPACING, aliases=("euler_ancestral",), zero_snr=True),
     SamplerSpec("heun", "Heun", _SIGMAS, flow=_OWN),
     SamplerSpec("dpm2", "DPM2", _SIGMAS, KARRAS, aliases=("dpm_2", "kdpm2")),
     SamplerSpec("dpm2_a", "DPM2 a", _SIGMAS, KARRAS, aliases=("dpm_2_a", "dpm_2_ancestral", "dpm2_ancestral", "kdpm2_a")),
     SamplerSpec("lms", "LMS", _SIGMAS),
-    SamplerSpec("ddim", "DDIM", _SPACING),
-    SamplerSpec("ddpm", "DDPM", _SPACING),
+    SamplerSpec("ddim", "DDIM", _SPACING, zero_snr=True),
+    SamplerSpec("ddpm", "DDPM", _SPACING, zero_snr=True),
     SamplerSpec("pndm", "PLMS", _SPACING, aliases=("plms",)),
-    SamplerSpec("unipc", "UniPC", _SIGMAS, aliases=("uni_pc", "uni_pc_bh2"), flow=_SPACING | {KARRAS}),
+    SamplerSpec("unipc", "UniPC", _SIGMAS, aliases=("uni_pc", "uni_pc_bh2"), flow=_SPACING | {KARRAS}, zero_snr=True),
     SamplerSpec("deis", "DEIS", _SIGMAS),
-    SamplerSpec("ipndm", "iPNDM", frozenset({AUTOMATIC}), img2img=False),
-    SamplerSpec("dpmpp_2m", "DPM++ 2M", _SIGMAS, KARRAS, flow=_OWN),
-    SamplerSpec("dpmpp_2m_sde", "DPM++ 2M SDE", _SIGMAS, EXPONENTIAL, aliases=("dpmpp_2m_sde_gpu",), flow=_OWN),
-    SamplerSpec("dpmpp_3m", "DPM++ 3M", _SIGMAS, KARRAS, flow=_OWN),
-    SamplerSpec("dpmpp_3m_sde", "DPM++ 3M SDE", _SIGMAS, EXPONENTIAL, aliases=("dpmpp_3m_sde_gpu",), flow=_OWN),
+    SamplerSpec("ipndm", "iPNDM", frozenset({AUTOMATIC}), img2img=False, predictions=False),
+    SamplerSpec("dpmpp_2m", "DPM++ 2M", _SIGMAS, KARRAS, flow=_OWN, zero_snr=True),
+    SamplerSpec("dpmpp_2m_sde", "DPM++ 2M SDE", _SIGMAS, EXPONENTIAL, aliases=("dpmpp_2m_sde_gpu",), flow=_OWN, zero_snr=True),
+    SamplerSpec("dpmpp_3m", "DPM++ 3M", _SIGMAS, KARRAS, flow=_OWN, zero_snr=True),
+    SamplerSpec("dpmpp_3m_sde", "DPM++ 3M SDE", _SIGMAS, EXPONENTIAL, aliases=("dpmpp_3m_sde_gpu",), flow=_OWN, zero_snr=True),
     SamplerSpec("dpmpp_sde", "DPM++ SDE", _SIGMAS, KARRAS, aliases=("dpmpp_sde_gpu",)),
     SamplerSpec("dpmpp_2s", "DPM++ 2S a", _SIGMAS, KARRAS, aliases=("dpmpp_2s_a", "dpmpp_2s_ancestral"), flow=_OWN),
-    SamplerSpec("lcm", "LCM", _SPACING, max_steps=50, flow=_SIGMAS),
-    SamplerSpec("tcd", "TCD", _SPACING, max_steps=50),
+    SamplerSpec("lcm", "LCM", _SPACING, max_steps=50, flow=_SIGMAS, zero_snr=True),
+    SamplerSpec("tcd", "TCD", _SPACING, max_steps=50, zero_snr=True),
 )
 
 _SUFFIXES = {
@@ -128,6 +132,20 @@ def check(spec: SamplerSpec, steps: int, strength: float | None, *, flow: bool =
     if kept_steps(steps, strength, flow=flow) < 1:
         msg = f"With strength {strength:g}, none of the {steps} steps is left; raise steps or strength."
         raise InvalidRequest(msg, param="strength")
+
+
+def check_noise(spec: SamplerSpec, *, zero_snr: bool, prediction_type: str = "epsilon") -> None:
+    """Refuse a sampler that would misread the checkpoint's noise schedule, and so draw wrong pictures.
+
+    Raises `Unsupported`.
+    """
+    if zero_snr and not spec.zero_snr:
+        able = ", ".join(each.id for each in SAMPLERS if each.zero_snr)
+        msg = f"Sampler {spec.id!r} cannot run a model with zero terminal signal-to-noise ratio; these can: {able}."
+        raise Unsupported(msg, param="sampler")
+    if prediction_type != "epsilon" and not spec.predictions:
+        msg = f"Sampler {spec.id!r} cannot run a model whose prediction type is {prediction_type!r}, only 'epsilon'."
+        raise Unsupported(msg, param="sampler")
 
 
 def _schedule(spec: SamplerSpec, asked: str | None, suffixed: str | None, taken: frozenset[str]) -> str | None:

@@ -173,9 +173,11 @@ class Encoder:
 
     def _blank(self, row: Row, encode: Encode) -> torch.Tensor:
         """What a nine-channel network gets without a mask: everything is to be painted, nothing is known."""
-        grey = self._family.vae.scaled(encode(torch.zeros(1, 3, row.key.height, row.key.width)).mean)
+        mean = encode(torch.zeros(1, 3, row.key.height, row.key.width)).mean
+        grey = self._family.vae.scaled(mean.to(self._family.dtype))
         return torch.cat([torch.ones_like(grey[:, :1]), grey], dim=1)
 
     def _sample(self, moments: Moments, noise: Noise) -> torch.Tensor:
-        """Scaled latents drawn from the VAE's posterior."""
-        return self._family.vae.scaled(moments.mean + moments.std * noise.draw(moments.mean.shape))
+        """Scaled latents drawn from the VAE's posterior, in the VAE's precision, then rounded to the network's."""
+        drawn = moments.mean + moments.std * noise.draw(moments.mean.shape, moments.mean.dtype)
+        return self._family.vae.scaled(drawn.to(self._family.dtype))

@@ -44,10 +44,14 @@ class Resident:
 class TorchRunner:
     """Owns every tensor of every row, and the models."""
 
-    def __init__(self, device: torch.device, meter: Meter | None = None) -> None:
-        """Compute on ``device``; ``meter`` says what each batch takes, as far as the device lets it."""
+    def __init__(self, device: torch.device, meter: Meter | None = None, *, buckets: Sequence[int] = ()) -> None:
+        """Compute on ``device``; ``meter`` says what each batch takes, as far as the device lets it.
+
+        Compiled models are made ready for batches of ``buckets`` evaluations.
+        """
         self._device = device
         self._meter = meter or meter_of(device)
+        self._buckets = tuple(buckets)
         self._models: dict[str, Resident] = {}
         self._states: dict[RowId, RowState] = {}
         self._conditioning: dict[tuple[int, ...], Conditioning] = {}
@@ -62,7 +66,7 @@ class TorchRunner:
             torch.cuda.set_device(self._device)  # each thread has a current device of its own
         shared = Shared(shelf.own, shelf.others)
         try:
-            family = loading.load(card, self._device, progress, shared)
+            family = loading.load(card, self._device, progress, shared, self._buckets)
         except AquatintError as error:
             raise _cause(error) from error
         return Loaded(family.facts, shared.taken(), family)
@@ -259,7 +263,11 @@ class TorchRunner:
         family = self._models[batch.key.model].family
         for row in batch.rows:
             state = self._states[row.id]
-            pixels = family.vae.decode(state.latents)[0].cpu()
+            try:
+                pixels = family.vae.decode(state.latents)[0].cpu()
+            except AquatintError as error:
+                work.failed[row.id] = error.report()
+                continue
             height, width = pixels.shape[:2]
             picture = Picture(width=width, height=height, mode="RGB", data=pixels.numpy().tobytes())
             if state.paste is not None:

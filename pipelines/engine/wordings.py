@@ -45,9 +45,14 @@ class Reader:
     def prompts(self, row: Row) -> tuple[tuple[Cue, ...], ...]:
         """What one evaluation each is made for: negative and positive prompt, or only the positive; each from its first step.
 
-        Raises `InvalidRequest` for more skipped layers than the encoder has, `Unsupported` for a LoRA, and `TooLarge`.
+        Raises `InvalidRequest` for more skipped layers than the encoder has, and for a request that is wrong about whether the
+        network takes the guidance scale itself; `Unsupported` for a LoRA; `TooLarge`.
         """
         request = row.request
+        embedded = self._family.facts.embedded_guidance
+        if request.sampling.embedded_guidance != embedded and request.sampling.guidance_scale > 1.0:
+            msg = f"embedded_guidance must be {str(embedded).lower()} for this model."
+            raise InvalidRequest(msg, param="guidance_scale")
         if not 0 <= request.clip_skip <= self._family.max_clip_skip:
             msg = f"clip_skip must be 0 to {self._family.max_clip_skip} for this model, not {request.clip_skip}."
             raise InvalidRequest(msg, param="clip_skip")

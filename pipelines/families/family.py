@@ -41,6 +41,8 @@ class Family(Protocol):
     scheduler_config: Mapping[str, Any]
     """The checkpoint's own scheduler config, with what the card says over it."""
     vae: Autoencoder
+    network: Any
+    """The denoising network, a `torch.nn.Module`: what attention backends, quantisation and compilation are applied to."""
     max_clip_skip: int
     """How many of the text encoder's last layers may be left out."""
 

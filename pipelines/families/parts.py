@@ -1,6 +1,7 @@
 """Where a family's parts come from: modules on their device, tokenizers and configs, by diffusers' names."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,8 @@ from typing import Any, Protocol
 import diffusers
 import torch
 
+from pipelines.contract.errors import ModelLoadFailed
+from pipelines.families.autoencoder import steady
 from pipelines.families.construction import building
 from pipelines.families.family import Progress
 
@@ -36,12 +39,25 @@ class Parts(Protocol):
         ...
 
 
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?P<half>\.fp16)?(?:-\d+-of-\d+)?\.safetensors")
+"""A whole file or a shard, as diffusers and transformers name them."""
+
+_UNUSED = frozenset({"safety_checker", "image_encoder"})
+"""Parts that some folders have and no family asks for."""
+
+
 class FolderParts:
-    """Parts of a diffusers folder; only safetensors is read and no network is used."""
+    """Parts of a diffusers folder; only safetensors is read and no network is used.
+
+    Weights are mapped into memory, not read: each tensor is converted and sent to the device by itself. On a CPU, and in the
+    file's own precision, they stay mapped, so the file must not be written over while the model is loaded.
+    """
 
     def __init__(self, path: Path, device: torch.device, dtype: torch.dtype, progress: Progress) -> None:
         """Load from ``path`` when asked."""
         self._path, self._device, self._dtype, self._progress = path, device, dtype, progress
+        self._sizes = {part.name: _size(part, _own(part, dtype)) for part in path.iterdir() if part.name not in _UNUSED}
+        self._done = 0
 
     def has(self, name: str) -> bool:
         """Whether the folder has it and model_index.json does not say null."""
@@ -49,10 +65,31 @@ class FolderParts:
         return (self._path / name).is_dir() and listed != [None, None]
 
     def module(self, name: str, kind: Any) -> Any:
-        """Part ``name``, read straight into its dtype."""
-        self._progress(name, 0.0)
-        with building(self._dtype):
-            module = kind.from_pretrained(self._path / name, local_files_only=True, use_safetensors=True, dtype=self._dtype)
+        """Part ``name``, read straight into its dtype and onto its device; progress is told in bytes of all weights.
+
+        Raises `ModelLoadFailed` when the files lack weights that a ``kind`` has.
+        """
+        whole = sum(size for part, size in self._sizes.items() if self.has(part))
+        self._progress(name, self._done / max(1, whole))
+        folder = self._path / name
+        dtype = _own(folder, self._dtype)
+        with building(dtype):
+            module, found = kind.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=dtype,
+                variant="fp16" if _half(folder, dtype) else None,
+                output_loading_info=True,
+                # Without this, another device's weights would first be whole in RAM.
+                **({} if self._device.type == "cpu" else {"device_map": {"": self._device}}),
+            )
+        missing = sorted(found["missing_keys"])
+        if missing:
+            msg = f"{folder} lacks {len(missing)} of the weights of a {kind.__name__}, such as {missing[0]!r}."
+            raise ModelLoadFailed(msg)
+        self._done += self._sizes.get(name, 0)
+        self._progress(name, min(1.0, self._done / max(1, whole)))
         return module.requires_grad_(requires_grad=False).eval().to(self._device)
 
     def tokenizer(self, name: str, kind: Any) -> Any:
@@ -71,3 +108,25 @@ class FolderParts:
             getattr(diffusers, name).from_pretrained(self._path / "scheduler", local_files_only=True).config
         )
         return config
+
+
+def _own(folder: Path, dtype: torch.dtype) -> torch.dtype:
+    """The type in which to load the part in ``folder`` of a checkpoint in ``dtype``."""
+    config = folder / "config.json"
+    return steady(dtype, json.loads(config.read_text())) if config.is_file() else dtype
+
+
+def _half(folder: Path, dtype: torch.dtype) -> bool:
+    """Whether to read the ``fp16`` files of ``folder``: for float16 if it has them, for other types if it has nothing else."""
+    names = [found for entry in folder.iterdir() if (found := _WEIGHTS.fullmatch(entry.name))]
+    half = [name for name in names if name["half"]]
+    return bool(half) and (dtype is torch.float16 or len(half) == len(names))
+
+
+def _size(folder: Path, dtype: torch.dtype) -> int:
+    """Bytes of the weights that would be read from ``folder``; 0 if it holds none."""
+    if not folder.is_dir():
+        return 0
+    half = _half(folder, dtype)
+    found = [(entry, _WEIGHTS.fullmatch(entry.name)) for entry in folder.iterdir()]
+    return sum(entry.stat().st_size for entry, name in found if name and bool(name["half"]) == half)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -12,6 +13,7 @@ from pipelines.contract import catalog
 from pipelines.contract.catalog import ModelFacts
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.contract.request import ImageRequest
+from pipelines.families import guidance
 from pipelines.families.autoencoder import Autoencoder
 from pipelines.families.clip import ClipText
 from pipelines.families.conditioning import Conditioning
@@ -40,10 +42,8 @@ class StableDiffusion:
         if unet.config.in_channels not in (vae.config.latent_channels, _INPAINT_CHANNELS):
             msg = f"A UNet with {unet.config.in_channels} input channels is neither a plain nor an inpainting one."
             raise ModelLoadFailed(msg)
-        if unet.config.time_cond_proj_dim is not None:
-            msg = "UNets that take the guidance scale as an embedding (distilled LCM checkpoints) are not supported."
-            raise ModelLoadFailed(msg)
-        self._unet = unet
+        self.network = unet
+        self._guidance_width = guidance.width(unet)
         self._text = ClipText(tokenizer, text_encoder)
         self.vae = Autoencoder(vae)
         self.device = unet.device
@@ -57,6 +57,7 @@ class StableDiffusion:
             scheduler_config,
             latent_channels=self.vae.channels,
             inpainting=unet.config.in_channels == _INPAINT_CHANNELS,
+            embedded_guidance=self._guidance_width is not None,
             max_clip_skip=self.max_clip_skip,
             load_seconds=load_seconds,
         )
@@ -66,8 +67,11 @@ class StableDiffusion:
         return [Conditioning(encoded.tokens) for encoded in self._text.encode(prompts)]
 
     def condition(self, encoded: Conditioning, request: ImageRequest, *, negative: bool) -> Conditioning:  # noqa: ARG002
-        """SD 1 and 2 are told nothing but the prompt."""
-        return encoded
+        """SD 1 and 2 are told nothing but the prompt; distilled ones the guidance scale too."""
+        if self._guidance_width is None:
+            return encoded
+        scale = guidance.embedding(request.sampling.guidance_scale, self._guidance_width, self.device, self.dtype)
+        return msgspec.structs.replace(encoded, guidance=scale)
 
     def evaluate(
         self,
@@ -77,10 +81,11 @@ class StableDiffusion:
         skip_layers: tuple[int, ...] = (),  # noqa: ARG002 - transformers only
     ) -> torch.Tensor:
         """The UNet's prediction; a timestep per row is what diffusers' UNet takes anyway after expanding its scalar."""
-        prediction: torch.Tensor = self._unet(
+        prediction: torch.Tensor = self.network(
             latents,
             timesteps,
             encoder_hidden_states=conditioning.tokens,
+            timestep_cond=conditioning.guidance,
             encoder_attention_mask=conditioning.mask,
             return_dict=False,
         )[0]

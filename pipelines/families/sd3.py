@@ -46,7 +46,7 @@ class StableDiffusion3:
         if not inpainting and transformer.config.in_channels != vae.config.latent_channels:
             msg = f"A transformer with {transformer.config.in_channels} input channels is neither a plain nor an inpainting one."
             raise ModelLoadFailed(msg)
-        self._transformer = transformer
+        self.network = transformer
         self._clips = tuple(
             # One chunk each: the network was trained on 77 tokens of CLIP, and T5 reads what is cut off.
             ClipText(tokenizer, encoder, penultimate=True, most_chunks=1)
@@ -89,7 +89,7 @@ class StableDiffusion3:
 
         Raises `InvalidRequest` for blocks to skip that the transformer does not have, `TooLarge` for a size beyond its positions.
         """
-        config, skip = self._transformer.config, request.sampling.skip_layers
+        config, skip = self.network.config, request.sampling.skip_layers
         if skip is not None and max(skip.layers, default=0) >= config.num_layers:
             msg = f"This model has blocks 0 to {config.num_layers - 1}; skip_layers names {max(skip.layers)}."
             raise InvalidRequest(msg, param="skip_layers")
@@ -126,7 +126,7 @@ class StableDiffusion3:
     def _forward(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, skip_layers: tuple[int, ...]
     ) -> torch.Tensor:
-        prediction: torch.Tensor = self._transformer(
+        prediction: torch.Tensor = self.network(
             hidden_states=latents,
             timestep=timesteps,
             encoder_hidden_states=conditioning.tokens,
@@ -139,7 +139,7 @@ class StableDiffusion3:
     def _t5_states(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """T5's states [n, 256, joint width]; zeros without a T5, as the network was trained to expect."""
         if self._t5 is None:
-            shape = (len(prompts), T5_TOKENS, self._transformer.config.joint_attention_dim)
+            shape = (len(prompts), T5_TOKENS, self.network.config.joint_attention_dim)
             return torch.zeros(shape, device=self.device, dtype=self.dtype)
         encoder, tokenizer = self._t5
         tokens = tokenizer(

@@ -17,6 +17,7 @@ from pipelines.contract import catalog
 from pipelines.contract.catalog import ModelFacts
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.contract.request import ImageRequest, SizeConditioning
+from pipelines.families import guidance
 from pipelines.families.autoencoder import Autoencoder
 from pipelines.families.clip import ClipText
 from pipelines.families.conditioning import Conditioning
@@ -52,11 +53,9 @@ class StableDiffusionXL:
         if unet.config.in_channels not in (vae.config.latent_channels, _INPAINT_CHANNELS):
             msg = f"A UNet with {unet.config.in_channels} input channels is neither a plain nor an inpainting one."
             raise ModelLoadFailed(msg)
-        if unet.config.time_cond_proj_dim is not None:
-            msg = "UNets that take the guidance scale as an embedding (distilled LCM checkpoints) are not supported."
-            raise ModelLoadFailed(msg)
         _check_sizes(unet, text_encoder_2, requires_aesthetics_score=requires_aesthetics_score)
-        self._unet = unet
+        self.network = unet
+        self._guidance_width = guidance.width(unet)
         self._second = ClipText(tokenizer_2, text_encoder_2, penultimate=True)
         self._texts: tuple[ClipText, ...] = (self._second,)
         if text_encoder is not None:
@@ -76,6 +75,7 @@ class StableDiffusionXL:
             latent_channels=self.vae.channels,
             inpainting=unet.config.in_channels == _INPAINT_CHANNELS,
             max_clip_skip=self.max_clip_skip,
+            embedded_guidance=self._guidance_width is not None,
             refines_only=requires_aesthetics_score,
             load_seconds=load_seconds,
         )
@@ -98,10 +98,13 @@ class StableDiffusionXL:
         return answers
 
     def condition(self, encoded: Conditioning, request: ImageRequest, *, negative: bool) -> Conditioning:
-        """``encoded`` with the sizes of this request's imagined original."""
+        """``encoded`` with the sizes of this request's imagined original; distilled networks are told the guidance scale too."""
         numbers = sizes_of(request, scored=self._scored, negative=negative)
         sizes = torch.tensor([numbers], dtype=encoded.tokens.dtype).to(self.device)
-        return msgspec.structs.replace(encoded, sizes=sizes)
+        if self._guidance_width is None:
+            return msgspec.structs.replace(encoded, sizes=sizes)
+        scale = guidance.embedding(request.sampling.guidance_scale, self._guidance_width, self.device, self.dtype)
+        return msgspec.structs.replace(encoded, sizes=sizes, guidance=scale)
 
     def evaluate(
         self,
@@ -111,10 +114,11 @@ class StableDiffusionXL:
         skip_layers: tuple[int, ...] = (),  # noqa: ARG002 - transformers only
     ) -> torch.Tensor:
         """The UNet's prediction, each row with its own timestep, prompt and sizes."""
-        prediction: torch.Tensor = self._unet(
+        prediction: torch.Tensor = self.network(
             latents,
             timesteps,
             encoder_hidden_states=conditioning.tokens,
+            timestep_cond=conditioning.guidance,
             encoder_attention_mask=conditioning.mask,
             added_cond_kwargs={"text_embeds": conditioning.pooled, "time_ids": conditioning.sizes},
             return_dict=False,

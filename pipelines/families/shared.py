@@ -25,7 +25,9 @@ class Shared:
         return _Sharing(parts, self)
 
     def taken(self) -> dict[str, Weights]:
-        """Every component that was asked for."""
+        """Every component that was asked for, as large as it is now."""
+        for each in self._taken.values():
+            each.measure()
         return dict(self._taken)
 
     def module(self, name: str, kind: Any, parts: Parts) -> Any:

@@ -28,6 +28,10 @@ class ModuleWeights:
         self.bytes = _bytes(module)
         """Parameters and buffers as loaded; tensors that share storage count once."""
 
+    def measure(self) -> None:
+        """Count again: what is quantised after loading takes up less."""
+        self.bytes = _bytes(self.module)
+
     def to_device(self) -> None:
         """Bring it to its device."""
         self.module.to(self._device, non_blocking=True)

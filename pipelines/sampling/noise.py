@@ -17,9 +17,9 @@ class Noise:
         self._device = device
         self._dtype = dtype
 
-    def draw(self, shape: Sequence[int]) -> torch.Tensor:
-        """Standard normal numbers of ``shape``; equal to diffusers' ``randn_tensor`` with the same generator."""
-        drawn = torch.randn(tuple(shape), generator=self.generator, dtype=self._dtype)
+    def draw(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Standard normal numbers of ``shape``; equal to diffusers' ``randn_tensor`` with the same generator and ``dtype``."""
+        drawn = torch.randn(tuple(shape), generator=self.generator, dtype=self._dtype if dtype is None else dtype)
         return drawn.to(self._device, non_blocking=True)
 
     def state(self) -> torch.Tensor:

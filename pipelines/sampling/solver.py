@@ -13,7 +13,7 @@ import torch
 
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.request import Sampling
-from pipelines.contract.samplers import check, kept_steps, resolve
+from pipelines.contract.samplers import check, check_noise, kept_steps, resolve
 from pipelines.sampling import flow
 from pipelines.sampling.noise import Noise
 from pipelines.sampling.samplers import build
@@ -42,10 +42,16 @@ class Schedulers:
 
         ``start`` leaves out what another model has done: that fraction of the noise schedule (diffusers' ``denoising_start``).
         ``tokens`` is the number of patches the network cuts the latents into: some flow schedules shift with it.
-        Raises what `resolve` and `check` raise, and `InvalidRequest` when the class refuses the step count.
+        Raises what `resolve`, `check` and `check_noise` raise, and `InvalidRequest` when the class refuses the step count.
         """
         spec, schedule = resolve(sampling.sampler, sampling.scheduler, flow=self._flow)
         check(spec, sampling.steps, strength, flow=self._flow)
+        if not self._flow:
+            check_noise(
+                spec,
+                zero_snr=bool(self._config.get("rescale_betas_zero_snr", False)),
+                prediction_type=str(self._config.get("prediction_type", "epsilon")),
+            )
         key = (spec.id, schedule)
         if key not in self._pristine:
             make = flow.build if self._flow else build

@@ -51,7 +51,7 @@ def open_device(name: str, threads: int) -> Opened:
             device,
             facts.name,
             facts.total_memory,
-            TorchRunner(device),
+            TorchRunner(device, buckets=_BUCKETS),
             Policy(buckets=_BUCKETS),
             Surroundings(facts.name, facts.total_memory, torch.__version__),
             weights_bytes=facts.total_memory - max(int(facts.total_memory * _RESERVE_SHARE), _RESERVE_BYTES),

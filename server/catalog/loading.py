@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from pipelines.contract.catalog import Family, ModelCard
 from pipelines.contract.errors import InvalidRequest
-from pipelines.contract.samplers import resolve
+from pipelines.contract.samplers import check_noise, resolve
 from server.catalog.catalog import Catalog
 from server.catalog.embeddings import EmbeddingEntry, embeddings, of_family
 from server.catalog.positions import CatalogError, Document, Where
@@ -91,9 +91,13 @@ def _card(document: Document, model: str, fields: object, folder: Path) -> Model
 
 def _check(document: Document, where: Where, card: ModelCard) -> None:
     try:
-        resolve(card.defaults.sampler, card.defaults.scheduler, flow=card.family.flow)
+        spec, _ = resolve(card.defaults.sampler, card.defaults.scheduler, flow=card.family.flow)
+        if not card.family.flow:
+            check_noise(spec, zero_snr=bool(card.schedule.zero_snr), prediction_type=card.schedule.prediction_type or "epsilon")
     except InvalidRequest as error:
         raise document.error((*where, "defaults", error.param or "sampler"), error.message) from None
+    if not 0 <= card.defaults.guidance_rescale <= 1:
+        raise document.error((*where, "defaults", "guidance_rescale"), "must be from 0 to 1")
     _check_numbers(document, where, card)
     _check_skip_layers(document, (*where, "defaults", "skip_layers"), card)
     for encoder, source in card.text_encoders.items():

@@ -31,6 +31,9 @@ def reference(tiny: Tiny, request: ImageRequest, image: int = 0) -> tuple[torch.
         "clip_skip": request.clip_skip or None,
         "output_type": "latent",
     }
+    if request.sampling.guidance_rescale:
+        # Only the text-to-image pipeline takes it.
+        common["guidance_rescale"] = request.sampling.guidance_rescale
     if request.init is not None:
         common["image"] = to_image(request.init.picture)
         common["strength"] = request.init.strength

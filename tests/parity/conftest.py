@@ -26,3 +26,18 @@ def tiny_inpaint():
     from tiny import Tiny
 
     return Tiny(in_channels=9, seed=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_zero_snr():
+    from tiny import Tiny
+
+    zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return Tiny(prediction_type="v_prediction", seed=3, scheduler=zero_snr)
+
+
+@pytest.fixture(scope="session")
+def tiny_guided():
+    from tiny import Tiny
+
+    return Tiny(guidance_width=32, seed=4)

@@ -1,6 +1,8 @@
 """Tiny random checkpoints of real architectures, and diffusers' own pipelines over the same modules."""
 
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -26,7 +28,16 @@ SCHEDULER = {
 class Tiny:
     """One random checkpoint: as our family, and as diffusers' pipelines."""
 
-    def __init__(self, *, in_channels: int = 4, prediction_type: str = "epsilon", seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int = 4,
+        prediction_type: str = "epsilon",
+        seed: int = 0,
+        guidance_width: int | None = None,
+        scheduler: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """``guidance_width`` makes the UNet take the guidance scale as an embedding; ``scheduler`` adds to its config."""
         torch.manual_seed(seed)
         self.device = torch.device(os.environ.get("AQUATINT_TEST_DEVICE", "cpu"))
         self.unet = diffusers.UNet2DConditionModel(
@@ -40,7 +51,11 @@ class Tiny:
             cross_attention_dim=32,
             attention_head_dim=2,
             norm_num_groups=8,
+            time_cond_proj_dim=guidance_width,
         ).eval()
+        if guidance_width is not None:
+            # diffusers starts this layer at zero, at which the scale would change nothing.
+            torch.nn.init.normal_(self.unet.time_embedding.cond_proj.weight)
         self.vae = diffusers.AutoencoderKL(
             block_out_channels=(8, 8, 8, 16),
             in_channels=3,
@@ -69,7 +84,7 @@ class Tiny:
             module.to(self.device)
         # diffusers 0.42 looks for the text model one level further down than transformers 5 keeps it.
         self.text_encoder.__dict__.setdefault("text_model", self.text_encoder)
-        self.scheduler = diffusers.PNDMScheduler.from_config({**SCHEDULER, "prediction_type": prediction_type})
+        self.scheduler = diffusers.PNDMScheduler.from_config({**SCHEDULER, "prediction_type": prediction_type, **scheduler})
         self.family = StableDiffusion(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler.config)
 
     def pipeline(self, kind: str) -> Any:

@@ -44,6 +44,8 @@ def test_what_the_contract_says_of_a_class_is_true(spec):
     for schedule, flag in FLAGS.items():
         assert (schedule in spec.schedulers) == (flag in accepted)
     assert spec.img2img == hasattr(cls, "add_noise")
+    assert spec.zero_snr == ("rescale_betas_zero_snr" in accepted)
+    assert spec.predictions == ("prediction_type" in accepted)
 
 
 @pytest.mark.parametrize("spec", SAMPLERS, ids=lambda spec: spec.id)

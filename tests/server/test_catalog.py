@@ -58,6 +58,7 @@ def test_reads_cards_aliases_and_default():
         ("max_steps: 50", "max_steps: 0", "models.yaml:12: models.org/b.limits.max_steps: must be 1 or more"),
         ("sampler: Euler a", "sampler: magic", "models.yaml:10: models.org/b.defaults.sampler: There is no sampler 'magic'"),
         ("width: 256", "width: 250", "models.yaml:10: models.org/b.defaults.width: must be a multiple of 8"),
+        ("sampler: Euler a", "guidance_rescale: 2", "models.yaml:10: models.org/b.defaults.guidance_rescale: must be from 0"),
         ("width: 256", "width: 8192", "models.yaml:10: models.org/b.defaults.width: the default size is over"),
         ("{high: 40}", "{high: 90}", "models.yaml:13: models.org/b.qualities.high: must be from 1 to max_steps=50"),
         ("{high: 40}", "{high: many}", "models.yaml:13: models.org/b.qualities: Expected `int`, got `str`"),
@@ -248,3 +249,10 @@ def test_an_sd3_card_may_skip_layers_and_leave_out_t5():
 def test_a_mistake_in_an_sd3_card_is_told(old, new, message):
     assert old in SD3
     assert refused(SD3.replace(old, new)).startswith(message)
+
+
+def test_a_default_sampler_that_cannot_run_the_model_s_schedule_is_told():
+    zero_snr = GOOD.replace("preload: true", "schedule: {zero_snr: true}")
+    assert catalog(zero_snr).card("org/b").schedule.zero_snr
+    message = refused(zero_snr.replace("Euler a", "Heun"))
+    assert message.startswith("models.yaml:10: models.org/b.defaults.sampler: Sampler 'heun' cannot run")

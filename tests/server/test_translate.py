@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard
+from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard, Schedule
 from pipelines.contract.errors import InvalidRequest, TooLarge, UnknownModel, UnknownSampler, Unsupported
 from pipelines.contract.request import Picture, Refiner, SkipLayers
 from server.api.openai.schemas import GenerateBody, ImageOptions
@@ -64,7 +64,8 @@ def test_what_is_said_wins():
 def test_the_card_s_refiner_finishes_every_image():
     refiner = Refiner("finisher", 0.7)
     card = msgspec.structs.replace(CARD, defaults=msgspec.structs.replace(CARD.defaults, refiner=refiner))
-    catalog = Catalog("m", MappingProxyType({"m": card}))
+    finisher = msgspec.structs.replace(CARD, id="finisher")
+    catalog = Catalog("m", MappingProxyType({"m": card, "finisher": finisher}))
     body = ImageOptions(prompt="a cat")
     drawn = generation(body, catalog, job_id="j", tenant="t", draw=lambda: 77).order.request
     changed = edit(body, catalog, grey(300, 200), None, job_id="j", tenant="t", draw=lambda: 77).order.request
@@ -89,6 +90,41 @@ def test_a_style_surrounds_the_prompt_and_leaves_it_as_it_was_sent():
 def test_openai_s_own_style_is_taken_and_ignored():
     body = msgspec.json.decode(b'{"prompt": "a cat", "style": "vivid"}', type=GenerateBody)
     assert generation(body, CATALOG, job_id="j", tenant="t", draw=lambda: 77).order == ask().order
+
+
+def carded(card, **fields):
+    catalog = Catalog("m", MappingProxyType({"m": card}))
+    body = ImageOptions(**{"prompt": "a cat", **fields})
+    return generation(body, catalog, job_id="j", tenant="t", draw=lambda: 77).order.request
+
+
+def test_the_card_s_clip_skip_rescale_and_embedded_guidance_reach_the_request():
+    card = msgspec.structs.replace(
+        CARD,
+        embedded_guidance=True,
+        defaults=msgspec.structs.replace(CARD.defaults, clip_skip=1, guidance_rescale=0.7),
+    )
+    request = carded(card)
+    assert (request.clip_skip, request.sampling.guidance_rescale, request.sampling.embedded_guidance) == (1, 0.7, True)
+    assert not request.sampling.guided
+    request = carded(card, clip_skip=0, guidance_rescale=0.0)
+    assert (request.clip_skip, request.sampling.guidance_rescale) == (0, 0.0)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_guidance_rescale_is_a_share(value):
+    with pytest.raises(InvalidRequest, match="guidance_rescale"):
+        ask(guidance_rescale=value)
+
+
+def test_samplers_that_cannot_run_the_card_s_schedule_are_refused():
+    card = msgspec.structs.replace(CARD, schedule=Schedule(zero_snr=True))
+    assert carded(card, sampler="ddim").sampling.sampler == "ddim"
+    with pytest.raises(Unsupported, match="zero terminal"):
+        carded(card, sampler="heun")
+    card = msgspec.structs.replace(CARD, schedule=Schedule(prediction_type="v_prediction"))
+    with pytest.raises(Unsupported, match="v_prediction"):
+        carded(card, sampler="ipndm")
 
 
 def test_seeds_wrap_around():

@@ -26,6 +26,7 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    guidance_rescale: float | None = None
     sampler: str | None = None
     scheduler: str | None = None
     strength: float | None = None

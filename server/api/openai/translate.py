@@ -10,7 +10,7 @@ import msgspec
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, TooLarge, Unsupported
 from pipelines.contract.request import ImageRequest, Init, Picture, Sampling, Style
-from pipelines.contract.samplers import SamplerSpec, check, resolve
+from pipelines.contract.samplers import SamplerSpec, check, check_noise, resolve
 from server.api.openai.schemas import ImageOptions
 from server.catalog.catalog import Catalog
 from server.domain.asset import Delivery, Format
@@ -151,7 +151,7 @@ def _asked(
         seeds=_seeds(body, card, draw),
         sampling=sampling,
         init=init,
-        clip_skip=_whole(body.clip_skip, "clip_skip", 0, 0, MAX_CLIP_SKIP),
+        clip_skip=_whole(body.clip_skip, "clip_skip", card.defaults.clip_skip, 0, MAX_CLIP_SKIP),
         refiner=card.defaults.refiner,
         preview_every=_preview_every(sampling.steps, partials) if stream else 0,
     )
@@ -211,9 +211,23 @@ def _sampling(body: ImageOptions, card: ModelCard, init: Init | None) -> Samplin
     if not 0 <= guidance <= MAX_GUIDANCE:
         msg = f"'guidance_scale' must be from 0 to {MAX_GUIDANCE:g}."
         raise InvalidRequest(msg, param="guidance_scale")
+    rescale = defaults.guidance_rescale if body.guidance_rescale is None else body.guidance_rescale
+    if not 0 <= rescale <= 1:
+        msg = "'guidance_rescale' must be from 0 to 1."
+        raise InvalidRequest(msg, param="guidance_rescale")
     spec, scheduler = _sampler(body, card)
     check(spec, steps, None if init is None else init.strength, flow=card.family.flow)
-    return Sampling(sampler=spec.id, steps=steps, guidance_scale=guidance, scheduler=scheduler, skip_layers=defaults.skip_layers)
+    if not card.family.flow:
+        check_noise(spec, zero_snr=bool(card.schedule.zero_snr), prediction_type=card.schedule.prediction_type or "epsilon")
+    return Sampling(
+        sampler=spec.id,
+        steps=steps,
+        guidance_scale=guidance,
+        scheduler=scheduler,
+        guidance_rescale=rescale,
+        embedded_guidance=card.embedded_guidance,
+        skip_layers=defaults.skip_layers,
+    )
 
 
 def _sampler(body: ImageOptions, card: ModelCard) -> tuple[SamplerSpec, str | None]:
