@@ -5,7 +5,7 @@ scheduler.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import (
@@ -33,7 +33,7 @@ from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.loader import InlineLoader
 from pipelines.engine.models import Models
 from pipelines.engine.notes import Notes
-from pipelines.engine.row import Row, rows_of
+from pipelines.engine.row import Row, RowId, rows_of
 from pipelines.engine.runner import Runner
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.tracker import Tracker
@@ -145,13 +145,16 @@ class Engine:
     def _refusal(self, request: ImageRequest) -> AquatintError | None:
         if self._draining:
             return ShuttingDown("This worker is finishing its work and takes no more.")
-        if request.model not in self._models:
-            return UnknownModel(f"Model {request.model!r} is not known here.", param="model")
+        for model, param in zip(request.models, ("model", "refiner"), strict=False):
+            if model not in self._models:
+                return UnknownModel(f"Model {model!r} is not known here.", param=param)
         if request.id in self._tracker:
             return InvalidRequest(f"Request {request.id!r} is already in flight.")
+        if request.refiner is not None and not 0 < request.refiner.switch_at < 1:
+            return InvalidRequest("The refiner must take over after 0 and before 1 of the schedule.", param="refiner")
         if not request.seeds:
             return InvalidRequest("At least one seed is needed.", param="seeds")
-        return self._models.refusal(request.model)
+        return next((refusal for model in request.models if (refusal := self._models.refusal(model)) is not None), None)
 
     def _turn_over(self) -> list[Event]:
         """Let models come and go; hold the rows whose model is not there, fail those whose model will not come."""
@@ -170,12 +173,18 @@ class Engine:
             self._notes.recall(card)
 
     def _account(self, batch: Batch, outcome: Outcome) -> list[Event]:
+        before = {row.id: row.step for row in batch.rows}
         hopeless = self._scheduler.update(
-            batch, advanced=outcome.advanced, out_of_memory=outcome.out_of_memory, fault=outcome.fault is not None
+            batch,
+            advanced=outcome.advanced,
+            out_of_memory=outcome.out_of_memory,
+            fault=outcome.fault is not None,
+            courses=outcome.courses,
+            switches=outcome.switches,
         )
         events: list[Event] = [self._tick(batch, outcome)]
         if batch.phase is Phase.DENOISE:
-            events += self._progress(batch, outcome)
+            events += self._progress(batch, outcome, before)
         for row in batch.rows:
             if row.id in outcome.pictures:
                 events += self._finish(row, outcome)
@@ -185,12 +194,12 @@ class Engine:
             events += self._fail(row.request.id, _hopeless(row, outcome))
         return events
 
-    def _progress(self, batch: Batch, outcome: Outcome) -> Iterable[Event]:
+    def _progress(self, batch: Batch, outcome: Outcome, before: Mapping[RowId, int]) -> Iterable[Event]:
         for row in batch.rows:
             if row.id not in outcome.advanced:
                 continue
             request, image = row.id
-            if row.step != (row.position - 1) * row.steps // row.total:
+            if row.step > before[row.id]:
                 yield Progress(request, image, row.step, row.steps)
             if row.id in outcome.previews:
                 yield Preview(request, image, row.step, outcome.previews[row.id])

@@ -5,8 +5,9 @@ nobody's tick waits for a long queue of either. Within a tick the order is prior
 more is passed over for one that does. A row overtaken too often leads the next batch, whatever its priority: nothing starves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 
 import msgspec
 
@@ -14,8 +15,10 @@ from pipelines.contract.messages import Phase
 from pipelines.engine.batch import Batch
 from pipelines.engine.budgets import Budgets, Measure
 from pipelines.engine.fairness import Turns
-from pipelines.engine.row import Demand, Key, Row, RowId
+from pipelines.engine.row import Course, Demand, Key, Row, RowId
 from pipelines.memory.turnover import Turnover
+
+_NO_COURSES: Mapping[RowId, Course] = MappingProxyType({})
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -65,7 +68,7 @@ class Scheduler:
         found: dict[str, tuple[int, int]] = {}
         for row in self._rows.values():
             work, begun = found.get(row.key.model, (0, 0))
-            left = row.steps if row.phase is Phase.ENCODE else max(row.total - row.position, 1)
+            left = max(row.total - row.position, 1) if row.total else row.steps
             own = left * row.cost * row.key.width * row.key.height
             found[row.key.model] = (work + own, begun + (row.phase is not Phase.ENCODE))
         return {model: Demand(work, begun) for model, (work, begun) in found.items()}
@@ -93,9 +96,13 @@ class Scheduler:
         ready = by_phase[Phase.DENOISE]
         if by_phase[Phase.DECODE] and (Phase.DECODE not in self._since_tick or not ready):
             return self._phase(Phase.DECODE, by_phase[Phase.DECODE], self._policy.decode_rows)
-        room = self._policy.active_rows - len(ready) - len(by_phase[Phase.DECODE])
-        if by_phase[Phase.ENCODE] and room > 0 and (Phase.ENCODE not in self._since_tick or not ready):
-            return self._phase(Phase.ENCODE, by_phase[Phase.ENCODE], min(room, self._policy.encode_rows))
+        # A row that changes models holds its tensors already: it needs no room.
+        changing = [row for row in by_phase[Phase.ENCODE] if row.refining]
+        room = self._policy.active_rows - len(ready) - len(by_phase[Phase.DECODE]) - len(changing)
+        joining = by_phase[Phase.ENCODE] if room > 0 else changing
+        if joining and (Phase.ENCODE not in self._since_tick or not ready):
+            most = self._policy.encode_rows
+            return self._phase(Phase.ENCODE, joining, min(room, most) if room > 0 else most)
         return self._tick(ready) if ready else None
 
     def measured(self, batch: Batch, peak_bytes: int, free_bytes: int) -> None:
@@ -103,7 +110,16 @@ class Scheduler:
         measure = Measure(max(min(batch.size, batch.budget), batch.bucket), peak_bytes)
         self._budgets.measure(batch.phase, batch.key, measure, free_bytes)
 
-    def update(self, batch: Batch, *, advanced: dict[RowId, int], out_of_memory: bool, fault: bool) -> list[Row]:
+    def update(
+        self,
+        batch: Batch,
+        *,
+        advanced: Mapping[RowId, int],
+        out_of_memory: bool,
+        fault: bool,
+        courses: Mapping[RowId, Course] = _NO_COURSES,
+        switches: Mapping[RowId, int] = MappingProxyType({}),
+    ) -> list[Row]:
         """Account for a batch: move rows on, learn from trouble; returns the rows for which there is no hope.
 
         The caller removes those, and finished ones, with `remove`.
@@ -114,7 +130,11 @@ class Scheduler:
             if row.id in advanced:
                 row.suspect = False
                 row.overtaken = 0
-                _move(row, advanced[row.id])
+                if row.phase is Phase.ENCODE:
+                    row.course = courses.get(row.id, row.course)
+                    row.encoded(advanced[row.id], switches.get(row.id))
+                elif row.phase is Phase.DENOISE:
+                    row.denoised(advanced[row.id])
         self._note_overtaken(batch)
         if batch.phase is Phase.DENOISE:
             behind = sum(row.work for row in self._rows.values() if row.key == batch.key and row.phase is Phase.DENOISE)
@@ -166,7 +186,9 @@ class Scheduler:
             tuple(taken),
             budget,
             bucket=min(fitting, default=0),
+            buckets=self._policy.buckets if fitting else (),
             previews=frozenset(row.id for row in taken if _preview_due(row)),
+            costs=tuple(row.cost for row in taken),
         )
 
     def _lead(self, rows: list[Row]) -> Row:
@@ -186,16 +208,6 @@ class Scheduler:
         return row.phase is Phase.ENCODE and row.key.model in self._held
 
 
-def _move(row: Row, advanced: int) -> None:
-    if row.phase is Phase.ENCODE:
-        row.total = advanced
-        row.phase = Phase.DENOISE
-    elif row.phase is Phase.DENOISE:
-        row.position = advanced
-        if row.position >= row.total:
-            row.phase = Phase.DECODE
-
-
 def _alone_if_suspect(rows: list[Row]) -> list[Row]:
     """The first row alone if it is suspect, else it and the rows that are not."""
     return rows[:1] if rows[0].suspect else [row for row in rows if not row.suspect]
@@ -205,5 +217,4 @@ def _preview_due(row: Row) -> bool:
     every = row.request.preview_every
     if every < 1 or row.position + 1 >= row.total:
         return False
-    after = (row.position + 1) * row.steps // row.total
-    return after > row.step and after % every == 0
+    return row.next_step > row.step and row.next_step % every == 0

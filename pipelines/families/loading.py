@@ -5,9 +5,10 @@ import torch
 from pipelines.contract import catalog
 from pipelines.contract.catalog import Dtype, ModelCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
-from pipelines.families import sd, sources
+from pipelines.families import sd, sd3, sdxl
 from pipelines.families.family import Family, Progress
-from pipelines.families.parts import FolderParts, Parts
+from pipelines.families.opening import open_parts
+from pipelines.families.parts import Parts
 from pipelines.families.shared import Shared
 
 
@@ -18,7 +19,12 @@ def load(card: ModelCard, device: torch.device, progress: Progress, shared: Shar
     """
     try:
         if card.family is catalog.Family.SD:
-            return sd.load((shared or Shared()).over(parts_of(card, device, progress)))
+            return sd.load(parts_of(card, device, progress, shared))
+        if card.family is catalog.Family.SD3:
+            t5 = card.text_encoders.get("text_encoder_3", "") is not None
+            return sd3.load(parts_of(card, device, progress, shared), t5=t5)
+        if card.family is catalog.Family.SDXL:
+            return sdxl.load(parts_of(card, device, progress, shared))
     except AquatintError:
         raise
     except Exception as error:
@@ -28,9 +34,9 @@ def load(card: ModelCard, device: torch.device, progress: Progress, shared: Shar
     raise ModelLoadFailed(msg)
 
 
-def parts_of(card: ModelCard, device: torch.device, progress: Progress) -> Parts:
-    """The parts of ``card``'s checkpoint, still to be loaded."""
-    return FolderParts(sources.folder(card.source), device, precision(card.dtype, device), progress)
+def parts_of(card: ModelCard, device: torch.device, progress: Progress, shared: Shared | None = None) -> Parts:
+    """The parts of ``card``'s checkpoint, still to be loaded but for what is ``shared``."""
+    return (shared or Shared()).over(open_parts(card, device, precision(card.dtype, device), progress))
 
 
 def precision(dtype: Dtype, device: torch.device) -> torch.dtype:

@@ -17,6 +17,7 @@ from pipelines.contract.catalog import (
     Compile,
     Defaults,
     Dtype,
+    EmbeddingCard,
     Emphasis,
     Family,
     ModelCard,
@@ -63,6 +64,7 @@ from pipelines.contract.request import (
     Sampling,
     SizeConditioning,
     SkipLayers,
+    Style,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -87,6 +89,7 @@ MESSAGES = [
             quantize=Quantize.INT8,
             defaults=Defaults(skip_layers=SkipLayers((7, 8, 9)), refiner=Refiner("other")),
             qualities={"low": 10},
+            embeddings=(EmbeddingCard("easynegative", "file:/models/easynegative.safetensors", Family.SDXL),),
             preload=True,
             pin=True,
         )
@@ -99,6 +102,7 @@ MESSAGES = [
             model="demo",
             prompt="a red circle",
             negative_prompt="blue",
+            style=Style("line-art", "line art of {prompt}", "colour"),
             width=128,
             height=192,
             seeds=(1, 2**64 - 1),
