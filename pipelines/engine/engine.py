@@ -154,7 +154,7 @@ class Engine:
             return InvalidRequest("The refiner must take over after 0 and before 1 of the schedule.", param="refiner")
         if not request.seeds:
             return InvalidRequest("At least one seed is needed.", param="seeds")
-        return next((refused for refused in map(self._models.refusal, request.models) if refused is not None), None)
+        return next((refusal for model in request.models if (refusal := self._models.refusal(model)) is not None), None)
 
     def _turn_over(self) -> list[Event]:
         """Let models come and go; hold the rows whose model is not there, fail those whose model will not come."""

@@ -125,9 +125,9 @@ class FakeRunner:
         facts = ModelFacts(Family.FAKE, "epsilon", "float32", 0, size, 4, inpainting=False, load_seconds=faults.load)
         return Loaded(facts, weights, faults)
 
-    def install(self, card: ModelCard, loaded: Loaded) -> None:
+    def install(self, model: str, loaded: Loaded) -> None:
         """Keep its faults at hand."""
-        self._faults[card.id] = loaded.body if isinstance(loaded.body, Faults) else Faults()
+        self._faults[model] = loaded.body if isinstance(loaded.body, Faults) else Faults()
 
     def park(self, model: str) -> None:
         """Nothing but weights is on the device."""

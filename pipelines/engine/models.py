@@ -252,7 +252,7 @@ class Models:
                 if refusal is not None:
                     self._fail(arrival.model, refusal, events, failed)
                 return
-            self._runner.install(known.card, loaded)
+            self._runner.install(arrival.model, loaded)
         else:
             self._residency.arrive(arrival.model, weights=None, seconds=report.seconds, now=now, pinned=known.card.pin)
         if known.facts is not None:

@@ -54,8 +54,8 @@ class Runner(Protocol):
         """
         ...
 
-    def install(self, card: ModelCard, loaded: Loaded) -> None:
-        """Make the model of ``card`` ready for batches."""
+    def install(self, model: str, loaded: Loaded) -> None:
+        """Make it ready for batches."""
         ...
 
     def park(self, model: str) -> None:

@@ -68,7 +68,7 @@ class Scheduler:
         found: dict[str, tuple[int, int]] = {}
         for row in self._rows.values():
             work, begun = found.get(row.key.model, (0, 0))
-            left = row.steps if row.phase is Phase.ENCODE else max(row.total - row.position, 1)
+            left = max(row.total - row.position, 1) if row.total else row.steps
             own = left * row.cost * row.key.width * row.key.height
             found[row.key.model] = (work + own, begun + (row.phase is not Phase.ENCODE))
         return {model: Demand(work, begun) for model, (work, begun) in found.items()}

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import torch
 
@@ -69,12 +68,14 @@ class TorchRunner:
             family = loading.load(card, self._device, progress, shared, self._buckets)
         except AquatintError as error:
             raise _cause(error) from error
-        return Loaded(family.facts, shared.taken(), family)
+        return Loaded(family.facts, shared.taken(), Resident(family, card))
 
-    def install(self, card: ModelCard, loaded: Loaded) -> None:
+    def install(self, model: str, loaded: Loaded) -> None:
         """Take on what `load` has made."""
-        family: Any = loaded.body
-        self.add(card.id, family, card)
+        if not isinstance(loaded.body, Resident):
+            msg = f"unreachable: {model!r} was loaded by another runner"
+            raise TypeError(msg)
+        self._models[model] = loaded.body
 
     def park(self, model: str) -> None:
         """Let go of its prompt embeddings: they are on the device."""

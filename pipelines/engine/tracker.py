@@ -54,10 +54,6 @@ class Tracker:
             if track.request.deadline is not None and track.request.deadline < wall
         ]
 
-    def using(self, model: str) -> list[ImageRequest]:
-        """Requests in flight that need ``model``."""
-        return [track.request for track in self._tracks.values() if model in track.request.models]
-
     def next_deadline(self) -> float | None:
         """The earliest deadline (Unix time) of a request in flight."""
         return min(

@@ -10,24 +10,30 @@ import torch
 from pipelines.contract.catalog import ModelCard
 from pipelines.families import sources
 from pipelines.families.loading import precision
+from pipelines.families.weights_file import inspect
 
 _MODULES = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 _FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+_AVERAGES = "model_ema."
+"""Second copies of the network that training leaves in single files; they are not loaded."""
 
 
 def expected(card: ModelCard, device: torch.device) -> int:
-    """Bytes of the weights in ``card``'s folder or file, in the precision it will have on ``device``; 0 for a hub's.
+    """Bytes of the weights in ``card``'s source, in the precision it will have on ``device``; 0 for a repository on a hub.
 
-    It is a promise, not a measure: what a loader changes beyond the precision (a VAE kept in float32, quantisation) shows only in
-    what was loaded. Raises `ModelLoadFailed` if the folder cannot be used.
+    It is a promise, not a measure: what a loader changes beyond the precision (a VAE kept in float32, quantisation, parts from
+    elsewhere) shows only in what was loaded. Raises `ModelLoadFailed` if the source cannot be used.
     """
-    item = precision(card.dtype, device).itemsize
-    if card.source.startswith("file:"):
-        return _elements(sources.locate(sources.parse(card.source), lambda _part, _done: None)) * item
-    if not card.source.startswith(("dir:", "bundled:")):
+    source = sources.parse(card.source, card.revision)
+    if source.scheme == "hf":
         return 0
-    folder = sources.folder(card.source)
-    return sum(_elements(file) for name in _MODULES for file in _weight_files(folder / name)) * item
+    path = sources.locate(source, lambda _part, _fraction: None)
+    item = precision(card.dtype, device).itemsize
+    if path.is_file():
+        shapes = inspect(path).shapes
+        return sum(prod(shape) for name, shape in shapes.items() if not name.startswith(_AVERAGES)) * item
+    modules = [name for name in _MODULES if card.text_encoders.get(name, "") is not None]
+    return sum(_elements(file) for name in modules for file in _weight_files(path / name)) * item
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
@@ -44,8 +50,4 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def _elements(file: Path) -> int:
-    """Numbers in a safetensors file: eight bytes of length, then the header as JSON (huggingface.co/docs/safetensors)."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
-    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return sum(prod(shape) for shape in inspect(file).shapes.values())

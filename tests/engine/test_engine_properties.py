@@ -60,7 +60,7 @@ def engine(moods: list[bool], **policy: object) -> tuple[Engine, Moody]:
     for name in ("m", "n"):
         card = ModelCard(id=name, source="fake:", family=Family.FAKE, defaults=Defaults(), limits=Limits(max_rows=MAX_ROWS))
         assert made.load(card) == []
-    assert sum(isinstance(event, ModelLoaded) for event in [*made.step(), *made.step()]) == 2
+        assert any(isinstance(event, ModelLoaded) for event in made.step())
     return made, runner
 
 

@@ -19,7 +19,7 @@ from pipelines.contract.messages import (
     ModelLoading,
     ModelUnloaded,
 )
-from pipelines.contract.request import ImageRequest, Sampling
+from pipelines.contract.request import ImageRequest, Refiner, Sampling
 from pipelines.engine.engine import Engine
 from pipelines.engine.fake import FakeRunner
 from pipelines.engine.loader import Ended, InlineLoader, Moved, ThreadLoader
@@ -365,6 +365,21 @@ def test_less_work_waits_until_its_patience_ends():
         show.ask("a", steps=10, images=4)
     assert "+b" in show.story()
     assert 8.0 <= show.clock.now <= 25.0
+
+
+def test_a_request_that_needs_two_models_gets_them_one_after_the_other():
+    show = Show(budget=10, stay_seconds=0.5).know("base", "refiner")
+    ids = [show.ask("base", steps=10, images=2, refiner=Refiner("refiner", 0.5)) for _ in range(3)]
+    show.finish()
+    assert show.ended() == dict.fromkeys(ids, "completed")
+    assert show.story()[:3] == ["+base", "-base", "+refiner"]
+
+
+def test_a_refiner_that_does_not_load_fails_only_those_who_need_it():
+    show = Show().know("base").know("refiner", source="fake:?fail_load=true")
+    refined, plain = show.ask("base", refiner=Refiner("refiner", 0.5)), show.ask("base")
+    show.finish()
+    assert show.ended() == {refined: "model_load_failed", plain: "completed"}
 
 
 def test_unloading_lets_begun_rows_end_and_is_answered():

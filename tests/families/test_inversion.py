@@ -196,17 +196,14 @@ def test_a_wrong_width_fails_its_own_request_only(tiny, tmp_path):
     from test_alone import request
 
     from pipelines.engine.engine import Engine
-    from pipelines.engine.scheduler import Scheduler
 
     wide = saved(tmp_path, {"emb_params": vectors(2, 48)}, "wide")
     fits = saved(tmp_path, {"emb_params": vectors(2)}, "fits")
     card = ModelCard(id="tiny", source="", family=Family.SD, embeddings=(wide, fits))
     runner = Recording(tiny.device)
     runner.add("tiny", tiny.family, card)
-    scheduler = Scheduler()
-    scheduler.limit("tiny", 16)
-    engine = Engine(runner, scheduler)
-    engine._cards["tiny"] = card
+    engine = Engine(runner)
+    engine.adopt(card)
     asked = [request("txt2img", "euler", guided=True, id=name, prompt=f"a {name} circle") for name in ("wide", "fits", "red")]
     events = [event for each in asked for event in engine.generate(each)]
     while engine.busy:

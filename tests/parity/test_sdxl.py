@@ -240,7 +240,7 @@ def test_no_stacked_conditioning_outlives_the_change_of_models(base, refiner):
     engine = Engine(runner)
     for name, family in both(base, refiner).items():
         runner.add(name, family)
-        engine._cards[name] = None
+        engine.adopt(ModelCard(id=name, source="", family=family.facts.family))
     engine.generate(ask("txt2img", "euler", refiner=REFINED, seeds=(1, 2)))
     while engine.busy:
         engine.step()
