@@ -16,6 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
+# No test may look at the real hub, and neither may the workers that it starts: see tests/families/hub_double.py.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 AQUATINT = Path(sys.executable).with_name("aquatint")
 START_SECONDS = 60
 

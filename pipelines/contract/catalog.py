@@ -20,6 +20,16 @@ class Family(StrEnum):
     FAKE = "fake"
     """No network at all: colour gradients, for tests and for trying the server."""
 
+    @property
+    def flow(self) -> bool:
+        """Whether its checkpoints are trained by flow matching (https://arxiv.org/abs/2210.02747), not as diffusion."""
+        return self is Family.SD3
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that both sides of an image must be a multiple of: the VAE's 8, times the transformer's patch."""
+        return 16 if self is Family.SD3 else 8
+
 
 class Dtype(StrEnum):
     """Precision of the weights on the device; AUTO is float16 on CUDA and float32 on a CPU."""
@@ -104,6 +114,15 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_side: int = 64
 
 
+class EmbeddingCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``embeddings:`` in models.yaml; ``name``, its key there, is the word that prompts use."""
+
+    name: str
+    source: str
+    """``file:PATH`` of a safetensors file."""
+    family: Family
+
+
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of ``models:`` in models.yaml; ``id`` is its key there."""
 
@@ -130,6 +149,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     qualities: dict[str, int] = {}
     """Steps for each ``quality`` word of a request, such as ``{low: 10, high: 40}``."""
+    embeddings: tuple[EmbeddingCard, ...] = ()
+    """The catalog's textual inversions for this family; filled in by the catalog, not written in the entry."""
     preload: bool = False
     """Load when the worker starts, not at the first request."""
     pin: bool = False
@@ -153,5 +174,7 @@ class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedded_guidance: bool = False
     """Whether the network takes the guidance scale as an input."""
     max_clip_skip: int = 0
+    patch: int = 1
+    """Latents along one side of what the network takes as one token (transformers)."""
     refines_only: bool = False
     """Whether it can only finish another model's latents (the SDXL refiner)."""

@@ -5,6 +5,9 @@ from typing import Literal
 
 import msgspec
 
+PLACE = "{prompt}"
+"""Stands in a style's template where the words asked for go."""
+
 
 class Priority(IntEnum):
     """Who goes first: a person waiting, ordinary API work, or a batch that may take the night."""
@@ -53,7 +56,7 @@ class SkipLayers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Indices of transformer blocks."""
     scale: float = 2.8
     start: float = 0.01
-    """Fraction of the steps before which it is off."""
+    """Fraction of the steps up to which it is off; steps that strength leaves out count too."""
     stop: float = 0.2
     """Fraction of the steps from which it is off again."""
 
@@ -114,19 +117,30 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Put the input's own pixels back where the mask keeps them, instead of their copy through the VAE."""
 
 
+class Style(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A named look: words around the prompt, and after the negative prompt."""
+
+    name: str
+    prompt: str
+    """With `PLACE` once."""
+    negative: str = ""
+
+
 class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that decides the pixels of ``len(seeds)`` images; equal requests give equal images."""
 
     id: str
     model: str
     prompt: str
+    """As it was sent; the engine reads `styled_prompt`."""
     width: int
-    """Pixels, a multiple of 8."""
+    """Pixels, a multiple of 8 (16 for SD3)."""
     height: int
     seeds: tuple[int, ...]
     """One image per seed, 0 <= seed < 2**64; each seeds a CPU generator, as in diffusers."""
     sampling: Sampling
     negative_prompt: str = ""
+    style: Style | None = None
     init: Init | None = None
     clip_skip: int = 0
     """Leave out that many last layers of the text encoder (diffusers' meaning; A1111's value is one higher)."""
@@ -138,3 +152,19 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: Priority = Priority.NORMAL
     deadline: float | None = None
     """Unix time in seconds after which the result is worthless; earlier deadlines go first among equals."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that must be loaded to run it."""
+        return (self.model,) if self.refiner is None else (self.model, self.refiner.model)
+
+    @property
+    def styled_prompt(self) -> str:
+        """The prompt, with the words of its style around it."""
+        return self.prompt if self.style is None else self.style.prompt.replace(PLACE, self.prompt, 1)
+
+    @property
+    def styled_negative(self) -> str:
+        """The negative prompt, followed by that of the style."""
+        added = "" if self.style is None else self.style.negative
+        return ", ".join(part for part in (self.negative_prompt, added) if part)

@@ -5,7 +5,7 @@ import msgspec
 from pipelines.contract.errors import ErrorReport
 from pipelines.contract.messages import Phase
 from pipelines.contract.request import Picture
-from pipelines.engine.row import Key, Row, RowId
+from pipelines.engine.row import Course, Key, Row, RowId
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -15,17 +15,21 @@ class Batch(msgspec.Struct, frozen=True):
     key: Key
     rows: tuple[Row, ...]
     budget: int
-    """Denoise: network evaluations in one forward at most; only a single guided row may need more, in two forwards.
+    """Denoise: network evaluations in one forward at most; only a single guided row may need more, in forwards of its own.
     Encode and decode: rows at most."""
     bucket: int = 0
     """Denoise: pad the evaluations to this many; 0 for no padding."""
+    buckets: tuple[int, ...] = ()
+    """Denoise: what a part of them is padded to, where they cannot all share a forward: the smallest of these that holds it."""
     previews: frozenset[RowId] = frozenset()
     """Rows whose watchers want a look after this tick."""
+    costs: tuple[int, ...] = ()
+    """Denoise: each row's evaluations, as they were when the batch was made; a row's next tick may cost less or more."""
 
     @property
     def size(self) -> int:
         """What the budget counts: evaluations in a tick, else rows."""
-        return sum(row.cost for row in self.rows) if self.phase is Phase.DENOISE else len(self.rows)
+        return sum(self.costs) if self.phase is Phase.DENOISE else len(self.rows)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -33,7 +37,11 @@ class Outcome(msgspec.Struct, frozen=True):
 
     seconds: float
     advanced: dict[RowId, int] = {}
-    """Rows that succeeded. Encode: how many evaluations the row will take. Else: how many it has done."""
+    """Rows that succeeded. Encode: how many evaluations the row will take in all. Else: how many it has done."""
+    courses: dict[RowId, Course] = {}
+    """Encode: what is known of the rows' ways now."""
+    switches: dict[RowId, int] = {}
+    """Encode: after how many evaluations a row's refiner takes over; rows without one are not named."""
     pictures: dict[RowId, Picture] = {}
     """Decode: the finished images."""
     previews: dict[RowId, Picture] = {}

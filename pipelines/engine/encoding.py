@@ -11,12 +11,16 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
-from pipelines.contract.errors import InvalidRequest
+from pipelines.contract import catalog
+from pipelines.contract.catalog import Emphasis, ModelCard
+from pipelines.contract.errors import InvalidRequest, Unsupported
 from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.row import Row
-from pipelines.engine.state import Kept, RowState
-from pipelines.families import pictures
+from pipelines.engine.state import Kept, RowState, Timeline
+from pipelines.engine.wordings import Reader
+from pipelines.families import inversion, pictures
 from pipelines.families.autoencoder import Moments
+from pipelines.families.conditioning import Conditioning
 from pipelines.families.family import Family, Prompt
 from pipelines.sampling.noise import Noise
 from pipelines.sampling.solver import Schedulers, Solver
@@ -24,31 +28,32 @@ from pipelines.sampling.solver import Schedulers, Solver
 Encode = Callable[[torch.Tensor], Moments]
 
 
-def prompts_of(row: Row, family: Family) -> tuple[Prompt, ...]:
-    """The texts one evaluation each is made for: negative and positive, or only the positive.
-
-    Raises `InvalidRequest` for more skipped layers than the encoder has, and for a request that is wrong about whether the
-    network takes the guidance scale itself.
-    """
-    request = row.request
+def _check(row: Row, family: Family) -> None:
+    """Refuse a size the network cannot be cut into, and an option it has no place for."""
+    multiple = family.vae.scale * family.facts.patch
+    if row.key.width % multiple or row.key.height % multiple:
+        msg = f"The size {row.key.width}x{row.key.height} will not do: both sides must be multiples of {multiple} for this model."
+        raise InvalidRequest(msg, param="size")
+    if row.request.sampling.skip_layers is not None and family.facts.family is not catalog.Family.SD3:
+        msg = "Skip-layer guidance is for SD3 models only."
+        raise Unsupported(msg, param="skip_layers")
     embedded = family.facts.embedded_guidance
-    if request.sampling.embedded_guidance != embedded and request.sampling.guidance_scale > 1.0:
+    if row.request.sampling.embedded_guidance != embedded and row.request.sampling.guidance_scale > 1.0:
         msg = f"embedded_guidance must be {str(embedded).lower()} for this model."
         raise InvalidRequest(msg, param="guidance_scale")
-    if not 0 <= request.clip_skip <= family.max_clip_skip:
-        msg = f"clip_skip must be 0 to {family.max_clip_skip} for this model, not {request.clip_skip}."
-        raise InvalidRequest(msg, param="clip_skip")
-    positive = Prompt(request.prompt, request.clip_skip)
-    # Like diffusers, the negative prompt is never tapped early: clip_skip is about the picture's description.
-    return (Prompt(request.negative_prompt, negative=True), positive) if request.sampling.guided else (positive,)
 
 
 class Encoder:
     """Makes row states for one model."""
 
-    def __init__(self, family: Family) -> None:
-        """Share ``family``'s embeddings among all rows."""
+    def __init__(self, family: Family, card: ModelCard | None = None) -> None:
+        """Share ``family``'s embeddings among all rows; ``card`` says how prompts are to be read.
+
+        Raises `ModelLoadFailed` for a textual-inversion file that cannot be read.
+        """
         self.embeddings = Embeddings(family)
+        inversions = () if card is None else [inversion.load(each) for each in card.embeddings]
+        self.reader = Reader(family, Emphasis.ORIGINAL if card is None else card.emphasis, inversions)
         self._family = family
         self._schedulers = Schedulers(family.scheduler_config)
 
@@ -58,16 +63,20 @@ class Encoder:
         Raises `InvalidRequest` for what this sampler or model cannot do.
         """
         family, request, init = self._family, row.request, row.request.init
-        prompts = prompts_of(row, family)
+        if init is None and family.facts.refines_only:
+            msg = "This model is a refiner: it finishes a picture, or another model's image, and cannot begin one."
+            raise Unsupported(msg, param="model")
         noise = Noise(row.seed, family.device, family.dtype)
         strength = None if init is None else init.strength
-        solver = self._schedulers.solver(request.sampling, noise, strength=strength)
+        _check(row, family)
         shape = (
             1,
             family.vae.channels,
             row.key.height // family.vae.scale,
             row.key.width // family.vae.scale,
         )
+        tokens = (shape[-2] // family.facts.patch) * (shape[-1] // family.facts.patch)
+        solver = self._schedulers.solver(request.sampling, noise, strength=strength, tokens=tokens)
         kept, channels = None, None
         if init is None:
             latents = solver.initial(noise.draw(shape))
@@ -78,17 +87,61 @@ class Encoder:
             latents, kept, channels = self._inpaint(row, solver, noise, encode)
         if family.facts.inpainting and channels is None:
             channels = self._blank(row, encode)
-        embedded = self.embeddings.fetch(prompts)
         return RowState(
             latents=latents,
             solver=solver,
-            conditioning=tuple(family.condition(embedded[prompt], request, negative=prompt.negative) for prompt in prompts),
+            timelines=self._timelines(row),
+            steps=row.steps,
             guidance=request.sampling.guidance_scale,
             guidance_rescale=request.sampling.guidance_rescale,
             kept=kept,
             channels=channels,
             paste=init if init is not None and init.mask is not None and init.keep_unmasked else None,
+            skip_layers=request.sampling.skip_layers,
         )
+
+    def refined(self, row: Row, state: RowState) -> RowState:
+        """``state`` as it goes on with this model, the refiner that ``row`` asks for, from where another model has left it.
+
+        The prompts are read anew and the schedule is this model's own, from `Refiner.switch_at` on; the random numbers go on
+        where they are, and so does what a mask keeps. The first model's mask channels are left behind unless this one has them
+        too. Raises `Unsupported` for a model whose latents are not the first one's.
+        """
+        family, request, init = self._family, row.request, row.request.init
+        if request.refiner is None:
+            msg = "there is no refiner"
+            raise ValueError(msg)
+        nine = family.facts.inpainting
+        if state.latents.shape[1] != family.vae.channels or (nine and state.channels is None):
+            msg = f"Model {request.refiner.model!r} cannot refine what model {request.model!r} makes: they are not of a kind."
+            raise Unsupported(msg, param="refiner")
+        solver = self._schedulers.solver(
+            request.sampling,
+            state.solver.noise,
+            strength=None if init is None else init.strength,
+            start=request.refiner.switch_at,
+        )
+        return RowState(
+            latents=state.latents.to(family.device, family.dtype),
+            solver=solver,
+            timelines=self._timelines(row),
+            steps=row.steps,
+            guidance=state.guidance,
+            guidance_rescale=state.guidance_rescale,
+            kept=state.kept,
+            channels=state.channels if nine else None,
+            paste=state.paste,
+            begun=state.position,
+        )
+
+    def _timelines(self, row: Row) -> tuple[Timeline, ...]:
+        prompts = self.reader.prompts(row)
+        encoded = self.embeddings.fetch(cue.prompt for cues in prompts for cue in cues)
+
+        def told(prompt: Prompt) -> Conditioning:
+            return self._family.condition(encoded[prompt], row.request, negative=prompt.negative)
+
+        return tuple(tuple((cue.begins, told(cue.prompt)) for cue in cues) for cues in prompts)
 
     def _inpaint(
         self, row: Row, solver: Solver, noise: Noise, encode: Encode

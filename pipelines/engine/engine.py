@@ -1,7 +1,7 @@
 """The engine: commands in, one batch at a time, events out."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import (
@@ -30,7 +30,7 @@ from pipelines.contract.messages import (
 )
 from pipelines.contract.request import ImageRequest
 from pipelines.engine.batch import Batch, Outcome
-from pipelines.engine.row import Row, rows_of
+from pipelines.engine.row import Row, RowId, rows_of
 from pipelines.engine.runner import Runner
 from pipelines.engine.scheduler import Scheduler
 from pipelines.engine.tracker import Tracker
@@ -117,21 +117,30 @@ class Engine:
     def _refusal(self, request: ImageRequest) -> AquatintError | None:
         if self._draining:
             return ShuttingDown("This worker is finishing its work and takes no more.")
-        if request.model not in self._cards:
-            return UnknownModel(f"Model {request.model!r} is not loaded here.", param="model")
+        for model, param in zip(request.models, ("model", "refiner"), strict=False):
+            if model not in self._cards:
+                return UnknownModel(f"Model {model!r} is not loaded here.", param=param)
         if request.id in self._tracker:
             return InvalidRequest(f"Request {request.id!r} is already in flight.")
+        if request.refiner is not None and not 0 < request.refiner.switch_at < 1:
+            return InvalidRequest("The refiner must take over after 0 and before 1 of the schedule.", param="refiner")
         if not request.seeds:
             return InvalidRequest("At least one seed is needed.", param="seeds")
         return None
 
     def _account(self, batch: Batch, outcome: Outcome) -> list[Event]:
+        before = {row.id: row.step for row in batch.rows}
         hopeless = self._scheduler.update(
-            batch, advanced=outcome.advanced, out_of_memory=outcome.out_of_memory, fault=outcome.fault is not None
+            batch,
+            advanced=outcome.advanced,
+            out_of_memory=outcome.out_of_memory,
+            fault=outcome.fault is not None,
+            courses=outcome.courses,
+            switches=outcome.switches,
         )
         events: list[Event] = [self._tick(batch, outcome)]
         if batch.phase is Phase.DENOISE:
-            events += self._progress(batch, outcome)
+            events += self._progress(batch, outcome, before)
         for row in batch.rows:
             if row.id in outcome.pictures:
                 events += self._finish(row, outcome)
@@ -141,12 +150,12 @@ class Engine:
             events += self._fail(row.request.id, _hopeless(row, outcome))
         return events
 
-    def _progress(self, batch: Batch, outcome: Outcome) -> Iterable[Event]:
+    def _progress(self, batch: Batch, outcome: Outcome, before: Mapping[RowId, int]) -> Iterable[Event]:
         for row in batch.rows:
             if row.id not in outcome.advanced:
                 continue
             request, image = row.id
-            if row.step != (row.position - 1) * row.steps // row.total:
+            if row.step > before[row.id]:
                 yield Progress(request, image, row.step, row.steps)
             if row.id in outcome.previews:
                 yield Preview(request, image, row.step, outcome.previews[row.id])

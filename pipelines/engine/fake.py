@@ -84,7 +84,8 @@ class FakeRunner:
         seconds = {Phase.ENCODE: faults.encode, Phase.DENOISE: faults.tick, Phase.DECODE: faults.decode}[batch.phase]
         self._sleep(seconds)
         if batch.phase is Phase.ENCODE:
-            return Outcome(seconds, advanced={row.id: row.steps * _order(row) for row in batch.rows})
+            totals = {row.id: row.steps * _order(row) for row in batch.rows}
+            return Outcome(seconds, advanced=totals, switches=_switches(batch, totals))
         if batch.phase is Phase.DENOISE:
             return self._tick(batch, faults, seconds)
         return Outcome(
@@ -118,7 +119,7 @@ class FakeRunner:
 def gradient(row: Row, share: float) -> Picture:
     """Two colours of the prompt and seed, top to bottom; ``share`` of the rows are drawn, the rest is grey."""
     width, height = row.key.width, row.key.height
-    mark = crc32(f"{row.request.prompt}\0{row.seed}".encode())
+    mark = crc32(f"{row.request.styled_prompt}\0{row.seed}".encode())
     top, bottom = (mark & 255, mark >> 8 & 255, mark >> 16 & 255), (mark >> 24 & 255, mark >> 4 & 255, mark >> 12 & 255)
     drawn = round(height * share)
     lines = []
@@ -127,6 +128,12 @@ def gradient(row: Row, share: float) -> Picture:
         colour = bytes(round(a + (b - a) * blend) for a, b in zip(top, bottom, strict=True)) if y < drawn else b"\x80\x80\x80"
         lines.append(colour * width)
     return Picture(width=width, height=height, mode="RGB", data=b"".join(lines))
+
+
+def _switches(batch: Batch, totals: Mapping[RowId, int]) -> dict[RowId, int]:
+    """Any fake model refines any other, from the asked share of the steps on."""
+    fresh = ((row, row.request.refiner) for row in batch.rows if not row.refining)
+    return {row.id: round(totals[row.id] * refiner.switch_at) for row, refiner in fresh if refiner is not None}
 
 
 def _order(row: Row) -> int:

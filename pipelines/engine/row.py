@@ -21,6 +21,15 @@ class Key(msgspec.Struct, frozen=True):
     height: int
 
 
+class Course(msgspec.Struct, frozen=True):
+    """What encoding finds out of a row's way."""
+
+    steps: int
+    """Steps to do."""
+    extra: tuple[int, int] = (0, 0)
+    """Positions, from the first up to but not including the second, that take one more evaluation: skip-layer guidance."""
+
+
 @dataclass(slots=True, eq=False)
 class Row:
     """Mutable; owned by the scheduler, read by the runner during a batch."""
@@ -34,7 +43,15 @@ class Row:
     position: int = 0
     """Evaluations of the network done (a guided pair counts once)."""
     total: int = 0
-    """Evaluations to do; known once encoded."""
+    """Evaluations to do, by all models together; known once encoded."""
+    course: Course | None = None
+    """Known once encoded, if the runner tells."""
+    step: int = 0
+    """Steps done, of `steps`; never falls, even if the refiner's share turns out longer than thought."""
+    switch: int | None = None
+    """Position at which the refiner takes over; None when no model is to come."""
+    refining: bool = False
+    """The refiner has taken over: what the row holds outlives its encoding."""
     overtaken: int = 0
     """Batches since this row last ran in which a row ran that came later."""
     suspect: bool = False
@@ -42,8 +59,9 @@ class Row:
 
     @property
     def cost(self) -> int:
-        """Network evaluations in one tick."""
-        return 2 if self.request.sampling.guided else 1
+        """Network evaluations in the next tick."""
+        first, last = self._extra
+        return self._usual + (first <= self.position < last)
 
     @property
     def seed(self) -> int:
@@ -53,7 +71,10 @@ class Row:
     @property
     def work(self) -> int:
         """What is left, in evaluations times pixels."""
-        return self.cost * max(self.total - self.position, 1) * self.key.width * self.key.height
+        first, last = self._extra
+        extra = max(0, last - max(first, self.position))
+        evaluations = self._usual * max(self.total - self.position, 1) + extra
+        return evaluations * self.key.width * self.key.height
 
     @property
     def urgency(self) -> tuple[int, float, int]:
@@ -62,15 +83,45 @@ class Row:
         return (int(self.request.priority), deadline, self.order)
 
     @property
-    def step(self) -> int:
-        """Steps done, of `ImageRequest.sampling.steps` less those that strength leaves out."""
-        return self.position * self.steps // self.total if self.total else 0
-
-    @property
     def steps(self) -> int:
-        """Steps to do in all."""
+        """Steps to do in all: `ImageRequest.sampling.steps` less those that strength leaves out."""
+        if self.course is not None:
+            return self.course.steps
         init, steps = self.request.init, self.request.sampling.steps
         return max(1, steps if init is None else kept_steps(steps, init.strength))
+
+    @property
+    def _usual(self) -> int:
+        return 2 if self.request.sampling.guided else 1
+
+    @property
+    def _extra(self) -> tuple[int, int]:
+        return (0, 0) if self.course is None else self.course.extra
+
+    @property
+    def next_step(self) -> int:
+        """What `step` will be after one more evaluation."""
+        return max(self.step, (self.position + 1) * self.steps // self.total)
+
+    def encoded(self, total: int, switch: int | None) -> None:
+        """Ready for the model's first tick: ``total`` evaluations in all, the refiner from ``switch`` on."""
+        self.total, self.switch = total, switch
+        self._go_on()
+
+    def denoised(self, position: int) -> None:
+        """``position`` evaluations are done."""
+        self.position = position
+        self.step = max(self.step, position * self.steps // self.total)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Whatever comes next: more of the same, the refiner's own encoding, or the end."""
+        refiner = self.request.refiner
+        if refiner is not None and self.switch is not None and self.position >= self.switch:
+            self.key = Key(refiner.model, self.key.width, self.key.height)
+            self.switch, self.refining, self.phase = None, True, Phase.ENCODE
+        else:
+            self.phase = Phase.DENOISE if self.position < self.total else Phase.DECODE
 
 
 def rows_of(request: ImageRequest, first_order: int) -> list[Row]:

@@ -5,7 +5,8 @@ nobody's tick waits for a long queue of either. Within a tick the order is prior
 more is passed over for one that does. A row overtaken too often leads the next batch, whatever its priority: nothing starves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -13,7 +14,9 @@ from pipelines.contract.messages import Phase
 from pipelines.engine.batch import Batch
 from pipelines.engine.budgets import Budgets
 from pipelines.engine.fairness import Turns
-from pipelines.engine.row import Key, Row, RowId
+from pipelines.engine.row import Course, Key, Row, RowId
+
+_NO_COURSES: Mapping[RowId, Course] = MappingProxyType({})
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -73,12 +76,25 @@ class Scheduler:
         ready = by_phase[Phase.DENOISE]
         if by_phase[Phase.DECODE] and (Phase.DECODE not in self._since_tick or not ready):
             return self._phase(Phase.DECODE, by_phase[Phase.DECODE], self._policy.decode_rows)
-        room = self._policy.active_rows - len(ready) - len(by_phase[Phase.DECODE])
-        if by_phase[Phase.ENCODE] and room > 0 and (Phase.ENCODE not in self._since_tick or not ready):
-            return self._phase(Phase.ENCODE, by_phase[Phase.ENCODE], min(room, self._policy.encode_rows))
+        # A row that changes models holds its tensors already: it needs no room.
+        changing = [row for row in by_phase[Phase.ENCODE] if row.refining]
+        room = self._policy.active_rows - len(ready) - len(by_phase[Phase.DECODE]) - len(changing)
+        joining = by_phase[Phase.ENCODE] if room > 0 else changing
+        if joining and (Phase.ENCODE not in self._since_tick or not ready):
+            most = self._policy.encode_rows
+            return self._phase(Phase.ENCODE, joining, min(room, most) if room > 0 else most)
         return self._tick(ready) if ready else None
 
-    def update(self, batch: Batch, *, advanced: dict[RowId, int], out_of_memory: bool, fault: bool) -> list[Row]:
+    def update(
+        self,
+        batch: Batch,
+        *,
+        advanced: Mapping[RowId, int],
+        out_of_memory: bool,
+        fault: bool,
+        courses: Mapping[RowId, Course] = _NO_COURSES,
+        switches: Mapping[RowId, int] = MappingProxyType({}),
+    ) -> list[Row]:
         """Account for a batch: move rows on, learn from trouble; returns the rows for which there is no hope.
 
         The caller removes those, and finished ones, with `remove`.
@@ -89,7 +105,11 @@ class Scheduler:
             if row.id in advanced:
                 row.suspect = False
                 row.overtaken = 0
-                _move(row, advanced[row.id])
+                if row.phase is Phase.ENCODE:
+                    row.course = courses.get(row.id, row.course)
+                    row.encoded(advanced[row.id], switches.get(row.id))
+                elif row.phase is Phase.DENOISE:
+                    row.denoised(advanced[row.id])
         self._note_overtaken(batch)
         if batch.phase is Phase.DENOISE:
             behind = sum(row.work for row in self._rows.values() if row.key == batch.key and row.phase is Phase.DENOISE)
@@ -141,7 +161,9 @@ class Scheduler:
             tuple(taken),
             budget,
             bucket=min(fitting, default=0),
+            buckets=self._policy.buckets if fitting else (),
             previews=frozenset(row.id for row in taken if _preview_due(row)),
+            costs=tuple(row.cost for row in taken),
         )
 
     def _lead(self, rows: list[Row]) -> Row:
@@ -157,16 +179,6 @@ class Scheduler:
                 row.overtaken += 1
 
 
-def _move(row: Row, advanced: int) -> None:
-    if row.phase is Phase.ENCODE:
-        row.total = advanced
-        row.phase = Phase.DENOISE
-    elif row.phase is Phase.DENOISE:
-        row.position = advanced
-        if row.position >= row.total:
-            row.phase = Phase.DECODE
-
-
 def _alone_if_suspect(rows: list[Row]) -> list[Row]:
     """The first row alone if it is suspect, else it and the rows that are not."""
     return rows[:1] if rows[0].suspect else [row for row in rows if not row.suspect]
@@ -176,5 +188,4 @@ def _preview_due(row: Row) -> bool:
     every = row.request.preview_every
     if every < 1 or row.position + 1 >= row.total:
         return False
-    after = (row.position + 1) * row.steps // row.total
-    return after > row.step and after % every == 0
+    return row.next_step > row.step and row.next_step % every == 0

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 import msgspec
 import torch
 
-from pipelines.contract.request import Init
+from pipelines.contract.request import Init, SkipLayers
+from pipelines.engine.row import Course
 from pipelines.families.conditioning import Conditioning
 from pipelines.sampling.solver import Solver
+
+Timeline = tuple[tuple[int, Conditioning], ...]
+"""What one prompt comes to, from which step on; in order, the first from step 0."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -36,19 +40,48 @@ class RowState:
 
     latents: torch.Tensor
     solver: Solver
-    conditioning: tuple[Conditioning, ...]
+    timelines: tuple[Timeline, ...]
     """Negative and positive prompt when guided, else the positive one: one evaluation each."""
     guidance: float
+    steps: int = 1
+    """Steps to do in all, by which `timelines` count; a step may take several evaluations."""
     guidance_rescale: float = 0.0
     kept: Kept | None = None
     channels: torch.Tensor | None = None
     """Mask and masked picture for a nine-channel network, [1, 5, h, w]: concatenated to the latents."""
     paste: Init | None = None
     """Put this picture's own pixels back outside its mask, once decoded."""
+    skip_layers: SkipLayers | None = None
+    begun: int = 0
+    """Evaluations that another model has done before."""
+
+    def course(self) -> Course:
+        """Where the row's way leads, and where it takes one evaluation more: for the scheduler."""
+        return Course(self.solver.steps, self._skipping())
+
+    @property
+    def position(self) -> int:
+        """Evaluations done by all models together."""
+        return self.begun + self.solver.position
+
+    @property
+    def total(self) -> int:
+        """Evaluations that will be done once this solver is at its end."""
+        return self.begun + self.solver.total
+
+    @property
+    def conditioning(self) -> tuple[Conditioning, ...]:
+        """Of each timeline, what holds at the current position."""
+        step = self.position * self.steps // self.total
+        return tuple(next(told for begins, told in reversed(timeline) if begins <= step) for timeline in self.timelines)
 
     def evaluations(self) -> tuple[Evaluation, ...]:
         """What the network is to be asked at the current position, in the order that `advance` takes the answers."""
-        return tuple(Evaluation(part) for part in self.conditioning)
+        asked = tuple(Evaluation(part) for part in self.conditioning)
+        first, last = self._skipping()
+        if self.skip_layers is None or not first <= self.solver.position < last:
+            return asked
+        return (*asked, Evaluation(self.conditioning[-1], self.skip_layers.layers))
 
     def network_input(self) -> torch.Tensor:
         """The latents as the network wants them now."""
@@ -73,7 +106,7 @@ class RowState:
 
     def _guided(self, predictions: torch.Tensor) -> torch.Tensor:
         """One prediction of the evaluations' [e, C, h, w]: classifier-free guidance, https://arxiv.org/abs/2207.12598."""
-        if len(self.conditioning) == 1:
+        if len(self.timelines) == 1:
             return predictions
         negative, positive = predictions[:1], predictions[1:2]
         guided = negative + self.guidance * (positive - negative)
@@ -82,7 +115,24 @@ class RowState:
             axes = tuple(range(1, guided.ndim))
             rescaled = guided * (positive.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
             guided = self.guidance_rescale * rescaled + (1 - self.guidance_rescale) * guided
+        if self.skip_layers is not None and len(predictions) > len(self.conditioning):
+            guided = guided + (positive - predictions[2:3]) * self.skip_layers.scale
         return guided
+
+    def _skipping(self) -> tuple[int, int]:
+        """Positions, half open, at which skip-layer guidance is due: only with guidance, as in diffusers.
+
+        Counted over the whole schedule, in evaluations against steps, as diffusers' txt2img pipeline does (its others have none).
+        """
+        skip, whole = self.skip_layers, self.solver.whole
+        if skip is None or len(self.conditioning) == 1:
+            return (0, 0)
+        due = [
+            position
+            for position in range(self.solver.total)
+            if whole * skip.start < self.solver.begin + position < whole * skip.stop
+        ]
+        return (due[0], due[-1] + 1) if due else (0, 0)
 
     def _blend(self, kept: Kept, latents: torch.Tensor) -> torch.Tensor:
         original = kept.latents

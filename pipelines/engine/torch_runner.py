@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import torch
 
@@ -10,9 +11,9 @@ from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport
 from pipelines.contract.messages import Phase
 from pipelines.contract.request import Picture
 from pipelines.engine.batch import Batch, Outcome
-from pipelines.engine.encoding import Encoder, prompts_of
+from pipelines.engine.encoding import Encoder
 from pipelines.engine.previews import Previewer
-from pipelines.engine.row import RowId
+from pipelines.engine.row import Course, RowId
 from pipelines.engine.runner import LoadProgress
 from pipelines.engine.state import Evaluation, RowState
 from pipelines.families import loading, pictures
@@ -33,10 +34,10 @@ class Resident:
 
     __slots__ = ("encoder", "family", "previewer")
 
-    def __init__(self, family: Family) -> None:
-        """Wrap ``family``."""
+    def __init__(self, family: Family, card: ModelCard | None = None) -> None:
+        """Wrap ``family``; ``card`` says how prompts are to be read."""
         self.family = family
-        self.encoder = Encoder(family)
+        self.encoder = Encoder(family, card)
         self.previewer = Previewer(family)
 
 
@@ -53,11 +54,11 @@ class TorchRunner:
 
     def load(self, card: ModelCard, progress: LoadProgress) -> ModelFacts:
         """Load from the card's source; raises `ModelLoadFailed`."""
-        return self.add(card.id, loading.load(card, self._device, progress, self._buckets))
+        return self.add(card.id, loading.load(card, self._device, progress, self._buckets), card)
 
-    def add(self, model: str, family: Family) -> ModelFacts:
-        """Take on an already loaded family under the name ``model``."""
-        self._models[model] = Resident(family)
+    def add(self, model: str, family: Family, card: ModelCard | None = None) -> ModelFacts:
+        """Take on an already loaded family under the name ``model``; without a card prompts are read as by default."""
+        self._models[model] = Resident(family, card)
         return family.facts
 
     def unload(self, model: str) -> None:
@@ -91,12 +92,14 @@ class TorchRunner:
         return Outcome(
             seconds=time.monotonic() - began,
             advanced=work.advanced,
+            courses=work.courses,
+            switches=work.switches,
             pictures=work.pictures,
             previews=work.previews,
             failed=work.failed,
             out_of_memory=out_of_memory,
             fault=fault,
-            padded=max(0, batch.bucket - batch.size),
+            padded=work.padded,
         )
 
     def _encode(self, batch: Batch, work: "_Work") -> None:
@@ -104,10 +107,11 @@ class TorchRunner:
         wanted: list[Prompt] = []
         for row in batch.rows:
             try:
-                wanted += prompts_of(row, resident.family)
+                wanted += [cue.prompt for cues in resident.encoder.reader.prompts(row) for cue in cues]
             except AquatintError as error:
                 work.failed[row.id] = error.report()
-        resident.encoder.embeddings.fetch(wanted)
+        with suppress(AquatintError):  # one row's fault is told below, to that row
+            resident.encoder.embeddings.fetch(wanted)
         moments: dict[tuple[str, int], Moments] = {}
         for row in batch.rows:
             if row.id in work.failed:
@@ -123,61 +127,80 @@ class TorchRunner:
                     moments[key] = resident.family.vae.moments(pixels)[0]
                 return moments[key]
 
+            encoder = resident.encoder
             try:
-                state = resident.encoder.state(row, encode)
+                state = encoder.refined(row, self._states[row.id]) if row.refining else encoder.state(row, encode)
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue
+            if row.id in self._states:
+                # What the row was told before is let go: another conditioning may come to have its identity.
+                self._conditioning.clear()
             self._states[row.id] = state
-            work.advanced[row.id] = state.solver.total
+            work.advanced[row.id] = state.total
+            work.courses[row.id] = state.course()
+            if row.request.refiner is not None and not row.refining:
+                work.switches[row.id] = state.solver.before(row.request.refiner.switch_at)
 
     def _denoise(self, batch: Batch, work: "_Work") -> None:
         resident = self._models[batch.key.model]
         states = [self._states[row.id] for row in batch.rows]
         wanted = [state.evaluations() for state in states]
-        predictions = self._predict(resident.family, states, wanted, batch)
+        predictions = self._predict(resident.family, states, wanted, batch, work)
         first = 0
         for row, state, own in zip(batch.rows, states, wanted, strict=True):
             last = first + len(own)
             guess = state.advance(predictions[first:last])
             first = last
-            work.advanced[row.id] = state.solver.position
+            work.advanced[row.id] = state.position
             if row.id in batch.previews:
                 work.previews[row.id] = resident.previewer.picture(guess)
 
     def _predict(
-        self, family: Family, states: Sequence[RowState], wanted: Sequence[tuple[Evaluation, ...]], batch: Batch
+        self,
+        family: Family,
+        states: Sequence[RowState],
+        wanted: Sequence[tuple[Evaluation, ...]],
+        batch: Batch,
+        work: "_Work",
     ) -> torch.Tensor:
         """The network over all evaluations of all rows, in their order; those that skip alike share forwards."""
         flat = [(state, evaluation) for state, own in zip(states, wanted, strict=True) for evaluation in own]
         alike: dict[tuple[int, ...], list[int]] = {}
         for index, (_, evaluation) in enumerate(flat):
             alike.setdefault(evaluation.skip_layers, []).append(index)
-        answers = [
-            self._forward(family, [flat[index] for index in indices], skipped, batch) for skipped, indices in alike.items()
-        ]
+        answers = []
+        for skipped, indices in alike.items():
+            bucket = batch.bucket if len(alike) == 1 else _bucket(len(indices), batch)
+            work.padded += max(0, bucket - len(indices))
+            answers.append(self._forward(family, [flat[index] for index in indices], skipped, batch.budget, bucket))
         if len(answers) == 1:
             return answers[0]
         order = torch.tensor([index for indices in alike.values() for index in indices])
         return torch.cat(answers)[torch.argsort(order).to(self._device)]
 
     def _forward(
-        self, family: Family, asked: Sequence[tuple[RowState, Evaluation]], skipped: tuple[int, ...], batch: Batch
+        self,
+        family: Family,
+        asked: Sequence[tuple[RowState, Evaluation]],
+        skipped: tuple[int, ...],
+        budget: int,
+        bucket: int,
     ) -> torch.Tensor:
         """Predictions for ``asked``, in forwards of at most the budget, padded to the bucket."""
         inputs = [state.network_input() for state, _ in asked]
         times = [state.solver.timestep for state, _ in asked]
         conditionings = [evaluation.conditioning for _, evaluation in asked]
         wanted = len(inputs)
-        spare = max(0, batch.bucket - wanted)
+        spare = max(0, bucket - wanted)
         latents = torch.cat([*inputs, *inputs[-1:] * spare]).to(family.dtype)
         timesteps = self._to_device(times + times[-1:] * spare)
         conditioning = self._stack([*conditionings, *conditionings[-1:] * spare])
-        if len(latents) <= batch.budget:
+        if len(latents) <= budget:
             return family.evaluate(latents, timesteps, conditioning, skipped)[:wanted]
         parts = []
-        for at in range(0, len(latents), batch.budget):
-            last = at + batch.budget
+        for at in range(0, len(latents), budget):
+            last = at + budget
             parts.append(family.evaluate(latents[at:last], timesteps[at:last], conditioning.rows(at, last), skipped))
         return torch.cat(parts)[:wanted]
 
@@ -225,13 +248,20 @@ class TorchRunner:
 class _Work:
     """What a batch has achieved so far; kept when the rest of it fails."""
 
-    __slots__ = ("advanced", "failed", "pictures", "previews")
+    __slots__ = ("advanced", "courses", "failed", "padded", "pictures", "previews", "switches")
 
     def __init__(self) -> None:
         self.advanced: dict[RowId, int] = {}
+        self.courses: dict[RowId, Course] = {}
+        self.switches: dict[RowId, int] = {}
+        self.padded = 0
         self.pictures: dict[RowId, Picture] = {}
         self.previews: dict[RowId, Picture] = {}
         self.failed: dict[RowId, ErrorReport] = {}
+
+
+def _bucket(evaluations: int, batch: Batch) -> int:
+    return min((size for size in batch.buckets if evaluations <= size <= batch.budget), default=0)
 
 
 _NO_ROOM = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")

@@ -55,8 +55,8 @@ class Tracker:
         ]
 
     def using(self, model: str) -> list[ImageRequest]:
-        """Requests in flight for ``model``."""
-        return [track.request for track in self._tracks.values() if track.request.model == model]
+        """Requests in flight that need ``model``."""
+        return [track.request for track in self._tracks.values() if model in track.request.models]
 
     def charge(self, batch: Batch, began: float, ended: float) -> None:
         """Book a batch to the requests that had rows in it."""

@@ -6,10 +6,12 @@ from typing import Any, Protocol
 import msgspec
 import torch
 
-from pipelines.contract.catalog import ModelFacts
+from pipelines.contract.catalog import Emphasis, ModelFacts
 from pipelines.contract.request import ImageRequest
 from pipelines.families.autoencoder import Autoencoder
 from pipelines.families.conditioning import Conditioning
+from pipelines.families.inversion import Inversion
+from pipelines.prompts.fragments import Wording
 
 Progress = Callable[[str, float], None]
 """Told the component at hand and the fraction done, 0..1."""
@@ -19,9 +21,15 @@ class Prompt(msgspec.Struct, frozen=True):
     """One text to encode; equal prompts have equal embeddings, so this is also the cache key."""
 
     text: str
+    """The words alone, for encoders without weights; empty if there are none."""
     clip_skip: int = 0
     negative: bool = False
     """Some families treat an empty negative prompt differently from an empty positive one."""
+    wording: Wording = ()
+    """The words with weights and breaks; empty means `text` as it stands."""
+    emphasis: Emphasis = Emphasis.ORIGINAL
+    learned: tuple[Inversion, ...] = ()
+    """What the learned words of `wording` stand for."""
 
 
 class Family(Protocol):

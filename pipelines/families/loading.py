@@ -8,12 +8,13 @@ import torch
 from pipelines.contract import catalog
 from pipelines.contract.catalog import Compile, Dtype, ModelCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
-from pipelines.families import guidance, optimise, sd, sources
+from pipelines.families import guidance, optimise, sd, sd3, sdxl
 from pipelines.families.compiling import compile_blocks, warm_up
 from pipelines.families.facts import stored
 from pipelines.families.family import Family, Progress
+from pipelines.families.opening import open_parts
 from pipelines.families.overlaid import Overlaid
-from pipelines.families.parts import FolderParts, Parts
+from pipelines.families.parts import Parts
 
 _READING = 0.5
 """Where reading ends and compiling begins, as a share of the progress shown: which takes longer depends on the device."""
@@ -59,13 +60,17 @@ def _share(progress: Progress, first: float, last: float) -> Progress:
 def _family(card: ModelCard, parts: Parts) -> Family:
     if card.family is catalog.Family.SD:
         return sd.load(parts)
+    if card.family is catalog.Family.SDXL:
+        return sdxl.load(parts)
+    if card.family is catalog.Family.SD3:
+        return sd3.load(parts, t5=card.text_encoders.get("text_encoder_3", "") is not None)
     msg = f"Model {card.id!r}: this worker cannot run family {card.family.value!r}."
     raise ModelLoadFailed(msg)
 
 
 def parts_of(card: ModelCard, device: torch.device, progress: Progress) -> Parts:
     """The parts of ``card``'s checkpoint, still to be loaded."""
-    parts = FolderParts(sources.folder(card.source), device, precision(card.dtype, device), progress)
+    parts = open_parts(card, device, precision(card.dtype, device), progress)
     return Overlaid(parts, card.schedule)
 
 

@@ -30,8 +30,11 @@ def main() -> int:
             serve(link, Engine(FakeRunner()), signals)
             return 0
         # Imported here: a fake worker starts in a fraction of a second because it never sees torch.
-        # No source needs the hub, and a library that looks there by itself would stall an air-gapped box. Read at import.
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        # A library that looks at the hub by itself would stall an air-gapped box. Read at import. What a card names as hf: and
+        # the cache lacks is fetched by a process of its own, unless the operator wants no downloads at all.
+        if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in {"1", "on", "yes", "true"}:
+            os.environ.setdefault("AQUATINT_DOWNLOADS", "1")
+        os.environ["HF_HUB_OFFLINE"] = "1"
         # torch's CPU threads spin between operations. On cores that others need too (the HTTP server is one) long spinning makes
         # a tick up to twenty times slower; spinning this long costs nothing on a quiet machine. Read when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -6,7 +6,9 @@ from types import MappingProxyType
 import msgspec
 
 from pipelines.contract.catalog import ModelCard
-from pipelines.contract.errors import UnknownModel
+from pipelines.contract.errors import InvalidRequest, UnknownModel
+from pipelines.contract.request import Style
+from server.catalog.styles import PRESETS
 
 _NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
@@ -17,6 +19,7 @@ class Catalog(msgspec.Struct, frozen=True):
     default_model: str
     cards: Mapping[str, ModelCard]
     aliases: Mapping[str, str] = _NO_ALIASES
+    styles: Mapping[str, Style] = PRESETS
 
     def card(self, name: str | None) -> ModelCard:
         """The card a client means by ``name`` (an id, an alias, or None for the default)."""
@@ -26,6 +29,14 @@ class Catalog(msgspec.Struct, frozen=True):
         if found is None:
             msg = f"The model {name!r} does not exist; there are {', '.join(self.cards)}."
             raise UnknownModel(msg, param="model")
+        return found
+
+    def style(self, name: str) -> Style:
+        """The style a client means by ``name``."""
+        found = self.styles.get(name.strip().lower())
+        if found is None:
+            msg = f"There is no style {name!r}; there are {', '.join(self.styles)}."
+            raise InvalidRequest(msg, param="style_preset")
         return found
 
     @property

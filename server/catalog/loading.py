@@ -1,23 +1,26 @@
 """models.yaml -> Catalog; every mistake is refused with file, line and field."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
-from pipelines.contract.catalog import ModelCard
+from pipelines.contract.catalog import Family, ModelCard
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.samplers import check_noise, resolve
 from server.catalog.catalog import Catalog
+from server.catalog.embeddings import EmbeddingEntry, embeddings, of_family
 from server.catalog.positions import CatalogError, Document, Where
+from server.catalog.sources import located
+from server.catalog.styles import StyleEntry, styles
 
 T = TypeVar("T")
 
-_SOURCES = ("bundled:", "dir:", "fake:")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-_SIDE = 8
 
 
 class _Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,6 +31,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: _Server
     models: dict[str, Any]
     aliases: dict[str, str] = {}
+    embeddings: dict[str, Any] = {}
+    styles: dict[str, Any] = {}
 
 
 def load(path: Path | None) -> Catalog:
@@ -47,7 +52,11 @@ def parse(text: str, *, name: str, folder: Path) -> Catalog:
     file = _convert(document, (), document.value, _File)
     if not file.models:
         raise document.error(("models",), "at least one model is needed")
+    words = embeddings(document, _entries(document, "embeddings", file.embeddings, EmbeddingEntry), folder)
     cards = {model: _card(document, model, file.models[model], folder) for model in file.models}
+    cards = {model: replace(card, embeddings=of_family(words, card.family)) for model, card in cards.items()}
+    for card in cards.values():
+        _check_refiner(document, card, cards)
     for alias, target in file.aliases.items():
         if alias in cards:
             raise document.error(("aliases", alias), "a model has this name already")
@@ -56,7 +65,12 @@ def parse(text: str, *, name: str, folder: Path) -> Catalog:
     default = file.server.default_model
     if default not in cards:
         raise document.error(("server", "default_model"), f"there is no model {default!r}")
-    return Catalog(default_model=default, cards=MappingProxyType(cards), aliases=MappingProxyType(dict(file.aliases)))
+    return Catalog(
+        default_model=default,
+        cards=MappingProxyType(cards),
+        aliases=MappingProxyType(dict(file.aliases)),
+        styles=styles(document, _entries(document, "styles", file.styles, StyleEntry)),
+    )
 
 
 def _card(document: Document, model: str, fields: object, folder: Path) -> ModelCard:
@@ -67,35 +81,52 @@ def _card(document: Document, model: str, fields: object, folder: Path) -> Model
         raise document.error(where, "this must be a mapping with source and family")
     if "id" in fields:
         raise document.error((*where, "id"), "the id is the key above; leave this out")
+    if "embeddings" in fields:
+        raise document.error((*where, "embeddings"), "embeddings are listed beside models, each with its family")
     card = _convert(document, where, {**fields, "id": model}, ModelCard)
+    card = located(document, where, card, folder)
     _check(document, where, card)
-    if card.source.startswith("dir:"):
-        absolute = (folder / Path(card.source.removeprefix("dir:")).expanduser()).absolute()
-        return msgspec.structs.replace(card, source=f"dir:{absolute}")
     return card
 
 
 def _check(document: Document, where: Where, card: ModelCard) -> None:
-    if not card.source.startswith(_SOURCES):
-        raise document.error((*where, "source"), f"must begin with one of {', '.join(_SOURCES)}")
     try:
-        spec, _ = resolve(card.defaults.sampler, card.defaults.scheduler)
+        spec, _ = resolve(card.defaults.sampler, card.defaults.scheduler, flow=card.family.flow)
         check_noise(spec, zero_snr=bool(card.schedule.zero_snr), prediction_type=card.schedule.prediction_type or "epsilon")
     except InvalidRequest as error:
         raise document.error((*where, "defaults", error.param or "sampler"), error.message) from None
     if not 0 <= card.defaults.guidance_rescale <= 1:
         raise document.error((*where, "defaults", "guidance_rescale"), "must be from 0 to 1")
     _check_numbers(document, where, card)
+    _check_skip_layers(document, (*where, "defaults", "skip_layers"), card)
+    for encoder, source in card.text_encoders.items():
+        if source is None and (card.family is not Family.SD3 or encoder != "text_encoder_3"):
+            raise document.error((*where, "text_encoders", encoder), "only text_encoder_3 of family sd3 can be left out")
+
+
+def _check_refiner(document: Document, card: ModelCard, cards: Mapping[str, ModelCard]) -> None:
+    refiner = card.defaults.refiner
+    where: Where = ("models", card.id, "defaults", "refiner")
+    if refiner is None:
+        return
+    if refiner.model not in cards:
+        raise document.error((*where, "model"), f"there is no model {refiner.model!r}")
+    other = cards[refiner.model].family
+    if other is not card.family:
+        msg = f"model {refiner.model!r} is of family {other.value!r}, and cannot finish what {card.family.value!r} began"
+        raise document.error((*where, "model"), msg)
+    if not 0 < refiner.switch_at < 1:
+        raise document.error((*where, "switch_at"), "must be above 0 and below 1")
 
 
 def _check_numbers(document: Document, where: Where, card: ModelCard) -> None:
-    defaults, limits = card.defaults, card.limits
+    defaults, limits, multiple = card.defaults, card.limits, card.family.multiple
     for key in ("max_pixels", "max_steps", "max_rows", "max_images", "min_side"):
         if getattr(limits, key) < 1:
             raise document.error((*where, "limits", key), "must be 1 or more")
     for side in ("width", "height"):
-        if getattr(defaults, side) % _SIDE or getattr(defaults, side) < limits.min_side:
-            raise document.error((*where, "defaults", side), f"must be a multiple of {_SIDE}, {limits.min_side} or more")
+        if getattr(defaults, side) % multiple or getattr(defaults, side) < limits.min_side:
+            raise document.error((*where, "defaults", side), f"must be a multiple of {multiple}, {limits.min_side} or more")
     if defaults.width * defaults.height > limits.max_pixels:
         raise document.error((*where, "defaults", "width"), f"the default size is over max_pixels={limits.max_pixels}")
     if not 1 <= defaults.steps <= limits.max_steps:
@@ -105,6 +136,22 @@ def _check_numbers(document: Document, where: Where, card: ModelCard) -> None:
     for quality, steps in card.qualities.items():
         if not 1 <= steps <= limits.max_steps:
             raise document.error((*where, "qualities", quality), f"must be from 1 to max_steps={limits.max_steps}")
+
+
+def _check_skip_layers(document: Document, where: Where, card: ModelCard) -> None:
+    skip = card.defaults.skip_layers
+    if skip is None:
+        return
+    if card.family is not Family.SD3:
+        raise document.error(where, f"skip-layer guidance is for family sd3, not {card.family.value}")
+    if not skip.layers or min(skip.layers) < 0:
+        raise document.error((*where, "layers"), "name one block or more, counted from 0")
+    if not 0 <= skip.start < skip.stop <= 1:
+        raise document.error((*where, "start"), "must be from 0 to 1, and start before stop")
+
+
+def _entries(document: Document, section: str, entries: dict[str, Any], kind: type[T]) -> dict[str, T]:
+    return {name: _convert(document, (section, name), fields, kind) for name, fields in entries.items()}
 
 
 def _convert(document: Document, where: Where, value: object, kind: type[T]) -> T:

@@ -97,11 +97,10 @@ class Fleet:
             reasons = "; ".join(f"{each.name} on {each.device}: {each.reason}" for each in self._supervisors)
             flight.fail(WorkerLost(f"No worker can be started ({reasons}).", retry_after=30.0))
             return
-        model = flight.request.model
 
         def cost(supervisor: Supervisor) -> float:
-            penalty = 0.0 if supervisor.has(model) else LOAD_PENALTY_SECONDS
-            return supervisor.backlog / supervisor.pace.rate + penalty
+            missing = sum(not supervisor.has(model) for model in flight.request.models)
+            return supervisor.backlog / supervisor.pace.rate + missing * LOAD_PENALTY_SECONDS
 
         min(alive, key=cost).submit(flight)
 

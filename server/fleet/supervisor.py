@@ -118,7 +118,8 @@ class Supervisor:
         self._waiting.append(flight)
         worker = self._worker
         if worker is not None:
-            worker.failed.pop(flight.request.model, None)  # a new request is a new try
+            for model in flight.request.models:
+                worker.failed.pop(model, None)  # a new request is a new try
         self._advance()
 
     def withdraw(self, flight: Flight) -> None:
@@ -311,19 +312,21 @@ class Supervisor:
                 flight.fail(TooLarge(f"The request with its pictures is too large to pass on: {error}."))
 
     def _runnable(self, worker: Worker, flight: Flight) -> bool:
-        model, deadline = flight.request.model, flight.request.deadline
+        models, deadline = flight.request.models, flight.request.deadline
         if flight.over:
             self._waiting.remove(flight)
         elif deadline is not None and deadline < self._clock.time():
             self._waiting.remove(flight)
             flight.fail(DeadlineExceeded("The deadline passed before the request was begun."))
-        elif model in worker.loaded:
-            return True
-        elif model in worker.failed:
+        elif failed := [model for model in models if model in worker.failed]:
             self._waiting.remove(flight)
-            flight.fail(load_failure(model, worker.failed[model]))
-        elif model not in worker.loading:
-            worker.load(self._catalog.card(model))
+            flight.fail(load_failure(failed[0], worker.failed[failed[0]]))
+        else:
+            missing = [model for model in models if model not in worker.loaded]
+            for model in missing:
+                if model not in worker.loading:
+                    worker.load(self._catalog.card(model))
+            return not missing
         return False
 
     def _state(self) -> WorkerState:

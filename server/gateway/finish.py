@@ -71,6 +71,8 @@ def parameters(request: ImageRequest, seed: int) -> str:
         facts["Schedule type"] = sampling.scheduler
     if request.init is not None:
         facts["Denoising strength"] = f"{request.init.strength:g}"
+    if request.style is not None:
+        facts["Style"] = request.style.name
     if request.clip_skip:
         facts["Clip skip"] = request.clip_skip + 1
     lines = [request.prompt]

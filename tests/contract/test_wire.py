@@ -17,6 +17,7 @@ from pipelines.contract.catalog import (
     Compile,
     Defaults,
     Dtype,
+    EmbeddingCard,
     Emphasis,
     Family,
     ModelCard,
@@ -61,6 +62,7 @@ from pipelines.contract.request import (
     Sampling,
     SizeConditioning,
     SkipLayers,
+    Style,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -85,6 +87,7 @@ MESSAGES = [
             quantize=Quantize.INT8,
             defaults=Defaults(skip_layers=SkipLayers((7, 8, 9)), refiner=Refiner("other")),
             qualities={"low": 10},
+            embeddings=(EmbeddingCard("easynegative", "file:/models/easynegative.safetensors", Family.SDXL),),
             preload=True,
             pin=True,
         )
@@ -96,6 +99,7 @@ MESSAGES = [
             model="demo",
             prompt="a red circle",
             negative_prompt="blue",
+            style=Style("line-art", "line art of {prompt}", "colour"),
             width=128,
             height=192,
             seeds=(1, 2**64 - 1),

@@ -2,12 +2,14 @@
 
 from collections import Counter
 
+import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard
 from pipelines.contract.messages import Completed, Failed, ImageDone, ModelLoaded, Phase, Progress
-from pipelines.contract.request import ImageRequest, Priority, Sampling
+from pipelines.contract.request import ImageRequest, Priority, Refiner, Sampling
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.engine import Engine
 from pipelines.engine.fake import FakeRunner, Faults
@@ -16,17 +18,19 @@ from pipelines.engine.scheduler import Policy, Scheduler
 MAX_ROWS = 6
 
 requests = st.builds(
-    lambda images, steps, guided, width, priority: {
+    lambda images, steps, guided, width, priority, refiner: {
         "seeds": tuple(range(images)),
         "sampling": Sampling(sampler="euler", steps=steps, guidance_scale=4.0 if guided else 1.0),
         "width": width,
         "priority": priority,
+        "refiner": refiner,
     },
     images=st.integers(1, 3),
     steps=st.integers(1, 12),
     guided=st.booleans(),
     width=st.sampled_from([64, 96]),
     priority=st.sampled_from(list(Priority)),
+    refiner=st.none() | st.builds(Refiner, model=st.sampled_from(["m", "n"]), switch_at=st.floats(0.01, 0.99)),
 )
 
 arrivals = st.lists(st.tuples(st.integers(0, 30), requests), max_size=14)
@@ -54,9 +58,10 @@ def engine(moods: list[bool], **policy: object) -> tuple[Engine, Moody]:
     runner = Moody(moods)
     made = Engine(runner, Scheduler(Policy(**policy)))
     events: list[object] = []
-    card = ModelCard(id="m", source="fake:", family=Family.FAKE, defaults=Defaults(), limits=Limits(max_rows=MAX_ROWS))
-    made.load(card, events.append)
-    assert isinstance(events[-1], ModelLoaded)
+    for name in ("m", "n"):
+        card = ModelCard(id=name, source="fake:", family=Family.FAKE, defaults=Defaults(), limits=Limits(max_rows=MAX_ROWS))
+        made.load(card, events.append)
+        assert isinstance(events[-1], ModelLoaded)
     return made, runner
 
 
@@ -160,3 +165,51 @@ def test_a_passed_deadline_fails_the_request():
     while made.busy:
         events += made.step()
     assert [event.id for event in events if isinstance(event, Completed)] == ["patient"]
+
+
+def refined(model: str, switch_at: float = 0.5) -> ImageRequest:
+    return msgspec.structs.replace(interactive("r"), refiner=Refiner(model, switch_at), seeds=(0, 1))
+
+
+def test_two_models_make_one_request():
+    made, runner = engine([])
+    events = made.generate(refined("n"))
+    while made.busy:
+        events += made.step()
+    ran = [(batch.phase, batch.key.model) for batch in runner.batches]
+    halves = [(phase, model) for model in "mn" for phase in (Phase.ENCODE, Phase.DENOISE)]
+    assert ran == [*halves, (Phase.DECODE, "n")]
+    (completed,) = [event for event in events if isinstance(event, Completed)]
+    assert completed.stats.evaluations == 2 * 2 * 2, "two images, two steps, two evaluations each"
+    assert sum(isinstance(event, ImageDone) for event in events) == 2
+
+
+@pytest.mark.parametrize(("model", "switch_at", "code"), [("x", 0.5, "unknown_model"), ("n", 1.0, "invalid_request")])
+def test_a_refiner_that_cannot_be_is_refused(model, switch_at, code):
+    made, _ = engine([])
+    (refusal,) = made.generate(refined(model, switch_at))
+    assert (refusal.error.code, refusal.error.param) == (code, "refiner")
+    assert not made.busy
+
+
+def test_unloading_the_refiner_fails_those_who_need_it():
+    made, _ = engine([])
+    made.generate(refined("n"))
+    made.generate(interactive("plain"))
+    failed = [event for event in made.unload("n") if isinstance(event, Failed)]
+    assert [(event.id, event.error.code) for event in failed] == [("r", "unknown_model")]
+    while made.busy:
+        made.step()
+
+
+@pytest.mark.parametrize("cancelled_at", range(6))
+def test_cancelling_on_either_side_of_the_switch_leaves_nothing(cancelled_at):
+    made, _ = engine([])
+    made.generate(refined("n"))
+    events = []
+    for _ in range(cancelled_at):
+        events += made.step()
+    events += made.cancel("r")
+    ended = [event for event in events if isinstance(event, (Completed, Failed))]
+    assert len(ended) == 1
+    assert not made.busy

@@ -1,8 +1,8 @@
 """Decisions of the scheduler, one by one."""
 
 from pipelines.contract.messages import Phase
-from pipelines.contract.request import ImageRequest, Priority, Sampling
-from pipelines.engine.row import Row, rows_of
+from pipelines.contract.request import ImageRequest, Priority, Refiner, Sampling
+from pipelines.engine.row import Course, Key, Row, rows_of
 from pipelines.engine.scheduler import Policy, Scheduler
 
 
@@ -186,3 +186,90 @@ def test_buckets_pad_and_never_pass_the_budget():
     assert (batch.size, batch.bucket) == (5, 6)
     made = scheduler(row(0), row(1), row(2, guided=False), most=5, buckets=(1, 2, 4, 6, 8, 12))
     assert made.schedule().bucket == 0
+
+
+def test_a_row_costs_more_where_its_course_says_so():
+    """Skip-layer guidance: what a batch held is told by its own sizes, even after its rows have moved on."""
+    made = scheduler(row(0, phase=Phase.ENCODE), row(1))
+    encode = made.schedule()
+    tick(made, encode, courses={encode.rows[0].id: Course(10, (1, 3))})
+    skipping = encode.rows[0]
+    assert skipping.work == (2 * 10 + 2) * 64 * 64
+    sizes = []
+    for _ in range(4):
+        batch = made.schedule()
+        tick(made, batch)
+        sizes.append((batch.size, batch.costs))
+    assert sizes == [(4, (2, 2)), (5, (3, 2)), (5, (3, 2)), (4, (2, 2))]
+    assert skipping.work == 2 * 6 * 64 * 64
+
+
+def test_three_evaluations_are_weighed_against_the_budget():
+    made = scheduler(row(0, phase=Phase.ENCODE), row(1), row(2, guided=False), most=4)
+    encode = made.schedule()
+    tick(made, encode, courses={encode.rows[0].id: Course(10, (0, 1))})
+    first = made.schedule()
+    assert orders(first) == [0, 2]
+    tick(made, first)
+    assert orders(made.schedule()) == [0, 1]
+
+
+def refined(order: int, **changes: object) -> Row:
+    return row(order, phase=Phase.ENCODE, refiner=Refiner("n", 0.5), **changes)
+
+
+def test_a_row_changes_models_at_the_switch_and_is_encoded_again():
+    (made,) = rows = [refined(0)]
+    turns = scheduler(*rows)
+    seen = []
+    while made.phase is not Phase.DECODE:
+        batch = turns.schedule()
+        seen.append((batch.phase, batch.key.model, made.step))
+        tick(turns, batch, **({"switches": {made.id: 6}} if not made.refining else {}))
+    encode, denoise = Phase.ENCODE, Phase.DENOISE
+    first = [(encode, "m", 0), *((denoise, "m", step) for step in range(6))]
+    assert seen == [*first, (encode, "n", 6), *((denoise, "n", step) for step in range(6, 10))]
+    assert made.key == Key("n", 64, 64)
+    assert made.step == made.steps == 10
+
+
+def test_a_row_that_changes_models_does_not_wait_for_room():
+    rows = [refined(0), *(row(i, total=100) for i in range(1, 4)), row(9, phase=Phase.ENCODE)]
+    made = scheduler(*rows, active_rows=4)
+    batch = made.schedule()
+    assert orders(batch) == [0]
+    tick(made, batch, switches={rows[0].id: 0})
+    assert rows[0].refining
+    tick(made)
+    batch = made.schedule()
+    assert (batch.phase, batch.key.model, orders(batch)) == (Phase.ENCODE, "n", [0])
+    tick(made, batch)
+    assert made.schedule().phase is Phase.DENOISE, "four rows are active: the newcomer waits"
+
+
+def test_a_switch_after_the_last_step_only_changes_who_decodes():
+    made = refined(0)
+    turns = scheduler(made)
+    tick(turns, switches={made.id: 10})
+    for _ in range(10):
+        tick(turns)
+    assert made.phase is Phase.ENCODE
+    tick(turns)
+    assert (made.phase, made.key.model) == (Phase.DECODE, "n")
+
+
+def test_steps_never_go_back_when_the_refiner_takes_longer():
+    made = refined(0)
+    turns = scheduler(made)
+    tick(turns, advanced={made.id: 12}, switches={made.id: 6})
+    for _ in range(6):
+        tick(turns)
+    assert made.step == 5
+    tick(turns, advanced={made.id: 40})
+    steps = []
+    while made.phase is Phase.DENOISE:
+        tick(turns)
+        steps.append(made.step)
+    assert steps == sorted(steps)
+    assert steps[0] == 5
+    assert steps[-1] == 10

@@ -29,7 +29,8 @@ def test_every_setting_is_explained() -> None:
 @pytest.mark.parametrize("struct", [ModelCard, Defaults, Limits])
 def test_every_key_of_models_yaml_is_explained(struct: type[msgspec.Struct]) -> None:
     page = text("docs/01-running.md")
-    missing = [name for name in struct.__struct_fields__ if name != "id" and f"{name}:" not in page]
+    written = [name for name in struct.__struct_fields__ if name not in ("id", "embeddings")]  # the catalog fills these in
+    missing = [name for name in written if f"{name}:" not in page]
     assert missing == []
 
 

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.contract.catalog import Family
-from pipelines.contract.errors import UnknownModel
+from pipelines.contract.catalog import EmbeddingCard, Family
+from pipelines.contract.errors import InvalidRequest, UnknownModel
 from server.catalog.loading import load, parse
 from server.catalog.positions import CatalogError
+from server.catalog.styles import PRESETS
 
 GOOD = """\
 server: {default_model: a}
@@ -51,7 +52,7 @@ def test_reads_cards_aliases_and_default():
     ("old", "new", "message"),
     [
         ("default_model: a", "default_model: z", "models.yaml:1: server.default_model: there is no model 'z'"),
-        ("family: fake", "family: sdxl", "models.yaml:5: models.a.family: Invalid enum value 'sdxl'"),
+        ("family: fake", "family: flux", "models.yaml:5: models.a.family: Invalid enum value 'flux'"),
         ("max_steps: 50", "max_step: 50", "models.yaml:12: models.org/b.limits.max_step: there is no such setting"),
         ("max_steps: 50", "max_steps: lots", "models.yaml:12: models.org/b.limits.max_steps: Expected `int`, got `str`"),
         ("max_steps: 50", "max_steps: 0", "models.yaml:12: models.org/b.limits.max_steps: must be 1 or more"),
@@ -62,6 +63,20 @@ def test_reads_cards_aliases_and_default():
         ("{high: 40}", "{high: 90}", "models.yaml:13: models.org/b.qualities.high: must be from 1 to max_steps=50"),
         ("{high: 40}", "{high: many}", "models.yaml:13: models.org/b.qualities: Expected `int`, got `str`"),
         ("source: dir:weights/b", "source: s3://x", "models.yaml:7: models.org/b.source: must begin with one of"),
+        ("source: dir:weights/b", "source: 'file:'", "models.yaml:7: models.org/b.source: something must follow file:"),
+        ("source: dir:weights/b", "source: hf:x", "models.yaml:7: models.org/b.source: must be hf:OWNER/NAME"),
+        ("preload: true", "revision: main", "models.yaml:9: models.org/b.revision: only a source that begins with hf: has"),
+        ("preload: true", "vae: bundled:demo", "models.yaml:9: models.org/b.vae: must begin with one of dir:, file:, hf:"),
+        (
+            "preload: true",
+            "text_encoders: {text_encoder_2: 'hf:a/b'}",
+            "models.yaml:9: models.org/b.text_encoders.text_encoder_2: there is no such text encoder; family sd has text_encoder",
+        ),
+        (
+            "preload: true",
+            "text_encoders: {text_encoder: null}",
+            "models.yaml:9: models.org/b.text_encoders.text_encoder: only text_encoder_3 can be left out",
+        ),
         ("    source: dir:weights/b\n", "", "models.yaml:6: models.org/b: Object missing required field `source`"),
         (
             "    family: sd\n",
@@ -83,6 +98,18 @@ def test_a_mistake_is_told_with_file_line_and_field(old, new, message):
 
 
 @pytest.mark.parametrize(
+    ("refiner", "message"),
+    [
+        ("{model: c}", "models.yaml:10: models.org/b.defaults.refiner.model: there is no model 'c'"),
+        ("{model: a}", "models.yaml:10: models.org/b.defaults.refiner.model: model 'a' is of family 'fake', and cannot"),
+        ("{model: org/b, switch_at: 1}", "models.yaml:10: models.org/b.defaults.refiner.switch_at: must be above 0"),
+    ],
+)
+def test_a_refiner_must_be_a_model_that_fits(refiner, message):
+    assert refused(GOOD.replace("sampler: Euler a", f"sampler: Euler a, refiner: {refiner}")).startswith(message)
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "[]", "models: {}\nserver: {default_model: a}", "just words", "\tx: 1", "models: [1]\nserver: {default_model: a}"],
 )
@@ -90,8 +117,81 @@ def test_nothing_useful_is_refused(text):
     assert refused(text).startswith("models.yaml:")
 
 
+MORE = (
+    GOOD
+    + """\
+embeddings:
+  EasyNegative: {source: file:words/easy.safetensors, family: sd}
+  bad-hands-5: {source: file:/words/hands.safetensors, family: sdxl}
+styles:
+  house: {prompt: "{prompt}, in our house style", negative: "off brand"}
+  anime: {prompt: "our own anime of {prompt}"}
+"""
+)
+
+
+def test_embeddings_go_to_the_models_of_their_family():
+    found = catalog(MORE)
+    assert found.card("a").embeddings == ()
+    assert found.card("org/b").embeddings == (
+        EmbeddingCard("EasyNegative", "file:/etc/aquatint/words/easy.safetensors", Family.SD),
+    )
+
+
+def test_house_styles_join_the_presets_and_win():
+    found = catalog(MORE)
+    assert len(PRESETS) == 17
+    assert set(found.styles) == {*PRESETS, "house"}
+    assert found.style(" House ").negative == "off brand"
+    assert found.style("anime").prompt == "our own anime of {prompt}"
+    assert all(style.prompt.count("{prompt}") == 1 and style.negative and style.name == name for name, style in PRESETS.items())
+    with pytest.raises(InvalidRequest, match=r"no style 'x'; there are .*photographic.*house") as caught:
+        found.style("x")
+    assert caught.value.param == "style_preset"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("EasyNegative:", "bad(word):", "models.yaml:16: embeddings.bad(word): a word for prompts is made of"),
+        ("EasyNegative:", "Bad-Hands-5:", "models.yaml:17: embeddings.bad-hands-5: prompts cannot tell it from 'Bad-Hands-5'"),
+        ("file:/words", "hf:words", "models.yaml:17: embeddings.bad-hands-5.source: must be file:PATH"),
+        ("family: sdxl}", "family: sdx}", "models.yaml:17: embeddings.bad-hands-5.family: Invalid enum value 'sdx'"),
+        (", family: sdxl}", "}", "models.yaml:17: embeddings.bad-hands-5: Object missing required field `family`"),
+        (
+            "    preload: true",
+            "    embeddings: []",
+            "models.yaml:9: models.org/b.embeddings: embeddings are listed beside models",
+        ),
+        ("  house:", "  House:", "models.yaml:19: styles.House: a style's name is made of small letters"),
+        ("{prompt}, in our", "in our", "models.yaml:19: styles.house.prompt: must have {prompt} once"),
+        ("of {prompt}", "of {prompt} {prompt}", "models.yaml:20: styles.anime.prompt: must have {prompt} once"),
+        ("negative:", "minus:", "models.yaml:19: styles.house.minus: there is no such setting"),
+    ],
+)
+def test_a_mistake_in_words_and_styles_is_told_with_file_line_and_field(old, new, message):
+    assert old in MORE
+    assert refused(MORE.replace(old, new)).startswith(message)
+
+
 def test_code_in_yaml_is_not_run():
     assert "models.yaml" in refused(GOOD.replace('"fake:"', "!!python/object/apply:os.system [id]"))
+
+
+def test_paths_of_every_source_start_at_the_catalog_s_folder():
+    text = GOOD.replace("source: dir:weights/b", "source: file:weights/b.safetensors").replace("family: sd\n", "family: sd3\n")
+    text = text.replace("preload: true", "vae: dir:../vae\n    text_encoders: {text_encoder: 'dir:/clip', text_encoder_3: null}")
+    card = catalog(text).card("org/b")
+    assert card.source == "file:/etc/aquatint/weights/b.safetensors"
+    assert card.vae == "dir:/etc/aquatint/../vae"
+    assert card.text_encoders == {"text_encoder": "dir:/clip", "text_encoder_3": None}
+
+
+def test_a_repository_keeps_its_revision():
+    text = GOOD.replace("source: dir:weights/b", "source: hf:org/b\n    revision: v1.0")
+    assert (catalog(text).card("org/b").source, catalog(text).card("org/b").revision) == ("hf:org/b", "v1.0")
+    twice = text.replace("hf:org/b", "hf:org/b@main")
+    assert "names a revision already" in refused(twice)
 
 
 def test_an_absent_file_is_told(tmp_path):
@@ -110,3 +210,41 @@ def test_a_default_sampler_that_cannot_run_the_model_s_schedule_is_told():
     assert catalog(zero_snr).card("org/b").schedule.zero_snr
     message = refused(zero_snr.replace("Euler a", "Heun"))
     assert message.startswith("models.yaml:10: models.org/b.defaults.sampler: Sampler 'heun' cannot run")
+
+
+SD3 = """\
+server: {default_model: a}
+models:
+  a:
+    source: dir:weights/sd3
+    family: sd3
+    text_encoders: {text_encoder_3: null}
+    defaults:
+      sampler: euler
+      skip_layers: {layers: [7, 8, 9], start: 0.01, stop: 0.2}
+"""
+
+
+def test_an_sd3_card_may_skip_layers_and_leave_out_t5():
+    card = catalog(SD3).card(None)
+    assert card.defaults.skip_layers.layers == (7, 8, 9)
+    assert card.text_encoders == {"text_encoder_3": None}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("layers: [7, 8, 9]", "layers: [-1]", "models.yaml:9: models.a.defaults.skip_layers.layers: name one block or more"),
+        ("layers: [7, 8, 9]", "layers: []", "models.yaml:9: models.a.defaults.skip_layers.layers: name one block or more"),
+        ("stop: 0.2", "stop: 0.01", "models.yaml:9: models.a.defaults.skip_layers.start: must be from 0 to 1"),
+        ("stop: 0.2", "stop: 1.5", "models.yaml:9: models.a.defaults.skip_layers.start: must be from 0 to 1"),
+        ("sampler: euler", "sampler: ddim", "models.yaml:8: models.a.defaults.sampler: Sampler 'ddim' cannot run a flow"),
+        ("sampler: euler", "sampler: DPM++ 2M Karras", "models.yaml:7: models.a.defaults.scheduler: Sampler 'dpmpp_2m' does"),
+        ("sampler: euler", "width: 520", "models.yaml:8: models.a.defaults.width: must be a multiple of 16"),
+        ("text_encoder_3: null", "text_encoder: null", "models.yaml:6: models.a.text_encoders.text_encoder: only text_enc"),
+        ("family: sd3", "family: sd", "models.yaml:9: models.a.defaults.skip_layers: skip-layer guidance is for family sd3"),
+    ],
+)
+def test_a_mistake_in_an_sd3_card_is_told(old, new, message):
+    assert old in SD3
+    assert refused(SD3.replace(old, new)).startswith(message)

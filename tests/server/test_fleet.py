@@ -38,7 +38,7 @@ from pipelines.contract.messages import (
     decode_command,
     encode,
 )
-from pipelines.contract.request import ImageRequest, Picture, Sampling
+from pipelines.contract.request import ImageRequest, Picture, Refiner, Sampling
 from server.catalog.catalog import Catalog
 from server.domain.call import Call
 from server.domain.clock import SetClock
@@ -196,6 +196,27 @@ async def test_a_model_is_loaded_at_its_first_request():
         worker.finish("a")
         worker.finish("b")
         await asyncio.gather(first, second)
+
+
+async def test_a_refiner_is_loaded_before_the_request_goes_down():
+    async with showing() as show:
+        worker = await (await show.stage.enter()).up()
+        asked = show.ask("a", refiner=Refiner("lazy"))
+        assert (await worker.heard()).card.id == "lazy"
+        worker.say(ModelLoaded("lazy", FACTS))
+        assert await ids(worker, 1) == {"a"}
+        worker.finish("a")
+        await asked
+
+
+async def test_a_refiner_that_fails_to_load_fails_the_request():
+    async with showing() as show:
+        worker = await (await show.stage.enter()).up()
+        asked = show.ask("a", refiner=Refiner("lazy"))
+        await worker.heard()
+        worker.say(ModelFailed("lazy", ErrorReport("model_load_failed", "no such file")))
+        with pytest.raises(ModelLoadFailed, match="lazy"):
+            await asked
 
 
 async def test_a_model_that_fails_to_load_fails_its_requests_and_is_tried_again():

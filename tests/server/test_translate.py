@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard, Schedule
 from pipelines.contract.errors import InvalidRequest, TooLarge, UnknownModel, UnknownSampler, Unsupported
-from pipelines.contract.request import Picture
-from server.api.openai.schemas import ImageOptions
+from pipelines.contract.request import Picture, Refiner, SkipLayers
+from server.api.openai.schemas import GenerateBody, ImageOptions
 from server.api.openai.translate import MAX_SEED, edit, fit, generation, response_form, steps_for
 from server.catalog.catalog import Catalog
 from server.domain.asset import Delivery, Format
+from server.gateway.finish import parameters
 
 CARD = ModelCard(
     id="m",
@@ -95,6 +96,36 @@ def test_samplers_that_cannot_run_the_card_s_schedule_are_refused():
         carded(card, sampler="ipndm")
 
 
+def test_the_card_s_refiner_finishes_every_image():
+    refiner = Refiner("finisher", 0.7)
+    card = msgspec.structs.replace(CARD, defaults=msgspec.structs.replace(CARD.defaults, refiner=refiner))
+    catalog = Catalog("m", MappingProxyType({"m": card}))
+    body = ImageOptions(prompt="a cat")
+    drawn = generation(body, catalog, job_id="j", tenant="t", draw=lambda: 77).order.request
+    changed = edit(body, catalog, grey(300, 200), None, job_id="j", tenant="t", draw=lambda: 77).order.request
+    assert drawn.refiner == changed.refiner == refiner
+    assert drawn.models == ("m", "finisher")
+    assert ask().order.request.refiner is None
+
+
+def test_a_style_surrounds_the_prompt_and_leaves_it_as_it_was_sent():
+    request = ask(style_preset="line-art", prompt="a {cat} {prompt}").order.request
+    assert request.prompt == "a {cat} {prompt}"
+    assert request.styled_prompt.startswith("line art of a {cat} {prompt}, ")
+    assert request.styled_negative.startswith("ugly, colour")
+    assert parameters(request, 7).startswith("a {cat} {prompt}\nNegative prompt: ugly\n")
+    assert "Style: line-art" in parameters(request, 7)
+    assert edited(style_preset="line-art").order.request.style == request.style
+    for none in (None, ""):
+        bare = ask(style_preset=none, negative_prompt="").order.request
+        assert (bare.styled_prompt, bare.styled_negative, bare.style) == ("a cat", "", None)
+
+
+def test_openai_s_own_style_is_taken_and_ignored():
+    body = msgspec.json.decode(b'{"prompt": "a cat", "style": "vivid"}', type=GenerateBody)
+    assert generation(body, CATALOG, job_id="j", tenant="t", draw=lambda: 77).order == ask().order
+
+
 def test_seeds_wrap_around():
     assert ask(seed=MAX_SEED, n=3).order.request.seeds == (MAX_SEED, 0, 1)
 
@@ -149,6 +180,7 @@ def test_response_form(explicit, model, form):
     ("fields", "kind", "param"),
     [
         ({"prompt": ""}, InvalidRequest, "prompt"),
+        ({"style_preset": "vivid"}, InvalidRequest, "style_preset"),
         ({"prompt": "x" * 32_001}, InvalidRequest, "prompt"),
         ({"negative_prompt": "x" * 32_001}, InvalidRequest, "negative_prompt"),
         ({"model": "gone"}, UnknownModel, "model"),
@@ -293,3 +325,44 @@ def test_any_body_gives_a_lawful_request_or_a_named_refusal(body, with_picture):
     assert all(0 <= seed <= MAX_SEED for seed in request.seeds)
     assert len(set(request.seeds)) == len(request.seeds)
     assert all(b == (a + 1) & MAX_SEED for a, b in itertools.pairwise(request.seeds))
+
+
+SD3 = msgspec.structs.replace(
+    CARD,
+    family=Family.SD3,
+    defaults=Defaults(width=256, height=192, steps=20, sampler="euler", skip_layers=SkipLayers((7, 8, 9))),
+)
+SD3_CATALOG = Catalog("m", MappingProxyType({"m": SD3}))
+
+
+def ask_sd3(**fields):
+    return generation(ImageOptions(**{"prompt": "a cat", **fields}), SD3_CATALOG, job_id="j", tenant="t", draw=lambda: 77)
+
+
+def test_a_flow_model_takes_its_own_samplers_only():
+    sampling = ask_sd3(sampler="DPM++ 2M", steps=3).order.request.sampling
+    assert (sampling.sampler, sampling.scheduler) == ("dpmpp_2m", None)
+    assert ask_sd3(sampler="lcm", steps=60).order.request.sampling.steps == 60
+    with pytest.raises(Unsupported, match="these can: euler, heun"):
+        ask_sd3(sampler="ddim")
+    with pytest.raises(Unsupported, match="it takes automatic"):
+        ask_sd3(sampler="DPM++ 2M Karras")
+
+
+def test_skip_layers_come_from_the_card():
+    assert ask_sd3().order.request.sampling.skip_layers == SkipLayers((7, 8, 9))
+    assert ask().order.request.sampling.skip_layers is None
+
+
+def test_sides_are_multiples_of_what_the_transformer_is_cut_into():
+    assert ask_sd3(size="272x96").order.request.width == 272
+    with pytest.raises(InvalidRequest, match="multiples of 16"):
+        ask_sd3(size="264x96")
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000))
+def test_a_fitted_size_is_one_the_transformer_takes(width, height):
+    fitted = fit(width, height, SD3)
+    assert not fitted[0] % 16
+    assert not fitted[1] % 16
+    assert fitted[0] * fitted[1] <= SD3.limits.max_pixels or min(fitted) == SD3.limits.min_side

@@ -31,6 +31,7 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
     scheduler: str | None = None
     strength: float | None = None
     clip_skip: int | None = None
+    style_preset: str | None = None
 
 
 class GenerateBody(ImageOptions, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, TooLarge, Unsupported
-from pipelines.contract.request import ImageRequest, Init, Picture, Sampling
+from pipelines.contract.request import ImageRequest, Init, Picture, Sampling, Style
 from pipelines.contract.samplers import SamplerSpec, check, check_noise, resolve
 from server.api.openai.schemas import ImageOptions
 from server.catalog.catalog import Catalog
@@ -21,7 +21,6 @@ MAX_SEED = (1 << 64) - 1
 MAX_GUIDANCE = 100.0
 MAX_CLIP_SKIP = 11
 MAX_PARTIALS = 3
-_SIDE = 8
 _SIZE = re.compile(r"(\d{1,6})\s*[xX]\s*(\d{1,6})")
 _QUALITY_WORDS = {"standard": "medium", "hd": "high"}
 _SHOWN_QUALITIES = ("low", "medium", "high", "xhigh", "max")
@@ -43,7 +42,7 @@ def generation(body: ImageOptions, catalog: Catalog, *, job_id: str, tenant: str
     """A text-to-image order; ``draw`` gives the seed if the body has none."""
     card = catalog.card(body.model)
     size = _size(body.size, card) or (card.defaults.width, card.defaults.height)
-    return _asked(body, card, size, None, job_id=job_id, tenant=tenant, draw=draw)
+    return _asked(body, card, size, None, _style(body, catalog), job_id=job_id, tenant=tenant, draw=draw)
 
 
 def edit(
@@ -69,7 +68,7 @@ def edit(
         raise InvalidRequest(msg, param="strength")
     init = Init(picture=picture, strength=strength, mask=mask, keep_unmasked=mask is not None)
     size = _size(body.size, card) or fit(picture.width, picture.height, card)
-    return _asked(body, card, size, init, job_id=job_id, tenant=tenant, draw=draw)
+    return _asked(body, card, size, init, _style(body, catalog), job_id=job_id, tenant=tenant, draw=draw)
 
 
 def with_init(asked: Asked, init: Init) -> Asked:
@@ -81,13 +80,14 @@ def with_init(asked: Asked, init: Init) -> Asked:
 def fit(width: int, height: int, card: ModelCard) -> tuple[int, int]:
     """The size nearest to ``width`` x ``height``, in shape first, that the model can make."""
     limits = card.limits
-    low = math.ceil(limits.min_side / _SIDE) * _SIDE
+    multiple = card.family.multiple
+    low = math.ceil(limits.min_side / multiple) * multiple
     scale = min(1.0, math.sqrt(limits.max_pixels / (width * height)))
     scale = max(scale, low / min(width, height))
-    sides = [max(low, int(side * scale / _SIDE + 0.5) * _SIDE) for side in (width, height)]
+    sides = [max(low, int(side * scale / multiple + 0.5) * multiple) for side in (width, height)]
     longer = 0 if sides[0] >= sides[1] else 1
     if sides[0] * sides[1] > limits.max_pixels:
-        sides[longer] = max(low, limits.max_pixels // sides[1 - longer] // _SIDE * _SIDE)
+        sides[longer] = max(low, limits.max_pixels // sides[1 - longer] // multiple * multiple)
     return sides[0], sides[1]
 
 
@@ -118,6 +118,7 @@ def _asked(
     card: ModelCard,
     size: tuple[int, int],
     init: Init | None,
+    style: Style | None,
     *,
     job_id: str,
     tenant: str,
@@ -136,12 +137,14 @@ def _asked(
         model=card.id,
         prompt=body.prompt,
         negative_prompt=negative,
+        style=style,
         width=size[0],
         height=size[1],
         seeds=_seeds(body, card, draw),
         sampling=sampling,
         init=init,
         clip_skip=_whole(body.clip_skip, "clip_skip", card.defaults.clip_skip, 0, MAX_CLIP_SKIP),
+        refiner=card.defaults.refiner,
         preview_every=_preview_every(sampling.steps, partials) if stream else 0,
     )
     shown = _QUALITY_WORDS.get(body.quality or "", body.quality or "")
@@ -152,6 +155,10 @@ def _asked(
         stream=stream,
         partial_images=partials,
     )
+
+
+def _style(body: ImageOptions, catalog: Catalog) -> Style | None:
+    return catalog.style(body.style_preset) if body.style_preset else None
 
 
 def _check_prompt(text: str, param: str, *, least: int) -> None:
@@ -169,9 +176,9 @@ def _size(text: str | None, card: ModelCard) -> tuple[int, int] | None:
         msg = f"'size' must be 'auto' or WIDTHxHEIGHT such as '{card.defaults.width}x{card.defaults.height}'."
         raise InvalidRequest(msg, param="size")
     width, height = int(found[1]), int(found[2])
-    limits = card.limits
-    if width % _SIDE or height % _SIDE or min(width, height) < limits.min_side:
-        msg = f"'size' {width}x{height}: both sides must be multiples of {_SIDE}, {limits.min_side} or more."
+    limits, multiple = card.limits, card.family.multiple
+    if width % multiple or height % multiple or min(width, height) < limits.min_side:
+        msg = f"'size' {width}x{height}: both sides must be multiples of {multiple}, {limits.min_side} or more."
         raise InvalidRequest(msg, param="size")
     if width * height > limits.max_pixels:
         near = "x".join(map(str, fit(width, height, card)))
@@ -201,7 +208,7 @@ def _sampling(body: ImageOptions, card: ModelCard, init: Init | None) -> Samplin
         msg = "'guidance_rescale' must be from 0 to 1."
         raise InvalidRequest(msg, param="guidance_rescale")
     spec, scheduler = _sampler(body, card)
-    check(spec, steps, None if init is None else init.strength)
+    check(spec, steps, None if init is None else init.strength, flow=card.family.flow)
     check_noise(spec, zero_snr=bool(card.schedule.zero_snr), prediction_type=card.schedule.prediction_type or "epsilon")
     return Sampling(
         sampler=spec.id,
@@ -210,14 +217,15 @@ def _sampling(body: ImageOptions, card: ModelCard, init: Init | None) -> Samplin
         scheduler=scheduler,
         guidance_rescale=rescale,
         embedded_guidance=card.embedded_guidance,
+        skip_layers=defaults.skip_layers,
     )
 
 
 def _sampler(body: ImageOptions, card: ModelCard) -> tuple[SamplerSpec, str | None]:
     if body.sampler is not None:
-        return resolve(body.sampler, body.scheduler)
+        return resolve(body.sampler, body.scheduler, flow=card.family.flow)
     usual = card.defaults.scheduler if body.scheduler is None else body.scheduler
-    return resolve(card.defaults.sampler, usual)
+    return resolve(card.defaults.sampler, usual, flow=card.family.flow)
 
 
 def _delivery(body: ImageOptions) -> Delivery:

@@ -1,0 +1,88 @@
+"""From a request's texts to the prompts that each step is conditioned on."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import msgspec
+
+from pipelines.contract.catalog import Emphasis
+from pipelines.contract.errors import InvalidRequest, TooLarge, Unsupported
+from pipelines.engine.row import Row
+from pipelines.families.family import Family, Prompt
+from pipelines.families.inversion import Inversion
+from pipelines.prompts.fragments import Fragment, plain, size
+from pipelines.prompts.learned import LearnedWords
+from pipelines.prompts.script import Script
+
+MAX_SIZE = 65_536
+"""Bytes of a prompt, over all its wordings: every one is encoded, and held as long as the image is being made."""
+
+_REMEMBERED = 128
+"""Prompts read and kept: n images of one request are n rows, and each row asks twice."""
+
+
+class Cue(msgspec.Struct, frozen=True):
+    """A prompt that holds from a step on, counted from 0."""
+
+    begins: int
+    prompt: Prompt
+
+
+class Reader:
+    """Reads prompts for one model."""
+
+    __slots__ = ("_emphasis", "_family", "_inversions", "_read", "_words")
+
+    def __init__(self, family: Family, emphasis: Emphasis, inversions: Sequence[Inversion]) -> None:
+        """Weights mean what ``emphasis`` says, ``inversions`` are known by their names."""
+        self._family, self._emphasis = family, emphasis
+        self._inversions = {inversion.name: inversion for inversion in inversions}
+        self._words = LearnedWords(self._inversions)
+        self._read = lru_cache(_REMEMBERED)(self._cues)
+
+    def prompts(self, row: Row) -> tuple[tuple[Cue, ...], ...]:
+        """What one evaluation each is made for: negative and positive prompt, or only the positive; each from its first step.
+
+        Raises `InvalidRequest` for more skipped layers than the encoder has, `Unsupported` for a LoRA, and `TooLarge`.
+        """
+        request = row.request
+        if not 0 <= request.clip_skip <= self._family.max_clip_skip:
+            msg = f"clip_skip must be 0 to {self._family.max_clip_skip} for this model, not {request.clip_skip}."
+            raise InvalidRequest(msg, param="clip_skip")
+        positive = self._read(request.styled_prompt, row.steps, "prompt", request.clip_skip)
+        if not request.sampling.guided:
+            return (positive,)
+        # Like diffusers, the negative prompt is never tapped early: clip_skip is about the picture's description.
+        return (self._read(request.styled_negative, row.steps, "negative_prompt", 0), positive)
+
+    def _cues(self, text: str, steps: int, param: str, clip_skip: int) -> tuple[Cue, ...]:
+        script = Script(text, literal=self._emphasis is Emphasis.NONE)
+        if script.loras:
+            msg = f"{param!r} asks for the LoRA {script.loras[0].name!r}; LoRAs are not supported yet, take the tag out."
+            raise Unsupported(msg, param=param)
+        cues: list[Cue] = []
+        total = 0
+        for begins, wording in script.cues(steps):
+            total += size(wording)
+            if total > MAX_SIZE:
+                msg = (
+                    f"{param!r} is too long: all its wordings over the {steps} steps together may have {MAX_SIZE} bytes "
+                    "(a BREAK and a learned word count 75)."
+                )
+                raise TooLarge(msg, param=param)
+            marked = self._words.mark(wording)
+            used = {part.text for part in marked if isinstance(part, Fragment) and part.learned}
+            cues.append(
+                Cue(
+                    begins,
+                    Prompt(
+                        plain(wording),
+                        clip_skip,
+                        negative=param == "negative_prompt",
+                        wording=marked,
+                        emphasis=self._emphasis,
+                        learned=tuple(self._inversions[name] for name in sorted(used)),
+                    ),
+                )
+            )
+        return tuple(cues)

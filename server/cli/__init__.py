@@ -1,0 +1,37 @@
+"""The ``aquatint`` command."""
+
+import asyncio
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from server.cli.models import models
+from server.cli.options import settings_from, settings_options
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("aquatint"), prog_name="aquatint")
+def main() -> None:
+    """Serve Stable Diffusion models to OpenAI's clients."""
+
+
+@main.command()
+@settings_options
+def serve(**flags: Any) -> None:
+    """Start the server and its workers."""
+    settings = settings_from(flags)
+    # Late, so that --help and --version answer at once.
+    from server.app import run  # noqa: PLC0415
+    from server.catalog.positions import CatalogError  # noqa: PLC0415
+
+    try:
+        asyncio.run(run(settings))
+    except CatalogError as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        msg = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        raise click.ClickException(msg) from None
+
+
+main.add_command(models)
