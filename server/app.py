@@ -61,7 +61,12 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     count = cuda_devices or (lambda: count_cuda(os.environ))
     fleet = Fleet(
         resolve(settings.devices, count),
-        host=ProcessHost(log, device_memory_mb=settings.device_memory_mb, ram_memory_mb=settings.ram_memory_mb),
+        host=ProcessHost(
+            log,
+            device_memory_mb=settings.device_memory_mb,
+            ram_memory_mb=settings.ram_memory_mb,
+            state=settings.home / "state",
+        ),
         current=current,
         patience=Patience(starting=settings.worker_start_seconds, working=settings.worker_hang_seconds),
         clock=clock,

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipelines.contract.catalog import Schedule
 from pipelines.families.parts import Parts
-from pipelines.sampling.overrides import overridden
+from pipelines.sampling.overlay import overridden
 
 
 class Overlaid:

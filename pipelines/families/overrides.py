@@ -10,6 +10,7 @@ from safetensors import safe_open
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.families import original_layout
 from pipelines.families.assembly import blank, fill
+from pipelines.families.autoencoder import steady
 from pipelines.families.family import Progress
 from pipelines.families.parts import FolderParts, Parts
 from pipelines.families.sources import check_weights
@@ -64,7 +65,7 @@ class Replacement:
             converted,
             f"{self._path.name}: {self._name}",
             device=self._device,
-            dtype=self._dtype,
+            dtype=steady(self._dtype, module.config) if self._name == "vae" else self._dtype,
             done=lambda fraction: report(self._name, fraction),
         )
 

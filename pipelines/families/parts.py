@@ -56,7 +56,6 @@ class FolderParts:
     def __init__(self, path: Path, device: torch.device, dtype: torch.dtype, progress: Progress) -> None:
         """Load from ``path`` when asked."""
         self._path, self._device, self._dtype, self._progress = path, device, dtype, progress
-        self._sizes = {part.name: _size(part, _own(part, dtype)) for part in path.iterdir() if part.name not in _UNUSED}
         self._done = 0
 
     def has(self, name: str) -> bool:
@@ -69,9 +68,9 @@ class FolderParts:
 
         Raises `ModelLoadFailed` when the files lack weights that a ``kind`` has.
         """
-        whole = sum(size for part, size in self._sizes.items() if self.has(part))
-        self._progress(name, self._done / max(1, whole))
         folder = self._path / name
+        whole = max(1, self._whole(name))
+        self._progress(name, min(1.0, self._done / whole))
         dtype = _own(folder, self._dtype)
         with building(dtype):
             module, found = kind.from_pretrained(
@@ -88,9 +87,15 @@ class FolderParts:
         if missing:
             msg = f"{folder} lacks {len(missing)} of the weights of a {kind.__name__}, such as {missing[0]!r}."
             raise ModelLoadFailed(msg)
-        self._done += self._sizes.get(name, 0)
-        self._progress(name, min(1.0, self._done / max(1, whole)))
+        self._done += _size(folder, dtype)
+        self._progress(name, min(1.0, self._done / whole))
         return module.requires_grad_(requires_grad=False).eval().to(self._device)
+
+    def _whole(self, asked: str) -> int:
+        """Bytes of all weights that will be read; a folder without a list of parts has only what is asked for."""
+        listed = [*self.settings()] if (self._path / "model_index.json").is_file() else [asked]
+        parts = [self._path / part for part in listed if part not in _UNUSED and (part == asked or self.has(part))]
+        return sum(_size(part, _own(part, self._dtype)) for part in parts)
 
     def tokenizer(self, name: str, kind: Any) -> Any:
         """The tokenizer ``name``."""

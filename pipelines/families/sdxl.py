@@ -74,8 +74,8 @@ class StableDiffusionXL:
             scheduler_config,
             latent_channels=self.vae.channels,
             inpainting=unet.config.in_channels == _INPAINT_CHANNELS,
-            max_clip_skip=self.max_clip_skip,
             embedded_guidance=self._guidance_width is not None,
+            max_clip_skip=self.max_clip_skip,
             refines_only=requires_aesthetics_score,
             load_seconds=load_seconds,
         )

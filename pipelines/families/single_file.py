@@ -11,13 +11,16 @@ import diffusers
 import torch
 from safetensors import safe_open
 
+from pipelines.contract.catalog import Schedule
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.families import original_layout
 from pipelines.families.assembly import blank, fill
+from pipelines.families.autoencoder import steady
 from pipelines.families.clip_tokenizer import clip_tokenizer
 from pipelines.families.detection import Detected, detect
 from pipelines.families.family import Progress
 from pipelines.families.weights_file import inspect
+from pipelines.sampling.overlay import overridden
 
 _log = logging.getLogger(__name__)
 _NETWORKS = ("unet", "transformer")
@@ -91,8 +94,9 @@ class SingleFileParts:
             converted = original_layout.vae(tensors, place, module.config)
         else:
             converted = original_layout.text_encoder(tensors, place, module)
+        dtype = steady(self._dtype, module.config) if name == "vae" else self._dtype
         what = f"{self._path.name}: {name} as in {self.detected.variant}"
-        return fill(module, converted, what, device=self._device, dtype=self._dtype, done=lambda part: self._progress(name, part))
+        return fill(module, converted, what, device=self._device, dtype=dtype, done=lambda part: self._progress(name, part))
 
     def tokenizer(self, name: str, kind: Any) -> Any:
         """The tokenizer ``name``: the one among the configs, or CLIP's, which comes with the project."""
@@ -128,7 +132,7 @@ class SingleFileParts:
         if self.detected.zero_snr:
             # Added last: not every scheduler class knows it, and the one that samples may be another. The last timestep is
             # where such a checkpoint differs, and only trailing spacing visits it (arXiv:2305.08891).
-            return {**config, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+            return overridden(config, Schedule(zero_snr=True, timestep_spacing="trailing"))
         return config
 
     def _tensors(self, prefix: str) -> dict[str, torch.Tensor]:

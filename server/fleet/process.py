@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
@@ -56,11 +57,15 @@ class ProcessHost:
         *,
         device_memory_mb: int | None = None,
         ram_memory_mb: int | None = None,
+        state: Path | None = None,
     ) -> None:
-        """``device_memory_mb`` and ``ram_memory_mb`` bound what models take up; None leaves that to the worker."""
+        """``device_memory_mb`` and ``ram_memory_mb`` bound what models take up; None leaves that to the worker.
+
+        In the folder ``state`` workers remember how many rows fit their device.
+        """
         self._log = log
-        bounds = {"--memory-mb": device_memory_mb, "--ram-mb": ram_memory_mb}
-        self._command = (*command, *(word for flag, mb in bounds.items() if mb is not None for word in (flag, str(mb))))
+        told = {"--memory-mb": device_memory_mb, "--ram-mb": ram_memory_mb, "--state": state}
+        self._command = (*command, *(word for flag, value in told.items() if value is not None for word in (flag, str(value))))
 
     async def spawn(self, name: str, device: str) -> ChildProcess:
         """Start a worker; a session of its own keeps a terminal's Ctrl+C away from it: the server drains it."""

@@ -211,11 +211,11 @@ def memory(field):
 def growth(dtype):
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-    before = memory("VmRSS")
+    before, own = memory("VmRSS"), memory("RssAnon")
     parts = FolderParts(Path(sys.argv[1]), torch.device("cpu"), dtype, lambda part, done: None)
     module = parts.module("unet", UNet2DConditionModel).to(memory_format=torch.channels_last)
     sum(float(parameter.sum()) for parameter in module.parameters())  # every weight is really there
-    return memory("VmHWM") - before
+    return memory("VmHWM") - before, memory("RssAnon") - own
 
 # Once for nothing: what the libraries import late is not the weights' fault.
 growth(torch.float32)
@@ -240,8 +240,10 @@ def test_loading_never_holds_two_copies_of_the_weights(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
-    grown = {name: peak / file for name, peak in json.loads(run.stdout.splitlines()[-1]).items()}
-    print(f"peak of memory while loading {file / 1e6:.0f} MB, as a share of the file: {grown}")
-    # Mapped pages of the file, which the kernel may drop, and the weights themselves; convolutions are laid out anew.
-    assert grown["float32"] < 1.5
-    assert grown["float16"] < 1.5
+    measured = json.loads(run.stdout.splitlines()[-1])
+    grown = {name: (peak / file, own / file) for name, (peak, own) in measured.items()}
+    print(f"loading {file / 1e6:.0f} MB: the peak, and what is the process's own, as shares of the file: {grown}")
+    for peak, own in grown.values():
+        # The file's mapped pages, which the kernel may drop, and convolutions beside them, laid out anew: 0.6 of this network.
+        assert peak < 1.75
+        assert own < 1.0

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.contract.catalog import Schedule
 from pipelines.contract.samplers import resolve
-from pipelines.sampling.overrides import overridden
+from pipelines.sampling.overlay import overridden
 from pipelines.sampling.samplers import build
 
 CONFIG = MappingProxyType({"prediction_type": "epsilon", "timestep_spacing": "leading", "rescale_betas_zero_snr": True})
