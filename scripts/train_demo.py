@@ -3,7 +3,7 @@
     python scripts/train_demo.py                      all phases, one after another
     python scripts/train_demo.py vae --minutes 12     autoencoder: 128x128 pixels <-> 16x16x4 latents
     python scripts/train_demo.py text --minutes 4     text encoder: which colours, shapes, sizes and places a prompt names
-    python scripts/train_demo.py unet --minutes 60    denoiser, on the first two
+    python scripts/train_demo.py unet --minutes 75    denoiser, on the first two
     python scripts/train_demo.py decoder --minutes 8  sharpen the decoder on latents as inexact as sampled ones
     python scripts/train_demo.py export               fp16 safetensors into pipelines/bundled/demo
     python scripts/train_demo.py evaluate             draw held-out prompts and measure them
@@ -36,7 +36,7 @@ from scripts.demo.trainer import Budget
 
 def main() -> None:
     """Run the phases named on the command line."""
-    training = {"vae": (train_vae, 12), "text": (train_text, 4), "unet": (train_unet, 60), "decoder": (train_decoder, 8)}
+    training = {"vae": (train_vae, 12), "text": (train_text, 4), "unet": (train_unet, 75), "decoder": (train_decoder, 8)}
     finishing = {"export": export, "evaluate": evaluate, "contact-sheet": contact_sheet}
     parser = argparse.ArgumentParser(
         description="Train the demo checkpoint.", epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

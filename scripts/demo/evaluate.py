@@ -39,7 +39,7 @@ def draw(
         part = list(prompts[start : start + batch])
         generators = [torch.Generator().manual_seed(start + i) for i in range(len(part))]
         made = pipe(
-            part, width=width, height=height, num_inference_steps=20, guidance_scale=4.0, generator=generators, output_type="np"
+            part, width=width, height=height, num_inference_steps=20, guidance_scale=4.4, generator=generators, output_type="np"
         )
         yield from (made.images * 255).round().astype(np.uint8)
 

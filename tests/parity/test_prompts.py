@@ -288,7 +288,7 @@ def test_refusals_reach_only_those_who_asked(tiny):
     assert relative(result.latents["fine", 0], reference(tiny, requests[0])[0]) < RELATIVE
 
 
-def test_the_cache_is_bounded_by_tokens_and_keyed_by_wording(tiny):
+def test_the_cache_is_bounded_by_bytes_and_keyed_by_wording(tiny):
     class Counting:
         def __init__(self):
             self.encoded = []
@@ -298,7 +298,9 @@ def test_the_cache_is_bounded_by_tokens_and_keyed_by_wording(tiny):
             return tiny.family.encode_prompts(prompts)
 
     family = Counting()
-    kept = Embeddings(family, most=77 * 3)
+    with torch.inference_mode():
+        (encoded,) = tiny.family.encode_prompts([Prompt("any")])
+    kept = Embeddings(family, most=3 * encoded.tokens.nbytes)
     one, two, long = Prompt("one"), Prompt("two"), Prompt(words(100))
     with torch.inference_mode():
         kept.fetch([one, one, Prompt("one", wording=weighted("(one)"))])
