@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out"
 LISTENING = re.compile(r"listening on (http://\S+)")
 START_SECONDS = 900
-PROMPT = "a large red circle on a blue background"
+PROMPT = "a large yellow star on a blue background"
 
 
 class Trouble(Exception):
@@ -112,7 +112,7 @@ def first_picture(url: str, target: Path) -> None:
     """One image through the official client, written to ``target``."""
     key = (os.environ.get("AQUATINT_API_KEY") or os.environ.get("AQUATINT_API_KEYS") or "not-needed").split(",")[0]
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
-    answer = client.images.generate(model="demo", prompt=PROMPT, n=1, size="128x128", extra_body={"seed": 7})
+    answer = client.images.generate(model="demo", prompt=PROMPT, n=1, size="128x128", extra_body={"seed": 9})
     if not answer.data or not answer.data[0].b64_json:
         message = "the answer holds no picture"
         raise Trouble(message)
