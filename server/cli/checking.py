@@ -60,7 +60,7 @@ async def check_model(card: ModelCard, device: str, *, prompt: str, seed: int, t
 def request_for(card: ModelCard, facts: ModelFacts, prompt: str, seed: int) -> ImageRequest:
     """What a request with nothing but a prompt becomes; an inpainting network repaints the whole of a grey picture."""
     defaults = card.defaults
-    sampler, scheduler = resolve(defaults.sampler, defaults.scheduler)
+    sampler, scheduler = resolve(defaults.sampler, defaults.scheduler, flow=card.family.flow)
     pixels = defaults.width * defaults.height
     return ImageRequest(
         id="check",

@@ -6,7 +6,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pipelines.contract.catalog import Defaults, Family, ModelCard, ModelFacts
 from server.cli import main
+from server.cli.checking import request_for
 
 CATALOG = """\
 server: {default_model: a}
@@ -78,3 +80,10 @@ def test_one_download_for_each_repository():
         ["org/vae@abc", "--only=vae"],
     ]
     assert json.dumps(_repositories(ModelCard(id="y", source="dir:/y", family=Family.SD))) == "[]"
+
+
+def test_a_flow_model_is_checked_with_a_schedule_that_only_flow_models_take():
+    defaults = Defaults(width=64, height=64, sampler="lcm", scheduler="karras")
+    card = ModelCard(id="m", source="dir:/m", family=Family.SD3, defaults=defaults)
+    facts = ModelFacts(Family.SD3, "flow_prediction", "float32", 0, 0, 16, inpainting=False, load_seconds=0.0)
+    assert request_for(card, facts, "a cat", 0).sampling.scheduler == "karras"
