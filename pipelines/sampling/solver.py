@@ -46,12 +46,11 @@ class Schedulers:
         """
         spec, schedule = resolve(sampling.sampler, sampling.scheduler, flow=self._flow)
         check(spec, sampling.steps, strength, flow=self._flow)
-        if not self._flow:
-            check_noise(
-                spec,
-                zero_snr=bool(self._config.get("rescale_betas_zero_snr", False)),
-                prediction_type=str(self._config.get("prediction_type", "epsilon")),
-            )
+        check_noise(
+            spec,
+            zero_snr=bool(self._config.get("rescale_betas_zero_snr", False)),
+            prediction_type=str(self._config.get("prediction_type", "epsilon")),
+        )
         key = (spec.id, schedule)
         if key not in self._pristine:
             make = flow.build if self._flow else build

@@ -92,17 +92,13 @@ def _card(document: Document, model: str, fields: object, folder: Path) -> Model
 def _check(document: Document, where: Where, card: ModelCard) -> None:
     try:
         spec, _ = resolve(card.defaults.sampler, card.defaults.scheduler, flow=card.family.flow)
-        if not card.family.flow:
-            check_noise(spec, zero_snr=bool(card.schedule.zero_snr), prediction_type=card.schedule.prediction_type or "epsilon")
+        check_noise(spec, zero_snr=bool(card.schedule.zero_snr), prediction_type=card.schedule.prediction_type or "epsilon")
     except InvalidRequest as error:
         raise document.error((*where, "defaults", error.param or "sampler"), error.message) from None
     if not 0 <= card.defaults.guidance_rescale <= 1:
         raise document.error((*where, "defaults", "guidance_rescale"), "must be from 0 to 1")
     _check_numbers(document, where, card)
     _check_skip_layers(document, (*where, "defaults", "skip_layers"), card)
-    for encoder, source in card.text_encoders.items():
-        if source is None and (card.family is not Family.SD3 or encoder != "text_encoder_3"):
-            raise document.error((*where, "text_encoders", encoder), "only text_encoder_3 of family sd3 can be left out")
 
 
 def _check_refiner(document: Document, card: ModelCard, cards: Mapping[str, ModelCard]) -> None:

@@ -217,8 +217,7 @@ def _sampling(body: ImageOptions, card: ModelCard, init: Init | None) -> Samplin
         raise InvalidRequest(msg, param="guidance_rescale")
     spec, scheduler = _sampler(body, card)
     check(spec, steps, None if init is None else init.strength, flow=card.family.flow)
-    if not card.family.flow:
-        check_noise(spec, zero_snr=bool(card.schedule.zero_snr), prediction_type=card.schedule.prediction_type or "epsilon")
+    check_noise(spec, zero_snr=bool(card.schedule.zero_snr), prediction_type=card.schedule.prediction_type or "epsilon")
     return Sampling(
         sampler=spec.id,
         steps=steps,
