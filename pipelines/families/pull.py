@@ -7,6 +7,7 @@ a line of its own before that, as it grows; without, a bar on stderr.
 import argparse
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def _pull(repo: str, revision: str | None, wanted: dict[str, Any], *, lines: boo
 
 def _lines(total: int) -> type[Any]:
     """A progress bar that prints fractions of ``total`` bytes instead."""
+    turn = threading.Lock()  # several files come at once, each in a thread of the hub's that moves the same bars
 
     class Lines(tqdm):
         said = 0.0
@@ -92,11 +94,14 @@ def _lines(total: int) -> type[Any]:
             super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> None:
-            self.seen += n or 0
-            fraction = min(1.0, self.seen / total) if total else 1.0
-            if getattr(self, "unit", "B") == "B" and fraction >= Lines.said + _STEP:
-                Lines.said = fraction
-                _say({"fraction": round(fraction, 3)})
+            if getattr(self, "unit", "B") != "B":
+                return
+            with turn:
+                self.seen += n or 0
+                fraction = min(1.0, self.seen / total) if total else 1.0
+                if fraction >= Lines.said + _STEP:
+                    Lines.said = fraction
+                    _say({"fraction": round(fraction, 3)})
 
     return Lines
 
