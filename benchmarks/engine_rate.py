@@ -7,7 +7,8 @@ from typing import Any
 from limit import Size
 from workload import take
 
-from pipelines.contract.catalog import Dtype, Family, Limits, ModelCard
+from pipelines.contract.catalog import Dtype, Limits, ModelCard
+from pipelines.contract.family import Family
 from pipelines.contract.messages import Completed, Event, Failed, ModelFailed, Phase, Tick
 from pipelines.contract.request import ImageRequest, Sampling
 from pipelines.engine.engine import Engine

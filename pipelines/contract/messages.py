@@ -9,9 +9,10 @@ import msgspec
 
 from pipelines.contract.catalog import ModelCard, ModelFacts
 from pipelines.contract.errors import ErrorReport
-from pipelines.contract.request import ImageRequest, Picture
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import ImageRequest
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when a peer of the previous number would misread a message."""
 
 

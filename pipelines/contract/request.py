@@ -1,9 +1,14 @@
 """One image request, as every dialect translates into it and as the engine runs it."""
 
-from enum import IntEnum, StrEnum
-from typing import Literal
+from enum import IntEnum
 
 import msgspec
+
+from pipelines.contract.adapters import AdapterCard
+from pipelines.contract.control import ControlUse, LoraUse, ReferenceUse
+from pipelines.contract.enlarging import Hires, Upscale
+from pipelines.contract.inpainting import Margins, Masking
+from pipelines.contract.picture import Picture, Resize
 
 PLACE = "{prompt}"
 """Stands in a style's template where the words asked for go."""
@@ -15,38 +20,6 @@ class Priority(IntEnum):
     INTERACTIVE = 0
     NORMAL = 1
     BULK = 2
-
-
-class Resize(StrEnum):
-    """How an input picture meets the requested size."""
-
-    STRETCH = "stretch"
-    """Scale each axis to fit; the aspect ratio may change (as diffusers does)."""
-    CROP = "crop"
-    """Scale to cover, cut the overhang evenly."""
-    FILL = "fill"
-    """Scale to fit inside, fill the rest with the picture's own stretched edges."""
-
-
-class Picture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Decoded 8-bit pixels, row by row, channels interleaved: ``len(data) == width * height * channels``."""
-
-    width: int
-    height: int
-    mode: Literal["L", "RGB", "RGBA"]
-    data: bytes
-
-    def __post_init__(self) -> None:
-        """Refuse a size that does not match the data: nothing later checks again."""
-        expected = self.width * self.height * self.channels
-        if self.width < 1 or self.height < 1 or len(self.data) != expected:
-            msg = f"{self.width}x{self.height} {self.mode} needs {expected} bytes, got {len(self.data)}"
-            raise ValueError(msg)
-
-    @property
-    def channels(self) -> int:
-        """Bytes per pixel."""
-        return len(self.mode)
 
 
 class SkipLayers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,7 +85,10 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """0 < strength <= 1: the share of the steps that is run; 1 forgets the picture, but for what a mask keeps."""
     resize: Resize = Resize.CROP
     mask: Picture | None = None
-    """Mode L, any size; 128 and above is repainted, below is kept (binarised as in diffusers)."""
+    """Mode L, any size; 128 and above is repainted, below is kept (binarised as in diffusers); `masking` may say otherwise."""
+    masking: Masking = Masking()
+    outpaint: Margins | None = None
+    """Grow the picture by these margins first; the margins are repainted, with or without a mask."""
     keep_unmasked: bool = False
     """Put the input's own pixels back where the mask keeps them, instead of their copy through the VAE."""
 
@@ -144,6 +120,12 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     init: Init | None = None
     clip_skip: int = 0
     """Leave out that many last layers of the text encoder (diffusers' meaning; A1111's value is one higher)."""
+    loras: tuple[LoraUse, ...] = ()
+    """Each name once; those that prompts ask for in tags are among them, and the tags are gone from the prompts."""
+    controls: tuple[ControlUse, ...] = ()
+    references: tuple[ReferenceUse, ...] = ()
+    hires: Hires | None = None
+    upscale: Upscale | None = None
     sizes: SizeConditioning | None = None
     """SDXL only; None is the size asked for, uncropped."""
     refiner: Refiner | None = None
@@ -157,6 +139,17 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def models(self) -> tuple[str, ...]:
         """Every model that must be loaded to run it."""
         return (self.model,) if self.refiner is None else (self.model, self.refiner.model)
+
+    @property
+    def adapters(self) -> tuple[AdapterCard, ...]:
+        """Everything beside models that must be on the device to run it, each once."""
+        cards: list[AdapterCard] = [*(use.card for use in self.loras), *(use.card for use in self.controls)]
+        cards += [use.card for use in self.references]
+        if self.hires is not None and self.hires.card is not None:
+            cards.append(self.hires.card)
+        if self.upscale is not None and self.upscale.card is not None:
+            cards.append(self.upscale.card)
+        return tuple({(type(card), card.name): card for card in cards}.values())
 
     @property
     def styled_prompt(self) -> str:

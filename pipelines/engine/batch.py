@@ -4,7 +4,7 @@ import msgspec
 
 from pipelines.contract.errors import ErrorReport
 from pipelines.contract.messages import Phase
-from pipelines.contract.request import Picture
+from pipelines.contract.picture import Picture
 from pipelines.engine.row import Course, Key, Row, RowId
 
 

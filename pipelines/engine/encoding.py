@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
-from pipelines.contract import catalog
 from pipelines.contract.catalog import Emphasis, ModelCard
 from pipelines.contract.errors import InvalidRequest, Unsupported
+from pipelines.contract.family import Family as Architecture
 from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.row import Row
 from pipelines.engine.state import Kept, RowState, Timeline
@@ -34,7 +34,7 @@ def _check(row: Row, family: Family) -> None:
     if row.key.width % multiple or row.key.height % multiple:
         msg = f"The size {row.key.width}x{row.key.height} will not do: both sides must be multiples of {multiple} for this model."
         raise InvalidRequest(msg, param="size")
-    if row.request.sampling.skip_layers is not None and family.facts.family is not catalog.Family.SD3:
+    if row.request.sampling.skip_layers is not None and family.facts.family is not Architecture.SD3:
         msg = "Skip-layer guidance is for SD3 models only."
         raise Unsupported(msg, param="skip_layers")
 

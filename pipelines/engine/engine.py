@@ -17,6 +17,7 @@ from pipelines.contract.errors import (
     OutOfMemory,
     ShuttingDown,
     UnknownModel,
+    Unsupported,
 )
 from pipelines.contract.messages import (
     Completed,
@@ -150,10 +151,9 @@ class Engine:
                 return UnknownModel(f"Model {model!r} is not known here.", param=param)
         if request.id in self._tracker:
             return InvalidRequest(f"Request {request.id!r} is already in flight.")
-        if request.refiner is not None and not 0 < request.refiner.switch_at < 1:
-            return InvalidRequest("The refiner must take over after 0 and before 1 of the schedule.", param="refiner")
-        if not request.seeds:
-            return InvalidRequest("At least one seed is needed.", param="seeds")
+        mistake = _mistake(request)
+        if mistake is not None:
+            return mistake
         return next((refusal for model in request.models if (refusal := self._models.refusal(model)) is not None), None)
 
     def _turn_over(self) -> list[Event]:
@@ -238,6 +238,18 @@ class Engine:
             out_of_memory=outcome.out_of_memory,
             waiting=len(self._scheduler) - len(batch.rows),
         )
+
+
+def _mistake(request: ImageRequest) -> AquatintError | None:
+    """What is wrong with ``request`` whatever the model."""
+    if request.refiner is not None and not 0 < request.refiner.switch_at < 1:
+        return InvalidRequest("The refiner must take over after 0 and before 1 of the schedule.", param="refiner")
+    if not request.seeds:
+        return InvalidRequest("At least one seed is needed.", param="seeds")
+    for param in ("loras", "controls", "references", "hires", "upscale"):
+        if getattr(request, param):
+            return Unsupported(f"{param!r} is not supported yet.", param=param)
+    return None
 
 
 def _hopeless(row: Row, outcome: Outcome) -> AquatintError:

@@ -13,10 +13,11 @@ from zlib import crc32
 
 import msgspec
 
-from pipelines.contract.catalog import Family, ModelCard, ModelFacts
+from pipelines.contract.catalog import ModelCard, ModelFacts
 from pipelines.contract.errors import ErrorReport, ModelLoadFailed, OutOfMemory
+from pipelines.contract.family import Family
 from pipelines.contract.messages import Phase
-from pipelines.contract.request import Picture
+from pipelines.contract.picture import Picture
 from pipelines.contract.samplers import resolve
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.row import Row, RowId

@@ -8,7 +8,7 @@ from itertools import product
 
 import torch
 
-from pipelines.contract.request import Picture
+from pipelines.contract.picture import Picture
 from pipelines.families.family import Family
 
 _LEVELS = (-0.9, 0.0, 0.9)

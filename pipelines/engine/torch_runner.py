@@ -9,7 +9,7 @@ import torch
 from pipelines.contract.catalog import ModelCard, ModelFacts
 from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport, ModelLoadFailed, OutOfMemory
 from pipelines.contract.messages import Phase
-from pipelines.contract.request import Picture
+from pipelines.contract.picture import Picture
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.encoding import Encoder
 from pipelines.engine.meter import Meter, meter_of

@@ -5,8 +5,8 @@ from enum import StrEnum
 
 import msgspec
 
-from pipelines.contract.catalog import Family
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family
 from pipelines.families.weights_file import Contents
 
 UNET = "model.diffusion_model."

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.contract.catalog import Family, ModelFacts
+from pipelines.contract.catalog import ModelFacts
+from pipelines.contract.family import Family
 
 
 def facts(

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import msgspec
 import torch
 
-from pipelines.contract import catalog
 from pipelines.contract.catalog import Compile, Dtype, ModelCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
+from pipelines.contract.family import Family as Architecture
 from pipelines.families import guidance, optimise, sd, sd3, sdxl
 from pipelines.families.compiling import compile_blocks, warm_up
 from pipelines.families.facts import stored
@@ -67,11 +67,11 @@ def _share(progress: Progress, first: float, last: float) -> Progress:
 
 
 def _family(card: ModelCard, parts: Parts) -> Family:
-    if card.family is catalog.Family.SD:
+    if card.family is Architecture.SD:
         return sd.load(parts)
-    if card.family is catalog.Family.SDXL:
+    if card.family is Architecture.SDXL:
         return sdxl.load(parts)
-    if card.family is catalog.Family.SD3:
+    if card.family is Architecture.SD3:
         return sd3.load(parts, t5=card.text_encoders.get("text_encoder_3", "") is not None)
     msg = f"Model {card.id!r}: this worker cannot run family {card.family.value!r}."
     raise ModelLoadFailed(msg)

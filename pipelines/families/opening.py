@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from pipelines.contract.catalog import Family, ModelCard
+from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family
 from pipelines.families import sources
 from pipelines.families.detection import Detected
 from pipelines.families.family import Progress

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.contract.request import Init, Picture, Resize
+from pipelines.contract.picture import Picture, Resize
+from pipelines.contract.request import Init
 
 _HALF = 128
 

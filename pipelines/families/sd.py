@@ -9,9 +9,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from pipelines.contract import catalog
 from pipelines.contract.catalog import ModelFacts
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family as Architecture
 from pipelines.contract.request import ImageRequest
 from pipelines.families import guidance
 from pipelines.families.autoencoder import Autoencoder
@@ -51,7 +51,7 @@ class StableDiffusion:
         self.scheduler_config = scheduler_config
         self.max_clip_skip = self._text.max_clip_skip
         self.facts: ModelFacts = facts(
-            catalog.Family.SD,
+            Architecture.SD,
             unet,
             (vae, text_encoder),
             scheduler_config,

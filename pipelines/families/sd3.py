@@ -12,9 +12,9 @@ import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from pipelines.contract import catalog
 from pipelines.contract.catalog import ModelFacts
 from pipelines.contract.errors import InvalidRequest, ModelLoadFailed, TooLarge
+from pipelines.contract.family import Family as Architecture
 from pipelines.contract.request import ImageRequest
 from pipelines.families.autoencoder import Autoencoder
 from pipelines.families.clip import ClipText
@@ -60,7 +60,7 @@ class StableDiffusion3:
         self.scheduler_config: Mapping[str, Any] = {**scheduler_config, "prediction_type": "flow_prediction"}
         self.max_clip_skip = min(clip.max_clip_skip for clip in self._clips)
         self.facts: ModelFacts = facts(
-            catalog.Family.SD3,
+            Architecture.SD3,
             transformer,
             (vae, *text_encoders, *(() if t5 is None else t5[:1])),
             self.scheduler_config,

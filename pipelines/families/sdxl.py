@@ -13,9 +13,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from pipelines.contract import catalog
 from pipelines.contract.catalog import ModelFacts
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family as Architecture
 from pipelines.contract.request import ImageRequest, SizeConditioning
 from pipelines.families import guidance
 from pipelines.families.autoencoder import Autoencoder
@@ -68,7 +68,7 @@ class StableDiffusionXL:
         self.scheduler_config = scheduler_config
         self.max_clip_skip = min(text.max_clip_skip for text in self._texts)
         self.facts: ModelFacts = facts(
-            catalog.Family.SDXL,
+            Architecture.SDXL,
             unet,
             (vae, *(text.module for text in self._texts)),
             scheduler_config,

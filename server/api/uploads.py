@@ -11,7 +11,8 @@ import msgspec
 from PIL import Image, ImageOps
 
 from pipelines.contract.errors import BadPicture, TooLarge
-from pipelines.contract.request import Init, Picture
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import Init
 from server.telemetry.metrics import Metrics
 
 T = TypeVar("T")

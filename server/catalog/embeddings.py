@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.contract.catalog import EmbeddingCard, Family
+from pipelines.contract.catalog import EmbeddingCard
+from pipelines.contract.family import Family
 from server.catalog.positions import Document
 
 _WORD = re.compile(r"[^\W_](?:[\w .+-]{0,62}\w)?")

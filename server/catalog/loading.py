@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from pipelines.contract.catalog import Family, ModelCard
+from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest
+from pipelines.contract.family import Family
 from pipelines.contract.samplers import check_noise, resolve
 from server.catalog.catalog import Catalog
 from server.catalog.embeddings import EmbeddingEntry, embeddings, of_family

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.contract.catalog import Family, ModelCard
+from pipelines.contract.catalog import ModelCard
+from pipelines.contract.family import Family
 from server.catalog.positions import Document, Where
 
 _CHECKPOINTS = ("bundled", "dir", "file", "hf", "fake")

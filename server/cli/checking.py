@@ -22,7 +22,8 @@ from pipelines.contract.messages import (
     decode_event,
     encode,
 )
-from pipelines.contract.request import ImageRequest, Init, Picture, Sampling
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import ImageRequest, Init, Sampling
 from pipelines.contract.samplers import resolve
 from server.domain.asset import Delivery
 from server.fleet.host import Process

@@ -3,7 +3,7 @@
 import msgspec
 
 from pipelines.contract.messages import RunStats
-from pipelines.contract.request import Picture
+from pipelines.contract.picture import Picture
 
 
 class Generation(msgspec.Struct, frozen=True):

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import AquatintError
 from pipelines.contract.messages import Preview, Progress, RunStats
-from pipelines.contract.request import ImageRequest, Picture
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import ImageRequest
 from server.domain.call import Call
 from server.domain.generation import Generation
 from server.fleet.roster import by_name, name_of

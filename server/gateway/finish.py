@@ -6,7 +6,8 @@ import time
 import msgspec
 
 from pipelines.contract.messages import RunStats
-from pipelines.contract.request import ImageRequest, Picture
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import ImageRequest
 from server.domain.asset import Asset, Delivery
 from server.domain.call import Call
 from server.domain.ports import AssetStore

@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable
 
 from pipelines.contract.messages import RunStats
-from pipelines.contract.request import ImageRequest, Picture
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import ImageRequest
 from server.domain.call import Call
 from server.domain.generation import Generation
 

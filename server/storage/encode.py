@@ -5,7 +5,7 @@ import io
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipelines.contract.request import Picture
+from pipelines.contract.picture import Picture
 from server.domain.asset import Delivery, Format
 
 _DEFAULT_QUALITY = 90

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from pipelines.contract import errors
+from pipelines.contract.adapters import ControlCard, ControlKind, LoraCard, ReferenceCard, UpscalerCard
 from pipelines.contract.catalog import (
     Attention,
     Compile,
@@ -19,13 +20,16 @@ from pipelines.contract.catalog import (
     Dtype,
     EmbeddingCard,
     Emphasis,
-    Family,
     ModelCard,
     ModelFacts,
     Quantize,
     Schedule,
 )
+from pipelines.contract.control import Balance, ControlUse, LoraUse, ReferenceUse
+from pipelines.contract.enlarging import Enlarger, Hires, Tiles, Upscale
 from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport, Overloaded
+from pipelines.contract.family import Family
+from pipelines.contract.inpainting import Margins, MaskedContent, Masking
 from pipelines.contract.messages import (
     Cancel,
     Command,
@@ -54,21 +58,15 @@ from pipelines.contract.messages import (
     decode_event,
     encode,
 )
-from pipelines.contract.request import (
-    ImageRequest,
-    Init,
-    Picture,
-    Priority,
-    Refiner,
-    Resize,
-    Sampling,
-    SizeConditioning,
-    SkipLayers,
-    Style,
-)
+from pipelines.contract.picture import Picture, Resize
+from pipelines.contract.request import ImageRequest, Init, Priority, Refiner, Sampling, SizeConditioning, SkipLayers, Style
 
 GOLDEN = Path(__file__).parent / "golden"
 DOT = Picture(width=2, height=1, mode="RGB", data=bytes(range(6)))
+PAPER = LoraCard("paper", "hf:owner/paper", Family.SDXL, "main", "paper.safetensors", 0.8, "paper cut", "Cut from paper.")
+POSES = ControlCard("poses", "dir:/models/poses", Family.SDXL, ControlKind.UNION, None, "openpose", {"pose": 0}, "Poses.")
+FACES = ReferenceCard("faces", "file:/models/faces.safetensors", Family.SDXL, "dir:/models/clip", None, None, "Faces.")
+LARGER = UpscalerCard("larger", "file:/models/larger.safetensors", tile=256)
 REPORT = ErrorReport("out_of_memory", "too big", param="size")
 
 MESSAGES = [
@@ -116,8 +114,21 @@ MESSAGES = [
             ),
             sizes=SizeConditioning(original=(1024, 1024), crop=(8, 16), target=(512, 512)),
             refiner=Refiner("refiner", 0.7),
-            init=Init(DOT, 0.6, Resize.FILL, Picture(width=2, height=1, mode="L", data=b"\x00\xff"), keep_unmasked=True),
+            init=Init(
+                DOT,
+                0.6,
+                Resize.FILL,
+                Picture(width=2, height=1, mode="L", data=b"\x00\xff"),
+                Masking(invert=True, grow=4, blur=1.5, soft=True, content=MaskedContent.FILL, only_masked=True, padding=16),
+                Margins(8, 16, 24, 32),
+                keep_unmasked=True,
+            ),
             clip_skip=1,
+            loras=(LoraUse(PAPER, 0.7, -0.5),),
+            controls=(ControlUse(POSES, DOT, "openpose", 1.2, 0.1, 0.8, Balance.CONTROL, Resize.STRETCH, "pose"),),
+            references=(ReferenceUse(FACES, (DOT, DOT), 0.5, 0.2, 0.9),),
+            hires=Hires(256, 384, Enlarger.MODEL, LARGER, 0.4, 12),
+            upscale=Upscale(512, 768, Enlarger.MODEL, LARGER, Tiles(256, 32, 0.2)),
             preview_every=5,
             priority=Priority.BULK,
             deadline=1800000000.5,

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard
+from pipelines.contract.catalog import Defaults, Limits, ModelCard
+from pipelines.contract.family import Family
 from pipelines.contract.messages import Completed, Phase, Tick
 from pipelines.contract.request import ImageRequest, Sampling
 from pipelines.engine.budgets import Budgets, Learned, Measure

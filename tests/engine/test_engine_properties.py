@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard
+from pipelines.contract.catalog import Defaults, Limits, ModelCard
+from pipelines.contract.family import Family
 from pipelines.contract.messages import Completed, Failed, ImageDone, ModelLoaded, ModelUnloaded, Phase, Progress
 from pipelines.contract.request import ImageRequest, Priority, Refiner, Sampling
 from pipelines.engine.batch import Batch, Outcome

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard
+from pipelines.contract.catalog import Defaults, Limits, ModelCard
 from pipelines.contract.errors import OutOfMemory
+from pipelines.contract.family import Family
 from pipelines.contract.messages import (
     Completed,
     Failed,

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipelines.contract.catalog import Compile, Defaults, Family, Limits, ModelCard
+from pipelines.contract.catalog import Compile, Defaults, Limits, ModelCard
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family
 from pipelines.families.compiling import compile_blocks, rows_to_warm, warm_up
 from pipelines.families.conditioning import Conditioning
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines.contract.catalog import Family
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family
 from pipelines.families.detection import Variant, detect
 from pipelines.families.weights_file import Contents, Tensor
 

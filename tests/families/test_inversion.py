@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.contract.catalog import EmbeddingCard, Emphasis, Family, ModelCard
+from pipelines.contract.catalog import EmbeddingCard, Emphasis, ModelCard
 from pipelines.contract.errors import ModelLoadFailed, Unsupported
+from pipelines.contract.family import Family
 from pipelines.contract.request import ImageRequest, Sampling
 from pipelines.engine.encoding import Encoder
 from pipelines.engine.row import rows_of

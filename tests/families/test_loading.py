@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.contract.catalog import Attention, Compile, Defaults, Dtype, Family, ModelCard, Quantize, Schedule
+from pipelines.contract.catalog import Attention, Compile, Defaults, Dtype, ModelCard, Quantize, Schedule
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family
 from pipelines.families.loading import load, precision
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))

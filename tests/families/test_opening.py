@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from pipelines.contract.catalog import Family, ModelCard
+from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family
 from pipelines.families import loading
 
 CPU = torch.device("cpu")

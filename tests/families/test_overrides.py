@@ -7,8 +7,9 @@ import torch
 from checkpoints import kind, modules, write
 from safetensors.torch import load_file, save_file
 
-from pipelines.contract.catalog import Family, ModelCard
+from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family
 from pipelines.families.opening import open_parts
 from pipelines.families.weights_file import inspect
 

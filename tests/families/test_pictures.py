@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.contract.request import Init, Picture, Resize
+from pipelines.contract.picture import Picture, Resize
+from pipelines.contract.request import Init
 from pipelines.families.pictures import fit, init_pixels, keep_outside_mask, mask_pixels, to_image, to_picture
 
 

@@ -7,8 +7,9 @@ import torch
 from checkpoints import CLASSES, kind, modules, original_state, write
 from safetensors.torch import load_file, save_file
 
-from pipelines.contract.catalog import Family, ModelCard, Schedule
+from pipelines.contract.catalog import ModelCard, Schedule
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family
 from pipelines.families.detection import Variant
 from pipelines.families.opening import open_parts
 from pipelines.families.parts import FolderParts

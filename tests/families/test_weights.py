@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.contract.catalog import Dtype, Family, ModelCard
+from pipelines.contract.catalog import Dtype, ModelCard
+from pipelines.contract.family import Family
 from pipelines.families import sizes
 from pipelines.families.shared import Shared
 from pipelines.families.weights import ModuleWeights

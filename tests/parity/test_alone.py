@@ -6,7 +6,8 @@ from by_diffusers import mask_of, picture_of, reference
 from driving import run
 from tiny import Tiny
 
-from pipelines.contract.request import ImageRequest, Init, Picture, Resize, Sampling
+from pipelines.contract.picture import Picture, Resize
+from pipelines.contract.request import ImageRequest, Init, Sampling
 from pipelines.contract.samplers import SAMPLERS
 from pipelines.families.pictures import to_picture
 

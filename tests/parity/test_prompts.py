@@ -11,7 +11,7 @@ from tiny import TOKENIZER
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pipelines.contract.catalog import Emphasis, ModelCard
-from pipelines.contract.catalog import Family as Families
+from pipelines.contract.family import Family as Families
 from pipelines.contract.messages import Phase
 from pipelines.contract.request import Init, Sampling
 from pipelines.engine.embeddings import Embeddings

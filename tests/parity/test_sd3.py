@@ -13,7 +13,8 @@ from test_alone import KINDS, RELATIVE, relative
 from test_alone import request as plain
 from tiny_sd3 import LATENTS, LAYERS, TinySD3
 
-from pipelines.contract.catalog import Family, ModelCard
+from pipelines.contract.catalog import ModelCard
+from pipelines.contract.family import Family
 from pipelines.contract.messages import Phase, Progress
 from pipelines.contract.request import Init, Refiner, Sampling, SkipLayers
 from pipelines.contract.samplers import SAMPLERS

@@ -15,8 +15,9 @@ from test_alone import request as plain_request
 from test_company import Cramped
 from tiny_sdxl import TinyXL
 
-from pipelines.contract.catalog import Dtype, Family, ModelCard
+from pipelines.contract.catalog import Dtype, ModelCard
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.contract.family import Family
 from pipelines.contract.messages import Phase, Preview, Progress
 from pipelines.contract.request import ImageRequest, Init, Refiner, Sampling, SizeConditioning
 from pipelines.contract.samplers import SAMPLERS
@@ -371,14 +372,3 @@ def test_a_base_model_that_says_it_is_a_refiner_is_refused(base, tmp_path):
 
 def card(folder: Path) -> ModelCard:
     return ModelCard(id="xl", source=f"dir:{folder}", family=Family.SDXL, dtype=Dtype.FLOAT32)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_full_size():
-    from full_sdxl import FullXL
-
-    full = FullXL()
-    assert full.family.facts.parameters > 3_000_000_000
-    sampling = Sampling(sampler="euler", steps=2, guidance_scale=5.0)
-    check(full, ask("txt2img", "euler", sampling=sampling, width=128, height=128))

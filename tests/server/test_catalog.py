@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.contract.catalog import EmbeddingCard, Family
+from pipelines.contract.catalog import EmbeddingCard
 from pipelines.contract.errors import InvalidRequest, UnknownModel
+from pipelines.contract.family import Family
 from server.catalog.loading import load, parse
 from server.catalog.positions import CatalogError
 from server.catalog.styles import PRESETS

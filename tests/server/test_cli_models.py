@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pipelines.contract.catalog import Defaults, Family, ModelCard, ModelFacts
+from pipelines.contract.catalog import Defaults, ModelCard, ModelFacts
+from pipelines.contract.family import Family
 from server.cli import main
 from server.cli.checking import request_for
 

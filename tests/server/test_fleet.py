@@ -8,7 +8,7 @@ import socket
 import msgspec
 import pytest
 
-from pipelines.contract.catalog import Family, ModelFacts
+from pipelines.contract.catalog import ModelFacts
 from pipelines.contract.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -22,6 +22,7 @@ from pipelines.contract.errors import (
     UnknownModel,
     WorkerLost,
 )
+from pipelines.contract.family import Family
 from pipelines.contract.messages import (
     PROTOCOL,
     Cancel,
@@ -47,7 +48,8 @@ from pipelines.contract.messages import (
     decode_command,
     encode,
 )
-from pipelines.contract.request import ImageRequest, Picture, Refiner, Sampling
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import ImageRequest, Refiner, Sampling
 from server.catalog.current import CurrentCatalog
 from server.domain.call import Call
 from server.domain.clock import SetClock

@@ -5,7 +5,8 @@ import pytest
 
 from pipelines.contract.errors import EngineFailure, InvalidRequest, Overloaded, ShuttingDown
 from pipelines.contract.messages import Progress
-from pipelines.contract.request import ImageRequest, Init, Picture, Sampling
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import ImageRequest, Init, Sampling
 from server.domain.asset import Delivery, Format
 from server.domain.clock import SetClock
 from server.domain.job import JobState, Order

@@ -5,18 +5,8 @@ from types import MappingProxyType
 import msgspec
 import pytest
 
-from pipelines.contract.catalog import (
-    Attention,
-    Compile,
-    Defaults,
-    Dtype,
-    Emphasis,
-    Family,
-    Limits,
-    ModelCard,
-    Quantize,
-    Schedule,
-)
+from pipelines.contract.catalog import Attention, Compile, Defaults, Dtype, Emphasis, Limits, ModelCard, Quantize, Schedule
+from pipelines.contract.family import Family
 from pipelines.contract.request import ImageRequest, Refiner, Sampling
 from pipelines.engine.models import _same_weights
 from server.catalog.catalog import Catalog

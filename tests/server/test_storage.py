@@ -4,7 +4,7 @@ import os
 import pytest
 from PIL import Image
 
-from pipelines.contract.request import Picture
+from pipelines.contract.picture import Picture
 from server.domain.asset import Delivery, Format
 from server.domain.clock import SetClock
 from server.storage.blobs import NAME, FolderStore, Retention

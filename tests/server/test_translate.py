@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.contract.catalog import Defaults, Family, Limits, ModelCard, Schedule
+from pipelines.contract.catalog import Defaults, Limits, ModelCard, Schedule
 from pipelines.contract.errors import InvalidRequest, TooLarge, UnknownModel, UnknownSampler, Unsupported
-from pipelines.contract.request import Picture, Refiner, SkipLayers
+from pipelines.contract.family import Family
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import Refiner, SkipLayers
 from server.api.openai.schemas import GenerateBody, ImageOptions
 from server.api.openai.translate import MAX_SEED, edit, fit, generation, response_form, steps_for
 from server.catalog.catalog import Catalog

@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from pipelines.contract.errors import BadPicture, TooLarge
-from pipelines.contract.request import Init, Picture
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import Init
 from server.api.uploads import Uploads
 from server.telemetry.metrics import Metrics
 

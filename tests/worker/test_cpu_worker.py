@@ -5,7 +5,8 @@ import pytest
 import torch
 from test_worker import Process
 
-from pipelines.contract.catalog import Family, ModelCard
+from pipelines.contract.catalog import ModelCard
+from pipelines.contract.family import Family
 from pipelines.contract.messages import Completed, Failed, Generate, ImageDone, LoadModel, ModelFailed, ModelLoaded
 from pipelines.contract.request import ImageRequest, Sampling
 from pipelines.families import sources

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from test_worker import Process
 
-from pipelines.contract.catalog import Family, ModelCard
+from pipelines.contract.catalog import ModelCard
+from pipelines.contract.family import Family
 from pipelines.contract.messages import (
     Completed,
     Failed,

@@ -9,7 +9,8 @@ import sys
 import msgspec
 import pytest
 
-from pipelines.contract.catalog import Family, ModelCard
+from pipelines.contract.catalog import ModelCard
+from pipelines.contract.family import Family
 from pipelines.contract.messages import (
     Cancel,
     Command,

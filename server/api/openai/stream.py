@@ -9,7 +9,7 @@ import msgspec
 
 from pipelines.contract.errors import AquatintError
 from pipelines.contract.messages import Preview, Progress
-from pipelines.contract.request import Picture
+from pipelines.contract.picture import Picture
 from server.api.errors import openai_envelope, problem
 from server.api.openai.answers import Answers, size_of
 from server.api.openai.schemas import StreamEvent

@@ -9,7 +9,8 @@ import msgspec
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, TooLarge, Unsupported
-from pipelines.contract.request import ImageRequest, Init, Picture, Sampling, Style
+from pipelines.contract.picture import Picture
+from pipelines.contract.request import ImageRequest, Init, Sampling, Style
 from pipelines.contract.samplers import SamplerSpec, check, check_noise, resolve
 from server.api.openai.schemas import ImageOptions
 from server.catalog.catalog import Catalog

@@ -1,0 +1,65 @@
+"""What one request takes of the adapters: each image is shaped by its own, whatever it shares its ticks with."""
+
+from enum import StrEnum
+
+import msgspec
+
+from pipelines.contract.adapters import ControlCard, LoraCard, ReferenceCard
+from pipelines.contract.picture import Picture, Resize
+
+
+class LoraUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One LoRA on one request. Weights may be negative; 0 switches that half off."""
+
+    card: LoraCard
+    weight: float = 1.0
+    """On the denoising network."""
+    text_weight: float = 1.0
+    """On the text encoders."""
+
+
+class Balance(StrEnum):
+    """Who gives way where prompt and control image disagree."""
+
+    BALANCED = "balanced"
+    PROMPT = "prompt"
+    """The control fades towards the deeper, coarser layers."""
+    CONTROL = "control"
+    """The control speaks to the positive prompt's evaluation only, so that guidance multiplies it."""
+
+
+class ControlUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One control network on one request."""
+
+    card: ControlCard
+    picture: Picture
+    """The control image, or an ordinary picture if there is a preprocessor."""
+    preprocessor: str | None = None
+    """Makes the control image of the picture, before the engine is asked: the engine refuses one that is still to be run."""
+    weight: float = 1.0
+    """0..2."""
+    start: float = 0.0
+    """Fraction of the steps from which it speaks."""
+    end: float = 1.0
+    """Fraction of the steps from which it is silent again."""
+    balance: Balance = Balance.BALANCED
+    resize: Resize = Resize.CROP
+    mode: str | None = None
+    """UNION: which of the card's modes the picture is."""
+
+
+class ReferenceUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Pictures as a prompt through one IP-Adapter.
+
+    Pictures of one use are attended to together, as diffusers does with several images for one adapter; several uses, of the same
+    adapter or of others, add up, each with its own weight.
+    """
+
+    card: ReferenceCard
+    pictures: tuple[Picture, ...]
+    weight: float = 0.6
+    """0..2."""
+    start: float = 0.0
+    """Fraction of the steps from which it speaks."""
+    end: float = 1.0
+    """Fraction of the steps from which it is silent again."""
