@@ -1,0 +1,1 @@
+"""Control images of ordinary pictures: edges, depth, poses; outside of the ticks."""
