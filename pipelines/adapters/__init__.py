@@ -1,1 +1,1 @@
-"""What shapes a picture beside the model: LoRAs, control networks, IP-Adapters, masks, upscalers; each acts on its own rows only."""
+"""What shapes a picture beside the model: LoRAs, control networks, IP-Adapters, upscalers; each acts on its own rows only."""
