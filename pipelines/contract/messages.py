@@ -130,6 +130,16 @@ class Memory(_Event, frozen=True, tag="memory"):
     """Models on the device, the least recently used first."""
 
 
+class AdapterMemory(_Event, frozen=True, tag="adapter_memory"):
+    """What LoRAs, control networks and their like take up on the device, in bytes; sent after each change."""
+
+    bytes: int
+    budget: int
+    """0 for no limit."""
+    resident: tuple[str, ...]
+    """Their names, the least recently used first."""
+
+
 class Progress(_Event, frozen=True, tag="progress"):
     """Image ``image`` of the request has done ``step`` of ``steps`` steps."""
 
@@ -212,6 +222,7 @@ Event = (
     | ModelFailed
     | ModelUnloaded
     | Memory
+    | AdapterMemory
     | Progress
     | Preview
     | ImageDone

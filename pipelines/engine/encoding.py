@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
+from pipelines.adapters.opened import Find
+from pipelines.adapters.shaping import shaping
 from pipelines.contract.catalog import Emphasis, ModelCard
 from pipelines.contract.errors import InvalidRequest, Unsupported
 from pipelines.contract.family import Family as Architecture
@@ -53,8 +55,8 @@ class Encoder:
         self._family = family
         self._schedulers = Schedulers(family.scheduler_config)
 
-    def state(self, row: Row, encode: Encode) -> RowState:
-        """The state in which ``row`` begins; ``encode`` gives the latent moments of pixels [1, 3, H, W].
+    def state(self, row: Row, encode: Encode, find: Find) -> RowState:
+        """The state in which ``row`` begins; ``encode`` gives the latent moments of pixels [1, 3, H, W], ``find`` its adapters.
 
         Raises `InvalidRequest` for what this sampler or model cannot do.
         """
@@ -92,6 +94,7 @@ class Encoder:
             channels=channels,
             paste=init if init is not None and init.mask is not None and init.keep_unmasked else None,
             skip_layers=request.sampling.skip_layers,
+            shaping=shaping(request, family, find),
         )
 
     def refined(self, row: Row, state: RowState) -> RowState:

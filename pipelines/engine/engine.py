@@ -30,6 +30,7 @@ from pipelines.contract.messages import (
     Tick,
 )
 from pipelines.contract.request import ImageRequest
+from pipelines.engine.adapters import Adapters
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.loader import InlineLoader
 from pipelines.engine.models import Models
@@ -51,19 +52,21 @@ class Engine:
         scheduler: Scheduler | None = None,
         models: Models | None = None,
         notes: Notes | None = None,
+        adapters: Adapters | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """``clock`` measures durations, ``wall`` (Unix seconds) is what deadlines are held against.
 
-        Without ``models`` the device has no budget, and loading is done within `step`. ``notes`` keep what the budgets
-        of the scheduler learn.
+        Without ``models`` or ``adapters`` the device has no budget for them, and loading is done within `step`. ``notes`` keep
+        what the budgets of the scheduler learn.
         """
         self._runner = runner
         self._scheduler = Scheduler() if scheduler is None else scheduler
         self._tracker = Tracker()
         self._models = models or Models(runner, Residency(Ledger()), InlineLoader(clock), clock=clock)
+        self._adapters = adapters or Adapters(runner, InlineLoader(clock))
         self._notes = notes
         self._clock = clock
         self._wall = wall
@@ -132,7 +135,7 @@ class Engine:
         if batch is None:
             return events
         began = self._clock()
-        alone = not self._models.loading
+        alone = not self._models.loading and not self._adapters.loading
         outcome = self._runner.run(batch)
         if alone and outcome.peak_bytes is not None and not outcome.out_of_memory and outcome.fault is None:
             self._scheduler.measured(batch, outcome.peak_bytes, outcome.free_bytes)
@@ -157,14 +160,18 @@ class Engine:
         return next((refusal for model in request.models if (refusal := self._models.refusal(model)) is not None), None)
 
     def _turn_over(self) -> list[Event]:
-        """Let models come and go; hold the rows whose model is not there, fail those whose model will not come."""
+        """Let models and adapters come and go; hold the rows that wait for one, fail those for which it will not come."""
         demand = self._scheduler.demand()
         change = self._models.advance(demand)
         events = list(change.events)
         for model, error in change.failed.items():
             waiting = dict.fromkeys(row.request.id for row in self._scheduler.rows() if row.key.model == model)
             events += [event for request in waiting for event in self._fail(request, error)]
-        self._scheduler.hold({model for model in demand if not self._models.open(model)})
+        adapters = self._adapters.advance(self._scheduler.rows(), self._models.open)
+        events += adapters.events
+        for id_, error in adapters.failed.items():
+            events += self._fail(id_, error)
+        self._scheduler.hold({model for model in demand if not self._models.open(model)}, adapters.held)
         return events
 
     def _take_on(self, card: ModelCard) -> None:
@@ -246,7 +253,7 @@ def _mistake(request: ImageRequest) -> AquatintError | None:
         return InvalidRequest("The refiner must take over after 0 and before 1 of the schedule.", param="refiner")
     if not request.seeds:
         return InvalidRequest("At least one seed is needed.", param="seeds")
-    for param in ("loras", "controls", "references", "hires", "upscale"):
+    for param in ("hires", "upscale"):
         if getattr(request, param):
             return Unsupported(f"{param!r} is not supported yet.", param=param)
     return None

@@ -13,6 +13,7 @@ from zlib import crc32
 
 import msgspec
 
+from pipelines.contract.adapters import AdapterCard
 from pipelines.contract.catalog import ModelCard, ModelFacts
 from pipelines.contract.errors import ErrorReport, ModelLoadFailed, OutOfMemory
 from pipelines.contract.family import Family
@@ -21,7 +22,7 @@ from pipelines.contract.picture import Picture
 from pipelines.contract.samplers import resolve
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.row import Row, RowId
-from pipelines.engine.runner import Loaded, LoadProgress, Shelf
+from pipelines.engine.runner import AdapterKey, Loaded, LoadProgress, OpenAdapter, Shelf
 from pipelines.memory.residency import Weights
 
 
@@ -95,6 +96,8 @@ class FakeRunner:
         self._loads: dict[str, int] = {}
         self._sleep = sleep
         self._die = die or (lambda: os.kill(os.getpid(), signal.SIGKILL))
+        self.adapters: dict[AdapterKey, OpenAdapter] = {}
+        """Those that are on the device."""
         self.batches: list[Batch] = []
         """Every batch run, for tests; only the last thousand are kept."""
 
@@ -139,6 +142,36 @@ class FakeRunner:
 
     def free(self) -> None:
         """There is no cache."""
+
+    def adapter_key(self, model: str, card: AdapterCard) -> AdapterKey:  # noqa: ARG002 - no model makes a difference
+        """By kind and name."""
+        return (type(card).__name__, card.name)
+
+    def open_adapter(self, model: str, card: AdapterCard) -> Callable[[LoadProgress], OpenAdapter]:  # noqa: ARG002
+        """Pretend to, as its source says: ``fake:?load=0.1&bytes=1000&fail_load=1``."""
+        faults = _read(card)
+
+        def work(progress: LoadProgress) -> OpenAdapter:
+            progress(card.name, 0.0)
+            self._sleep(faults.load)
+            if faults.fail_load:
+                msg = f"Adapter {card.name!r} was told to fail."
+                raise ModelLoadFailed(msg)
+            self._loads[card.name] = self._loads.get(card.name, 0) + 1
+            if self._loads[card.name] <= faults.oom_loads:
+                msg = f"Adapter {card.name!r} was told not to fit."
+                raise OutOfMemory(msg)
+            return FakeWeights(faults.bytes)
+
+        return work
+
+    def install_adapter(self, key: AdapterKey, adapter: OpenAdapter) -> None:
+        """Remember it."""
+        self.adapters[key] = adapter
+
+    def drop_adapter(self, key: AdapterKey) -> None:
+        """Forget it."""
+        self.adapters.pop(key, None)
 
     def run(self, batch: Batch) -> Outcome:
         """Wait as told, then advance every row."""
@@ -209,12 +242,13 @@ def _order(row: Row) -> int:
     return 2 if spec.id in {"heun", "dpm2", "dpm2_a", "dpmpp_sde"} else 1
 
 
-def _read(card: ModelCard) -> Faults:
+def _read(card: ModelCard | AdapterCard) -> Faults:
     if not card.source.startswith("fake:"):
         return Faults()
     options: Mapping[str, str] = dict(parse_qsl(card.source.removeprefix("fake:").lstrip("?")))
     try:
         return msgspec.convert(options, Faults, strict=False)
     except msgspec.ValidationError as error:
-        msg = f"Source {card.source!r} of model {card.id!r}: {error}"
+        name = card.id if isinstance(card, ModelCard) else card.name
+        msg = f"Source {card.source!r} of {name!r}: {error}"
         raise ModelLoadFailed(msg) from error

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import msgspec
 
+from pipelines.contract.adapters import AdapterCard
 from pipelines.contract.catalog import ModelCard, ModelFacts
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.row import RowId
@@ -35,6 +36,19 @@ class Loaded(msgspec.Struct, frozen=True):
     """By component; those taken from the shelf are the same objects."""
     body: object
     """What the runner itself needs to install it."""
+
+
+AdapterKey = tuple[str, ...]
+"""Equal for what can be opened once and used by all: an adapter, and as much of the model as it is bound to."""
+
+
+class OpenAdapter(Protocol):
+    """An adapter on the device."""
+
+    @property
+    def bytes(self) -> int:
+        """What it takes up there."""
+        ...
 
 
 class Runner(Protocol):
@@ -68,6 +82,25 @@ class Runner(Protocol):
 
     def free(self) -> None:
         """Give memory that nobody uses any more back to the device."""
+        ...
+
+    def adapter_key(self, model: str, card: AdapterCard) -> AdapterKey:
+        """What the adapter of ``card`` is called where it is made fit for ``model``, which is loaded."""
+        ...
+
+    def open_adapter(self, model: str, card: AdapterCard) -> Callable[[LoadProgress], OpenAdapter]:
+        """The work of bringing it to the device, to be done in another thread while `run` computes.
+
+        The work raises `AquatintError` for what cannot be had, `OutOfMemory` or `MemoryError` if more room would help.
+        """
+        ...
+
+    def install_adapter(self, key: AdapterKey, adapter: OpenAdapter) -> None:
+        """Rows that begin from now on may use it."""
+        ...
+
+    def drop_adapter(self, key: AdapterKey) -> None:
+        """Let go of it; no row that has begun uses it."""
         ...
 
     def run(self, batch: Batch) -> Outcome:

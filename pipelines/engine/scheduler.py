@@ -50,6 +50,7 @@ class Scheduler:
         self._turns = Turns()
         self._since_tick: set[Phase] = set()
         self._held: AbstractSet[str] = frozenset()
+        self._held_rows: AbstractSet[RowId] = frozenset()
 
     def __len__(self) -> int:
         """Rows that are not finished."""
@@ -59,9 +60,9 @@ class Scheduler:
         """Evaluations in one tick of ``model`` at most."""
         self._most[model] = max_rows
 
-    def hold(self, models: AbstractSet[str]) -> None:
-        """From now on rows of ``models``, and of no others, wait with their beginning; rows that have begun go on."""
-        self._held = models
+    def hold(self, models: AbstractSet[str], rows: AbstractSet[RowId] = frozenset()) -> None:
+        """From now on ``rows`` and those of ``models``, and no others, wait with their beginning; rows that have begun go on."""
+        self._held, self._held_rows = models, rows
 
     def demand(self) -> dict[str, Demand]:
         """What there is to do for each model that has rows."""
@@ -204,8 +205,8 @@ class Scheduler:
                 row.overtaken += 1
 
     def _waits(self, row: Row) -> bool:
-        """Whether its model is not there to begin with it."""
-        return row.phase is Phase.ENCODE and row.key.model in self._held
+        """Whether its model, or an adapter, is not there to begin with it."""
+        return row.phase is Phase.ENCODE and (row.key.model in self._held or row.id in self._held_rows)
 
 
 def _alone_if_suspect(rows: list[Row]) -> list[Row]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import msgspec
 import torch
 
+from pipelines.adapters.additions import NOTHING, UNSHAPED, Additions, Shaping
 from pipelines.contract.request import Init, SkipLayers
 from pipelines.engine.row import Course
 from pipelines.families.conditioning import Conditioning
@@ -20,6 +21,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     conditioning: Conditioning
     skip_layers: tuple[int, ...] = ()
     """Blocks left out; only evaluations that leave out the same ones can share a forward."""
+    additions: Additions = NOTHING
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,6 +54,8 @@ class RowState:
     paste: Init | None = None
     """Put this picture's own pixels back outside its mask, once decoded."""
     skip_layers: SkipLayers | None = None
+    shaping: Shaping = UNSHAPED
+    """What LoRAs, control networks and references do to it."""
     begun: int = 0
     """Evaluations that another model has done before."""
 
@@ -78,11 +82,14 @@ class RowState:
 
     def evaluations(self) -> tuple[Evaluation, ...]:
         """What the network is to be asked at the current position, in the order that `advance` takes the answers."""
-        asked = tuple(Evaluation(part) for part in self.conditioning)
+        told = self.conditioning
+        at, total = self.solver.position, self.solver.total
+        added = [self.shaping.at(at, total, negative=index + 1 < len(told)) for index in range(len(told))]
+        asked = tuple(Evaluation(part, additions=own) for part, own in zip(told, added, strict=True))
         first, last = self._skipping()
-        if self.skip_layers is None or not first <= self.solver.position < last:
+        if self.skip_layers is None or not first <= at < last:
             return asked
-        return (*asked, Evaluation(self.conditioning[-1], self.skip_layers.layers))
+        return (*asked, Evaluation(told[-1], self.skip_layers.layers, added[-1]))
 
     def network_input(self) -> torch.Tensor:
         """The latents as the network wants them now."""

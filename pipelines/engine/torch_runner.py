@@ -1,11 +1,17 @@
 """The runner with tensors: encode, denoise and decode on one device."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import cast
 
 import torch
 
+from pipelines.adapters import opened
+from pipelines.adapters.additions import NOTHING
+from pipelines.adapters.evaluation import evaluate
+from pipelines.adapters.opened import Adapter, Find
+from pipelines.contract.adapters import AdapterCard
 from pipelines.contract.catalog import ModelCard, ModelFacts
 from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport, ModelLoadFailed, OutOfMemory
 from pipelines.contract.messages import Phase
@@ -15,7 +21,7 @@ from pipelines.engine.encoding import Encoder
 from pipelines.engine.meter import Meter, meter_of
 from pipelines.engine.previews import Previewer
 from pipelines.engine.row import Course, RowId
-from pipelines.engine.runner import DeviceFault, Loaded, LoadProgress, Shelf
+from pipelines.engine.runner import AdapterKey, DeviceFault, Loaded, LoadProgress, OpenAdapter, Shelf
 from pipelines.engine.state import Evaluation, RowState
 from pipelines.families import loading, pictures, sizes
 from pipelines.families.autoencoder import Moments
@@ -54,6 +60,7 @@ class TorchRunner:
         self._models: dict[str, Resident] = {}
         self._states: dict[RowId, RowState] = {}
         self._conditioning: dict[tuple[int, ...], Conditioning] = {}
+        self._adapters: dict[AdapterKey, Adapter] = {}
 
     def expected(self, card: ModelCard) -> int:
         """Bytes of the weights in the card's source, in the precision that it will have here; 0 if nobody can tell."""
@@ -82,6 +89,36 @@ class TorchRunner:
         if model in self._models:
             self._models[model].encoder.embeddings.clear()
             self._conditioning.clear()
+
+    def adapter_key(self, model: str, card: AdapterCard) -> AdapterKey:
+        """By what it is made fit for: see `pipelines.adapters.opened`."""
+        return opened.key(card, model, self._models[model].family)
+
+    def open_adapter(self, model: str, card: AdapterCard) -> Callable[[LoadProgress], OpenAdapter]:
+        """Open it for the network of ``model``; touches nothing that batches use."""
+        family = self._models[model].family
+
+        def work(progress: LoadProgress) -> OpenAdapter:
+            if self._device.type == "cuda":
+                torch.cuda.set_device(self._device)
+            try:
+                return opened.open_adapter(card, family, progress)
+            except AquatintError as error:
+                raise _cause(error) from error
+
+        return work
+
+    def _finder(self, model: str) -> Find:
+        return lambda card: self._adapters[self.adapter_key(model, card)]
+
+    def install_adapter(self, key: AdapterKey, adapter: OpenAdapter) -> None:
+        """Take on what `open_adapter`'s work has made."""
+        self._adapters[key] = cast("Adapter", adapter)
+
+    def drop_adapter(self, key: AdapterKey) -> None:
+        """Forget it."""
+        self._adapters.pop(key, None)
+        self.free()
 
     def add(self, model: str, family: Family, card: ModelCard | None = None) -> ModelFacts:
         """Take on an already loaded family under the name ``model``; without a card prompts are read as by default."""
@@ -170,7 +207,11 @@ class TorchRunner:
 
             encoder = resident.encoder
             try:
-                state = encoder.refined(row, self._states[row.id]) if row.refining else encoder.state(row, encode)
+                state = (
+                    encoder.refined(row, self._states[row.id])
+                    if row.refining
+                    else encoder.state(row, encode, self._finder(row.key.model))
+                )
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue
@@ -232,17 +273,20 @@ class TorchRunner:
         inputs = [state.network_input() for state, _ in asked]
         times = [state.solver.timestep for state, _ in asked]
         conditionings = [evaluation.conditioning for _, evaluation in asked]
+        additions = [evaluation.additions for _, evaluation in asked]
         wanted = len(inputs)
         spare = max(0, bucket - wanted)
         latents = torch.cat([*inputs, *inputs[-1:] * spare]).to(family.dtype)
         timesteps = self._to_device(times + times[-1:] * spare)
         conditioning = self._stack([*conditionings, *conditionings[-1:] * spare])
+        additions += [NOTHING] * spare
         if len(latents) <= budget:
-            return family.evaluate(latents, timesteps, conditioning, skipped)[:wanted]
+            return evaluate(family, latents, timesteps, conditioning, additions, skip_layers=skipped)[:wanted]
         parts = []
         for at in range(0, len(latents), budget):
             last = at + budget
-            parts.append(family.evaluate(latents[at:last], timesteps[at:last], conditioning.rows(at, last), skipped))
+            own = (latents[at:last], timesteps[at:last], conditioning.rows(at, last), additions[at:last])
+            parts.append(evaluate(family, *own, skip_layers=skipped))
         return torch.cat(parts)[:wanted]
 
     def _stack(self, conditionings: list[Conditioning]) -> Conditioning:

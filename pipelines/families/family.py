@@ -11,6 +11,7 @@ from pipelines.contract.request import ImageRequest
 from pipelines.families.autoencoder import Autoencoder
 from pipelines.families.conditioning import Conditioning
 from pipelines.families.inversion import Inversion
+from pipelines.families.residuals import NONE, Residuals
 from pipelines.prompts.fragments import Wording
 
 Progress = Callable[[str, float], None]
@@ -60,6 +61,7 @@ class Family(Protocol):
         timesteps: torch.Tensor,
         conditioning: Conditioning,
         skip_layers: tuple[int, ...] = (),
+        residuals: Residuals = NONE,
     ) -> torch.Tensor:
-        """The network's prediction [n, C, h, w] for n rows with a timestep [n] and a conditioning each."""
+        """The network's prediction [n, C, h, w] for n rows with a timestep [n] and a conditioning each, and what controls add."""
         ...

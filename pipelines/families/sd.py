@@ -20,6 +20,7 @@ from pipelines.families.conditioning import Conditioning
 from pipelines.families.facts import facts
 from pipelines.families.family import Prompt
 from pipelines.families.parts import Parts
+from pipelines.families.residuals import NONE, Residuals
 
 _INPAINT_CHANNELS = 9
 """Latents, mask and the latents of the masked picture: 4 + 1 + 4."""
@@ -79,6 +80,7 @@ class StableDiffusion:
         timesteps: torch.Tensor,
         conditioning: Conditioning,
         skip_layers: tuple[int, ...] = (),  # noqa: ARG002 - transformers only
+        residuals: Residuals = NONE,
     ) -> torch.Tensor:
         """The UNet's prediction; a timestep per row is what diffusers' UNet takes anyway after expanding its scalar."""
         prediction: torch.Tensor = self.network(
@@ -87,6 +89,9 @@ class StableDiffusion:
             encoder_hidden_states=conditioning.tokens,
             timestep_cond=conditioning.guidance,
             encoder_attention_mask=conditioning.mask,
+            down_block_additional_residuals=residuals.down,
+            mid_block_additional_residual=residuals.mid,
+            down_intrablock_additional_residuals=None if residuals.intra is None else list(residuals.intra),
             return_dict=False,
         )[0]
         return prediction

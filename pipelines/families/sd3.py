@@ -22,6 +22,7 @@ from pipelines.families.conditioning import Conditioning
 from pipelines.families.facts import facts
 from pipelines.families.family import Prompt
 from pipelines.families.parts import Parts
+from pipelines.families.residuals import NONE, Residuals
 
 T5_TOKENS = 256
 """Text past so many T5 tokens is cut, shorter text is padded: the default of diffusers' pipelines."""
@@ -105,13 +106,14 @@ class StableDiffusion3:
         timesteps: torch.Tensor,
         conditioning: Conditioning,
         skip_layers: tuple[int, ...] = (),
+        residuals: Residuals = NONE,
     ) -> torch.Tensor:
         """The transformer's prediction.
 
         Text and image attend to each other without a mask, so rows with fewer text tokens run in a forward of their own.
         """
         if conditioning.mask is None:
-            return self._forward(latents, timesteps, conditioning, skip_layers)
+            return self._forward(latents, timesteps, conditioning, skip_layers, residuals)
         lengths = conditioning.mask.sum(dim=1).int().tolist()
         predictions = torch.empty_like(latents[:, : self.vae.channels])
         for length in sorted(set(lengths)):
@@ -120,11 +122,16 @@ class StableDiffusion3:
                 conditioning.tokens[rows, :length],
                 pooled=None if conditioning.pooled is None else conditioning.pooled[rows],
             )
-            predictions[rows] = self._forward(latents[rows], timesteps[rows], own, skip_layers)
+            predictions[rows] = self._forward(latents[rows], timesteps[rows], own, skip_layers, residuals.rows(rows))
         return predictions
 
     def _forward(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, skip_layers: tuple[int, ...]
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        skip_layers: tuple[int, ...],
+        residuals: Residuals,
     ) -> torch.Tensor:
         prediction: torch.Tensor = self.network(
             hidden_states=latents,
@@ -132,6 +139,7 @@ class StableDiffusion3:
             encoder_hidden_states=conditioning.tokens,
             pooled_projections=conditioning.pooled,
             skip_layers=list(skip_layers) or None,
+            block_controlnet_hidden_states=None if residuals.blocks is None else list(residuals.blocks),
             return_dict=False,
         )[0]
         return prediction

@@ -24,6 +24,7 @@ from pipelines.families.conditioning import Conditioning
 from pipelines.families.facts import facts
 from pipelines.families.family import Prompt
 from pipelines.families.parts import Parts
+from pipelines.families.residuals import NONE, Residuals
 
 _INPAINT_CHANNELS = 9
 """Latents, mask and the latents of the masked picture: 4 + 1 + 4."""
@@ -112,6 +113,7 @@ class StableDiffusionXL:
         timesteps: torch.Tensor,
         conditioning: Conditioning,
         skip_layers: tuple[int, ...] = (),  # noqa: ARG002 - transformers only
+        residuals: Residuals = NONE,
     ) -> torch.Tensor:
         """The UNet's prediction, each row with its own timestep, prompt and sizes."""
         prediction: torch.Tensor = self.network(
@@ -120,6 +122,9 @@ class StableDiffusionXL:
             encoder_hidden_states=conditioning.tokens,
             timestep_cond=conditioning.guidance,
             encoder_attention_mask=conditioning.mask,
+            down_block_additional_residuals=residuals.down,
+            mid_block_additional_residual=residuals.mid,
+            down_intrablock_additional_residuals=None if residuals.intra is None else list(residuals.intra),
             added_cond_kwargs={"text_embeds": conditioning.pooled, "time_ids": conditioning.sizes},
             return_dict=False,
         )[0]

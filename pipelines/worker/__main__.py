@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from pipelines.contract.messages import PROTOCOL, Hello
+from pipelines.engine.adapters import Adapters
 from pipelines.engine.budgets import Budgets
 from pipelines.engine.engine import Engine
 from pipelines.engine.fake import FakeRunner
@@ -33,6 +34,9 @@ def main() -> int:
     parser.add_argument("--memory-mb", type=_megabytes, help="what models may take up on the device, in MB of 10^6 bytes")
     parser.add_argument("--ram-mb", type=_megabytes, help="what evicted models may take up in RAM, in MB")
     parser.add_argument(
+        "--adapter-mb", type=_megabytes, help="what LoRAs, ControlNets and their like may take up beside them, in MB"
+    )
+    parser.add_argument(
         "--state", type=Path, help="a folder in which to keep what is learned of the device; none: nothing is kept"
     )
     arguments = parser.parse_args()
@@ -41,7 +45,9 @@ def main() -> int:
         if arguments.device == "fake":
             link.send(Hello(PROTOCOL, os.getpid(), "fake", "no device, colour gradients", 0))
             budget = Ledger(arguments.memory_mb, arguments.ram_mb or 0)
-            _run(link, signals, _engine(FakeRunner(), budget, Policy(), Surroundings("fake", 0, "none"), arguments.state))
+            nowhere = Surroundings("fake", 0, "none")
+            made = _engine(FakeRunner(), budget, arguments.adapter_mb, Policy(), nowhere, arguments.state)
+            _run(link, signals, made)
             return 0
         # Imported here: a fake worker starts in a fraction of a second because it never sees torch.
         # A library that looks at the hub by itself would stall an air-gapped box. Read at import. What a card names as hf: and
@@ -61,7 +67,8 @@ def main() -> int:
             found.ram_bytes if arguments.ram_mb is None else arguments.ram_mb,
         )
         try:
-            _run(link, signals, _engine(found.runner, budget, found.policy, found.surroundings, arguments.state))
+            adapters = found.adapter_bytes if arguments.adapter_mb is None else arguments.adapter_mb
+            _run(link, signals, _engine(found.runner, budget, adapters, found.policy, found.surroundings, arguments.state))
         except DeviceFault as fault:
             sys.stderr.write(f"worker on {arguments.device}: {fault}\n")
             return DEVICE_FAULT
@@ -69,19 +76,20 @@ def main() -> int:
 
 
 def _engine(
-    runner: Runner, budget: Ledger, policy: Policy, surroundings: Surroundings, state: Path | None
-) -> tuple[Engine, ThreadLoader]:
-    """The engine with all its parts, and the loader that wakes it."""
-    loader, budgets = ThreadLoader(), Budgets()
-    models = Models(runner, Residency(budget), loader, policy.turnover)
+    runner: Runner, budget: Ledger, adapter_bytes: int | None, policy: Policy, surroundings: Surroundings, state: Path | None
+) -> tuple[Engine, tuple[ThreadLoader, ...]]:
+    """The engine with all its parts, and the loaders that wake it: one for models, one for adapters."""
+    loaders, budgets = (ThreadLoader(), ThreadLoader()), Budgets()
+    models = Models(runner, Residency(budget), loaders[0], policy.turnover)
     notes = None if state is None else Notes(state / file_name(surroundings), surroundings, budgets)
-    return Engine(runner, Scheduler(policy, budgets), models, notes), loader
+    adapters = Adapters(runner, loaders[1], adapter_bytes)
+    return Engine(runner, Scheduler(policy, budgets), models, notes, adapters), loaders
 
 
-def _run(link: Link, signals: Signals, made: tuple[Engine, ThreadLoader]) -> None:
-    engine, loader = made
-    serve(link, engine, signals, loader)
-    if loader.busy:
+def _run(link: Link, signals: Signals, made: tuple[Engine, tuple[ThreadLoader, ...]]) -> None:
+    engine, loaders = made
+    serve(link, engine, signals, loaders)
+    if any(loader.busy for loader in loaders):
         # Nobody waits for this load any more, and an interpreter that shuts down under a thread inside torch may crash.
         sys.stderr.flush()
         os._exit(0)

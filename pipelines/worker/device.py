@@ -19,6 +19,9 @@ _RESERVE_SHARE, _RESERVE_BYTES = 0.15, 3 << 30
 _RAM_SHARE = 0.5
 """Unless a budget is given, the workers of all GPUs together keep evicted weights in so much of the machine's RAM."""
 
+_ADAPTER_SHARE, _ADAPTER_BYTES = 0.15, 2 << 30
+"""Unless a budget is given, adapters may take up so much of a GPU, out of what models could; on a CPU so many bytes of RAM."""
+
 _BUCKETS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -33,6 +36,8 @@ class Opened(msgspec.Struct, frozen=True):
     surroundings: Surroundings
     weights_bytes: int | None = None
     """What models may take up unless told otherwise; None for no limit."""
+    adapter_bytes: int = _ADAPTER_BYTES
+    """What LoRAs, ControlNets and their like may take up unless told otherwise."""
     ram_bytes: int = 0
     """What evicted models may take up in RAM unless told otherwise."""
 
@@ -47,6 +52,7 @@ def open_device(name: str, threads: int) -> Opened:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         facts = torch.cuda.get_device_properties(device)
+        adapters = int(facts.total_memory * _ADAPTER_SHARE)
         return Opened(
             device,
             facts.name,
@@ -54,7 +60,8 @@ def open_device(name: str, threads: int) -> Opened:
             TorchRunner(device, buckets=_BUCKETS),
             Policy(buckets=_BUCKETS),
             Surroundings(facts.name, facts.total_memory, torch.__version__),
-            weights_bytes=facts.total_memory - max(int(facts.total_memory * _RESERVE_SHARE), _RESERVE_BYTES),
+            weights_bytes=facts.total_memory - max(int(facts.total_memory * _RESERVE_SHARE), _RESERVE_BYTES) - adapters,
+            adapter_bytes=adapters,
             ram_bytes=int(memory * _RAM_SHARE / torch.cuda.device_count()),
         )
     # No compiled graphs on a CPU, and every padded row costs its full time: no buckets.

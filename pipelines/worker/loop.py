@@ -3,6 +3,7 @@
 import selectors
 import signal
 import socket
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -51,10 +52,11 @@ class Signals:
         self.terminated = True
 
 
-def serve(link: Link, engine: Engine, signals: Signals, loader: ThreadLoader) -> None:
-    """Run until the peer is gone, or until everything is finished after `Drain` or SIGTERM; ``loader`` is the engine's."""
+def serve(link: Link, engine: Engine, signals: Signals, loaders: Sequence[ThreadLoader]) -> None:
+    """Run until the peer is gone, or until everything is finished after `Drain` or SIGTERM; ``loaders`` are the engine's."""
     selector = selectors.DefaultSelector()
-    for source in (link, signals, loader):
+    sources: list[Link | Signals | ThreadLoader] = [link, signals, *loaders]
+    for source in sources:
         selector.register(source, selectors.EVENT_READ)
     draining = False
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.hooks import apply_layerwise_casting
 from tiny import SCHEDULER as SD_SCHEDULER
 from tiny import TOKENIZER, Tiny
 from tiny_sd3 import SCHEDULER as FLOW_SCHEDULER
@@ -130,7 +131,7 @@ class FullSD3(TinySD3):
         stored = torch.bfloat16 if name == "sd3.5-large" else torch.float32
         self.transformer = filled(lambda: diffusers.SD3Transformer2DModel(**(shape | SD3[name])), stored)
         if stored is not torch.float32:
-            self.transformer.enable_layerwise_casting(storage_dtype=stored, compute_dtype=torch.float32)
+            widened(self.transformer, stored)
         self.vae = filled(lambda: diffusers.AutoencoderKL(**(VAE | SD3_VAE)))
         self.text_encoder = filled(lambda: CLIPTextModelWithProjection(clip(self.tokenizer, CLIP_L)))
         self.text_encoder_2 = filled(lambda: CLIPTextModelWithProjection(clip(self.tokenizer, CLIP_G)))
@@ -143,6 +144,17 @@ class FullSD3(TinySD3):
             (self.tokenizer, self.tokenizer),
             self.scheduler.config,
         )
+
+
+def widened(module: Any, stored: torch.dtype) -> None:
+    """Have ``module`` keep its matrices in ``stored`` and compute in float32; its vectors are float32 from now on."""
+    matrices = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Embedding)
+    for part in module.modules():
+        if not isinstance(part, matrices):
+            for vector in part.parameters(recurse=False):
+                vector.data = vector.data.float()
+    # The function below the module's own method, which would leave out what it keeps in float32 anyway.
+    apply_layerwise_casting(module, stored, torch.float32, skip_modules_pattern=())
 
 
 def tokenizer() -> CLIPTokenizer:

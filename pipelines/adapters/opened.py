@@ -1,0 +1,43 @@
+"""Adapters on the device, as rows find them."""
+
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+
+from pipelines.adapters import control, lora, reference
+from pipelines.contract.adapters import AdapterCard, ControlCard, LoraCard, ReferenceCard
+from pipelines.contract.errors import Unsupported
+from pipelines.families.family import Family, Progress
+
+Adapter = lora.Lora | control.ControlNetwork | reference.ImagePrompt
+
+Find = Callable[[AdapterCard], Adapter]
+"""The adapter of a card; it is there, for rows begin only then."""
+
+
+def key(card: AdapterCard, model: str, family: Family) -> tuple[str, ...]:
+    """Equal for what can be opened once: the card, and what it is made fit for.
+
+    A LoRA is bound to one model's network; the others to a family and its precision only.
+    """
+    digest = hashlib.sha256(msgspec.json.encode(card, order="deterministic")).hexdigest()
+    fit = (model,) if isinstance(card, LoraCard) else (family.facts.family.value, family.facts.dtype)
+    return (type(card).__name__, card.name, digest, *fit)
+
+
+def open_adapter(card: AdapterCard, family: Family, progress: Progress) -> Adapter:
+    """The adapter of ``card``, fit for ``family``'s network, on its device.
+
+    Raises `ModelLoadFailed` for what cannot be read, `Unsupported` for what was made for other models.
+    """
+    match card:
+        case LoraCard():
+            return lora.open_lora(card, family, progress)
+        case ControlCard():
+            return control.open_control(card, family, progress)
+        case ReferenceCard():
+            return reference.open_reference(card, family, progress)
+        case _:
+            msg = "Upscalers are not supported yet."
+            raise Unsupported(msg, param="upscale")
