@@ -46,7 +46,7 @@ def main() -> int:
             link.send(Hello(PROTOCOL, os.getpid(), "fake", "no device, colour gradients", 0))
             budget = Ledger(arguments.memory_mb, arguments.ram_mb or 0)
             nowhere = Surroundings("fake", 0, "none")
-            made = _engine(FakeRunner(), budget, arguments.adapter_mb, Policy(), nowhere, arguments.state)
+            made = _engine(FakeRunner(), (budget, arguments.adapter_mb), Policy(), nowhere, arguments.state)
             _run(link, signals, made)
             return 0
         # Imported here: a fake worker starts in a fraction of a second because it never sees torch.
@@ -68,7 +68,7 @@ def main() -> int:
         )
         try:
             adapters = found.adapter_bytes if arguments.adapter_mb is None else arguments.adapter_mb
-            _run(link, signals, _engine(found.runner, budget, adapters, found.policy, found.surroundings, arguments.state))
+            _run(link, signals, _engine(found.runner, (budget, adapters), found.policy, found.surroundings, arguments.state))
         except DeviceFault as fault:
             sys.stderr.write(f"worker on {arguments.device}: {fault}\n")
             return DEVICE_FAULT
@@ -76,14 +76,14 @@ def main() -> int:
 
 
 def _engine(
-    runner: Runner, budget: Ledger, adapter_bytes: int | None, policy: Policy, surroundings: Surroundings, state: Path | None
+    runner: Runner, budgets: tuple[Ledger, int | None], policy: Policy, surroundings: Surroundings, state: Path | None
 ) -> tuple[Engine, tuple[ThreadLoader, ...]]:
-    """The engine with all its parts, and the loaders that wake it: one for models, one for adapters."""
-    loaders, budgets = (ThreadLoader(), ThreadLoader()), Budgets()
-    models = Models(runner, Residency(budget), loaders[0], policy.turnover)
-    notes = None if state is None else Notes(state / file_name(surroundings), surroundings, budgets)
-    adapters = Adapters(runner, loaders[1], adapter_bytes)
-    return Engine(runner, Scheduler(policy, budgets), models, notes, adapters), loaders
+    """The engine with all its parts, and the loaders that wake it: one for models, one for adapters; so are ``budgets``."""
+    loaders, rows = (ThreadLoader(), ThreadLoader()), Budgets()
+    models = Models(runner, Residency(budgets[0]), loaders[0], policy.turnover)
+    notes = None if state is None else Notes(state / file_name(surroundings), surroundings, rows)
+    adapters = Adapters(runner, loaders[1], budgets[1])
+    return Engine(runner, Scheduler(policy, rows), models, notes, adapters), loaders
 
 
 def _run(link: Link, signals: Signals, made: tuple[Engine, tuple[ThreadLoader, ...]]) -> None:
