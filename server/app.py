@@ -65,6 +65,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
             log,
             device_memory_mb=settings.device_memory_mb,
             ram_memory_mb=settings.ram_memory_mb,
+            adapter_memory_mb=settings.adapter_memory_mb,
             state=settings.home / "state",
         ),
         current=current,

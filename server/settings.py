@@ -30,6 +30,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the models may take up on each device, in MB of 10^6 bytes; None leaves it to the worker."""
     ram_memory_mb: int | None = None
     """What models that made room may take up in RAM, for each worker; None leaves it to the worker."""
+    adapter_memory_mb: int | None = None
+    """What LoRAs, ControlNets and their like may take up on each device, beside the models; None leaves it to the worker."""
     queue_limit: int = 256
     max_upload_bytes: int = 50 << 20
     max_upload_pixels: int = 32_000_000
@@ -160,6 +162,13 @@ OPTIONS: tuple[Option, ...] = (
         "What models that made room may take up in RAM for each worker, in MB.",
         _whole(0, 100_000_000),
         "--ram-memory-mb",
+    ),
+    Option(
+        "adapter_memory_mb",
+        "AQUATINT_ADAPTER_MEMORY_MB",
+        "What LoRAs, ControlNets and their like may take up on each device, in MB.",
+        _whole(1, 100_000_000),
+        "--adapter-memory-mb",
     ),
     Option(
         "queue_limit",

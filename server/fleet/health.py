@@ -63,6 +63,16 @@ class WorkerMemory(msgspec.Struct, frozen=True):
     """Weights kept in RAM to come back sooner."""
 
 
+class WorkerAdapters(msgspec.Struct, frozen=True):
+    """What LoRAs, control networks and their like take up on a worker's device."""
+
+    bytes: int
+    budget: int
+    """0: no limit is set."""
+    resident: tuple[str, ...]
+    """Their names, the least recently used first."""
+
+
 class WorkerHealth(msgspec.Struct, frozen=True):
     """One worker, as it is now."""
 
@@ -86,6 +96,8 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     retiring: tuple[str, ...] = ()
     """Models whose card was changed or removed, and whose last requests are being finished."""
     memory: WorkerMemory | None = None
+    adapters: WorkerAdapters | None = None
+    """None before the first arrived."""
 
     def serves(self, model: str) -> bool:
         """Whether a request for ``model`` would be worked on, if need be after bringing the model back onto the device."""

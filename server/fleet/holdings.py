@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pipelines.contract.catalog import ModelCard, ModelFacts
 from pipelines.contract.errors import ErrorReport
 from pipelines.contract.messages import (
+    AdapterMemory,
     KnowModel,
     LoadModel,
     Memory,
@@ -17,7 +18,7 @@ from pipelines.contract.messages import (
 from server.fleet.health import Loading, ModelState, ModelStatus
 
 ModelCommand = LoadModel | KnowModel | UnloadModel
-ModelEvent = ModelLoading | ModelLoaded | ModelFailed | ModelUnloaded | Memory
+ModelEvent = ModelLoading | ModelLoaded | ModelFailed | ModelUnloaded | Memory | AdapterMemory
 
 
 _WAITING = "waiting"
@@ -27,7 +28,17 @@ _WAITING = "waiting"
 class Holdings:
     """The server's books on one worker's models, all by the names that the worker knows. Owned by its `Worker`."""
 
-    __slots__ = ("_evicted", "_facts", "_leaving", "cards", "failed", "loaded", "loading", "memory")
+    __slots__ = (
+        "_evicted",
+        "_facts",
+        "_leaving",
+        "adapters",
+        "cards",
+        "failed",
+        "loaded",
+        "loading",
+        "memory",
+    )
 
     def __init__(self) -> None:
         self.cards: dict[str, ModelCard] = {}
@@ -36,6 +47,7 @@ class Holdings:
         self.loading: dict[str, Loading] = {}
         self.failed: dict[str, ErrorReport] = {}
         self.memory: Memory | None = None
+        self.adapters: AdapterMemory | None = None
         self._facts: dict[str, ModelFacts] = {}
         self._evicted: set[str] = set()
         """Off the device, and perhaps in RAM."""
@@ -104,6 +116,8 @@ class Holdings:
                     self._evicted.add(event.model)
             case Memory():
                 self.memory = event
+            case AdapterMemory():
+                self.adapters = event
 
     def id(self, name: str) -> str:
         """The id behind ``name``."""

@@ -57,14 +57,22 @@ class ProcessHost:
         *,
         device_memory_mb: int | None = None,
         ram_memory_mb: int | None = None,
+        adapter_memory_mb: int | None = None,
         state: Path | None = None,
     ) -> None:
-        """``device_memory_mb`` and ``ram_memory_mb`` bound what models take up; None leaves that to the worker.
+        """``device_memory_mb`` and ``ram_memory_mb`` bound what models take up, ``adapter_memory_mb`` what adapters do.
+
+        None leaves it to the worker.
 
         In the folder ``state`` workers remember how many rows fit their device.
         """
         self._log = log
-        told = {"--memory-mb": device_memory_mb, "--ram-mb": ram_memory_mb, "--state": state}
+        told = {
+            "--memory-mb": device_memory_mb,
+            "--ram-mb": ram_memory_mb,
+            "--adapter-mb": adapter_memory_mb,
+            "--state": state,
+        }
         self._command = (*command, *(word for flag, value in told.items() if value is not None for word in (flag, str(value))))
 
     async def spawn(self, name: str, device: str) -> ChildProcess:

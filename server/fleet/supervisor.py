@@ -11,7 +11,16 @@ from pipelines.contract.messages import KnowModel, LoadModel, Memory
 from server.domain.clock import Clock
 from server.fleet.backoff import Backoff
 from server.fleet.flight import Flight
-from server.fleet.health import MODEL_STATES, STATES, ModelState, ModelStatus, WorkerHealth, WorkerMemory, WorkerState
+from server.fleet.health import (
+    MODEL_STATES,
+    STATES,
+    ModelState,
+    ModelStatus,
+    WorkerAdapters,
+    WorkerHealth,
+    WorkerMemory,
+    WorkerState,
+)
 from server.fleet.host import Host, Process
 from server.fleet.link import FrameTooLarge
 from server.fleet.loads import LoadTimes
@@ -199,6 +208,7 @@ class Supervisor:
         hello = worker.hello if worker else None
         each = {model: self.status(model) for model in self._roster.names}
         memory = worker.models.memory if worker else None
+        adapters = worker.models.adapters if worker else None
         return WorkerHealth(
             name=self.name,
             device=self.device,
@@ -215,6 +225,7 @@ class Supervisor:
             restarts=self._restarts,
             reason=self._reason,
             memory=None if memory is None else WorkerMemory(memory.device_bytes, memory.device_budget, memory.ram_bytes),
+            adapters=None if adapters is None else WorkerAdapters(adapters.bytes, adapters.budget, adapters.resident),
         )
 
     async def run(self) -> None:
@@ -317,6 +328,7 @@ class Supervisor:
         """Account for an ended worker and send its flights on; nothing in flight is blamed for a ``clean`` leave."""
         if worker.models.memory is not None:
             self._metrics.memory(self.name, Memory(0, worker.models.memory.device_budget, 0, ()))
+        self._metrics.adapters(self.name, 0)
         if not clean and not self._stop.is_set():
             for name in worker.models.at_work:
                 self._deaths[name] = self._deaths.get(name, 0) + 1

@@ -9,6 +9,7 @@ from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport, ModelLoadFailed, ShuttingDown
 from pipelines.contract.messages import (
     PROTOCOL,
+    AdapterMemory,
     Cancel,
     Command,
     Completed,
@@ -175,7 +176,7 @@ class Worker:
                 self._fail(event)
             case Hello():
                 self._greet(event)
-            case ModelLoading() | ModelLoaded() | ModelFailed() | ModelUnloaded() | Memory():
+            case ModelLoading() | ModelLoaded() | ModelFailed() | ModelUnloaded() | Memory() | AdapterMemory():
                 self._account(event)
             case Drained():
                 self.leaving = True
@@ -201,7 +202,9 @@ class Worker:
                 self._log.info("model unloaded", model=model, evicted=event.evicted)
             case Memory():
                 self._metrics.memory(self._name, event)
-        if not isinstance(event, ModelLoading | Memory):
+            case AdapterMemory():
+                self._metrics.adapters(self._name, event.bytes)
+        if not isinstance(event, ModelLoading | Memory | AdapterMemory):
             self._changed()
 
     def _greet(self, hello: Hello) -> None:

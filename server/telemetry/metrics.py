@@ -72,6 +72,12 @@ class Metrics:
             ["worker"],
             registry=registry,
         )
+        self._adapter_memory = Gauge(
+            "aquatint_adapter_memory_bytes",
+            "LoRAs, control networks and their like on the device.",
+            ["worker"],
+            registry=registry,
+        )
         self._reloads = Counter("aquatint_catalog_reloads", "Edits of models.yaml.", ["result"], registry=registry)
         self._catalog_refused = Gauge(
             "aquatint_catalog_refused", "1 while models.yaml, as it stands now, cannot be used.", registry=registry
@@ -143,6 +149,10 @@ class Metrics:
         self._model_memory.labels(worker, "device").set(memory.device_bytes)
         self._model_memory.labels(worker, "ram").set(memory.ram_bytes)
         self._model_budget.labels(worker).set(memory.device_budget)
+
+    def adapters(self, worker: str, taken: int) -> None:
+        """What LoRAs, control networks and their like take up on the worker's device."""
+        self._adapter_memory.labels(worker).set(taken)
 
     def models(self, worker: str, states: Mapping[str, int]) -> None:
         """So many models are in each state on the worker."""

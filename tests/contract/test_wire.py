@@ -31,6 +31,7 @@ from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport,
 from pipelines.contract.family import Family
 from pipelines.contract.inpainting import Margins, MaskedContent, Masking
 from pipelines.contract.messages import (
+    AdapterMemory,
     Cancel,
     Command,
     Completed,
@@ -142,6 +143,7 @@ MESSAGES = [
     ModelFailed("demo", REPORT),
     ModelUnloaded("demo", evicted=True),
     Memory(9 << 30, 20 << 30, 4 << 30, ("demo", "sdxl")),
+    AdapterMemory(1 << 20, 2 << 30, ("paper", "poses")),
     Progress("r1", 1, 3, 20),
     Preview("r1", 1, 3, DOT),
     ImageDone("r1", 0, DOT),

@@ -131,10 +131,12 @@ class FullSD3(TinySD3):
         stored = torch.bfloat16 if name == "sd3.5-large" else torch.float32
         self.transformer = filled(lambda: diffusers.SD3Transformer2DModel(**(shape | SD3[name])), stored)
         if stored is not torch.float32:
-            widened(self.transformer, stored)
+            widened(self.transformer, stored, torch.nn.Embedding)
         self.vae = filled(lambda: diffusers.AutoencoderKL(**(VAE | SD3_VAE)))
         self.text_encoder = filled(lambda: CLIPTextModelWithProjection(clip(self.tokenizer, CLIP_L)))
         self.text_encoder_2 = filled(lambda: CLIPTextModelWithProjection(clip(self.tokenizer, CLIP_G)))
+        if stored is not torch.float32:
+            widened(self.text_encoder_2, stored)  # but for its embeddings: a text model is of the type of its first weights
         self.text_encoder_3 = self.tokenizer_3 = None
         self.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(FLOW_SCHEDULER)
         self.family = StableDiffusion3(
@@ -146,13 +148,12 @@ class FullSD3(TinySD3):
         )
 
 
-def widened(module: Any, stored: torch.dtype) -> None:
-    """Have ``module`` keep its matrices in ``stored`` and compute in float32; its vectors are float32 from now on."""
-    matrices = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Embedding)
+def widened(module: Any, stored: torch.dtype, *more: type) -> None:
+    """Have ``module`` compute in float32, but keep what its linear, convolution and ``more`` layers weigh in ``stored``."""
     for part in module.modules():
-        if not isinstance(part, matrices):
-            for vector in part.parameters(recurse=False):
-                vector.data = vector.data.float()
+        if not isinstance(part, (torch.nn.Linear, torch.nn.Conv2d, *more)):
+            for own in part.parameters(recurse=False):
+                own.data = own.data.float()
     # The function below the module's own method, which would leave out what it keeps in float32 anyway.
     apply_layerwise_casting(module, stored, torch.float32, skip_modules_pattern=())
 

@@ -6,7 +6,7 @@ import msgspec
 
 from pipelines.contract.catalog import Defaults, Limits, ModelFacts
 from server.catalog.current import CatalogStatus
-from server.fleet.health import ModelState, WorkerMemory
+from server.fleet.health import ModelState, WorkerAdapters, WorkerMemory
 
 
 class OnWorker(msgspec.Struct, frozen=True):
@@ -56,6 +56,8 @@ class NativeWorker(msgspec.Struct, frozen=True):
     state: str
     memory: WorkerMemory | None
     """null if the worker has not told."""
+    adapters: WorkerAdapters | None
+    """null before the first adapter arrived."""
     retiring: tuple[str, ...]
     """Models whose old card still finishes requests."""
 

@@ -22,7 +22,7 @@ def listed(
     return NativeModels(
         data=[model(catalog, each, models.get(each, ()), workers) for each in catalog.cards],
         workers=[
-            NativeWorker(each.name, each.device, each.device_name, each.state.value, each.memory, each.retiring)
+            NativeWorker(each.name, each.device, each.device_name, each.state.value, each.memory, each.adapters, each.retiring)
             for each in workers
         ],
         catalog=status,
