@@ -25,9 +25,30 @@ def evaluate(
     """
     if not any(additions):
         return family.evaluate(latents, timesteps, conditioning, skip_layers)
+    forwards = family.forwards(conditioning)
+    if len(forwards) == 1:
+        return _forward(family, latents, timesteps, forwards[0][1], additions, skip_layers)
+    # Adapters act on the rows of one forward: what the family would take apart is taken apart here.
+    parts, order = [], []
+    for rows, told in forwards:
+        chosen = list(rows)
+        own = [additions[row] for row in chosen]
+        parts.append(evaluate(family, latents[chosen], timesteps[chosen], told, own, skip_layers=skip_layers))
+        order += chosen
+    return torch.cat(parts)[torch.argsort(torch.tensor(order)).to(latents.device)]
+
+
+def _forward(  # noqa: PLR0917 - as `evaluate`
+    family: Family,
+    latents: torch.Tensor,
+    timesteps: torch.Tensor,
+    conditioning: Conditioning,
+    additions: Sequence[Additions],
+    skip_layers: tuple[int, ...],
+) -> torch.Tensor:
     added = control.residuals(family, latents, timesteps, conditioning, [each.controls for each in additions])
     with (
-        lora.applied(family.network, [each.loras for each in additions]),
+        lora.applied([each.loras for each in additions]),
         reference.applied(family.network, [each.references for each in additions]),
     ):
         return family.evaluate(latents, timesteps, conditioning, skip_layers, added)

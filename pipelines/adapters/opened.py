@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -17,13 +18,25 @@ Find = Callable[[AdapterCard], Adapter]
 
 
 def key(card: AdapterCard, model: str, family: Family) -> tuple[str, ...]:
-    """Equal for what can be opened once: the card, and what it is made fit for.
+    """Equal for what can be opened once: the card, what it is made fit for and, last, the state of its file.
 
-    A LoRA is bound to one model's network; the others to a family and its precision only.
+    A LoRA is bound to one model's network (``model`` is another one whenever it is loaded anew); the others to a family and its
+    precision only.
     """
     digest = hashlib.sha256(msgspec.json.encode(card, order="deterministic")).hexdigest()
     fit = (model,) if isinstance(card, LoraCard) else (family.facts.family.value, family.facts.dtype)
-    return (type(card).__name__, card.name, digest, *fit)
+    return (type(card).__name__, card.name, digest, *fit, _stamp(card))
+
+
+def _stamp(card: AdapterCard) -> str:
+    """Another one whenever the file has been written over, as far as its size and its time tell."""
+    if not card.source.startswith("file:"):
+        return ""
+    try:
+        found = Path(card.source.removeprefix("file:")).expanduser().stat()
+    except OSError:
+        return "absent"
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def open_adapter(card: AdapterCard, family: Family, progress: Progress) -> Adapter:

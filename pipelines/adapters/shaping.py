@@ -1,5 +1,6 @@
 """From a request's uses of adapters to what acts on one row."""
 
+from pipelines.adapters import lora
 from pipelines.adapters.additions import UNSHAPED, Shaping
 from pipelines.adapters.opened import Find
 from pipelines.contract.request import ImageRequest
@@ -11,4 +12,5 @@ def shaping(request: ImageRequest, family: Family, find: Find) -> Shaping:  # no
 
     Raises `InvalidRequest` for uses that this model or adapter cannot have.
     """
-    return UNSHAPED
+    loras = lora.parts(request, find)
+    return Shaping(loras=loras) if loras else UNSHAPED

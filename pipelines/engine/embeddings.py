@@ -2,11 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 
 from pipelines.families.conditioning import Conditioning
-from pipelines.families.family import Family, Prompt
+from pipelines.families.family import Change, Family, Prompt
 
 
 class Embeddings:
@@ -27,19 +28,28 @@ class Embeddings:
         self._bytes = 0
 
     def fetch(self, prompts: Iterable[Prompt]) -> dict[Prompt, Conditioning]:
-        """The embedding of each prompt; the missing ones are encoded in one batch."""
+        """The embedding of each prompt; the missing ones are encoded in one batch, or one for each change of the encoders."""
         wanted = list(dict.fromkeys(prompts))
         missing = [prompt for prompt in wanted if prompt not in self._kept]
         if missing:
-            made = self._family.encode_prompts(missing)
-            self._kept.update(zip(missing, made, strict=True))
-            self._bytes += sum(map(_size, made))
+            self._encode(missing)
         found = {prompt: self._kept[prompt] for prompt in wanted}
         for prompt in wanted:
             self._kept.move_to_end(prompt)
         while self._bytes > self._most:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
         return found
+
+    def _encode(self, missing: list[Prompt]) -> None:
+        """Prompts for which the text encoders are changed alike are read together."""
+        alike: dict[Change | None, list[Prompt]] = {}
+        for prompt in missing:
+            alike.setdefault(prompt.change, []).append(prompt)
+        for change, prompts in alike.items():
+            with nullcontext() if change is None else change.applied():
+                made = self._family.encode_prompts(prompts)
+            self._kept.update(zip(prompts, made, strict=True))
+            self._bytes += sum(map(_size, made))
 
 
 def _size(conditioning: Conditioning) -> int:

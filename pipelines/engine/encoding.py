@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
+from pipelines.adapters import lora
 from pipelines.adapters.opened import Find
 from pipelines.adapters.shaping import shaping
 from pipelines.contract.catalog import Emphasis, ModelCard
@@ -19,7 +20,7 @@ from pipelines.contract.family import Family as Architecture
 from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.row import Row
 from pipelines.engine.state import Kept, RowState, Timeline
-from pipelines.engine.wordings import Reader
+from pipelines.engine.wordings import Cue, Reader
 from pipelines.families import inversion, pictures
 from pipelines.families.autoencoder import Moments
 from pipelines.families.conditioning import Conditioning
@@ -86,7 +87,7 @@ class Encoder:
         return RowState(
             latents=latents,
             solver=solver,
-            timelines=self._timelines(row),
+            timelines=self._timelines(row, find),
             steps=solver.steps,
             guidance=request.sampling.guidance_scale,
             guidance_rescale=request.sampling.guidance_rescale,
@@ -97,7 +98,7 @@ class Encoder:
             shaping=shaping(request, family, find),
         )
 
-    def refined(self, row: Row, state: RowState) -> RowState:
+    def refined(self, row: Row, state: RowState, find: Find) -> RowState:
         """``state`` as it goes on with this model, the refiner that ``row`` asks for, from where another model has left it.
 
         The prompts are read anew and the schedule is this model's own, from `Refiner.switch_at` on; the random numbers go on
@@ -116,7 +117,7 @@ class Encoder:
         return RowState(
             latents=state.latents.to(family.device, family.dtype),
             solver=self._solver(row, state.solver.noise, start=request.refiner.switch_at),
-            timelines=self._timelines(row),
+            timelines=self._timelines(row, find),
             steps=row.steps,
             guidance=state.guidance,
             guidance_rescale=state.guidance_rescale,
@@ -127,8 +128,12 @@ class Encoder:
             begun=state.position,
         )
 
-    def _timelines(self, row: Row) -> tuple[Timeline, ...]:
-        prompts = self.reader.prompts(row)
+    def prompts(self, row: Row, find: Find) -> tuple[tuple[Cue, ...], ...]:
+        """What ``row`` is conditioned on: see `Reader.prompts`. A refiner has none of its LoRAs: they are not made for it."""
+        return self.reader.prompts(row, None if row.refining else lora.texts(row.request, find))
+
+    def _timelines(self, row: Row, find: Find) -> tuple[Timeline, ...]:
+        prompts = self.prompts(row, find)
         encoded = self.embeddings.fetch(cue.prompt for cues in prompts for cue in cues)
 
         def told(prompt: Prompt) -> Conditioning:

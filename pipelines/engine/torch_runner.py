@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import cast
 
 import torch
@@ -37,11 +38,12 @@ _STACKS = 4
 class Resident:
     """One loaded model and what goes with it."""
 
-    __slots__ = ("encoder", "family", "previewer")
+    __slots__ = ("encoder", "family", "name", "previewer")
 
-    def __init__(self, family: Family, card: ModelCard | None = None) -> None:
-        """Wrap ``family``; ``card`` says how prompts are to be read."""
+    def __init__(self, family: Family, card: ModelCard | None = None, *, name: str = "") -> None:
+        """Wrap ``family``; ``card`` says how prompts are to be read, ``name`` is nobody else's."""
         self.family = family
+        self.name = name
         self.encoder = Encoder(family, card)
         self.previewer = Previewer(family)
 
@@ -61,6 +63,7 @@ class TorchRunner:
         self._states: dict[RowId, RowState] = {}
         self._conditioning: dict[tuple[int, ...], Conditioning] = {}
         self._adapters: dict[AdapterKey, Adapter] = {}
+        self._loads = count()
 
     def expected(self, card: ModelCard) -> int:
         """Bytes of the weights in the card's source, in the precision that it will have here; 0 if nobody can tell."""
@@ -75,7 +78,7 @@ class TorchRunner:
             family = loading.load(card, self._device, progress, shared, self._buckets)
         except AquatintError as error:
             raise _cause(error) from error
-        return Loaded(family.facts, shared.taken(), Resident(family, card))
+        return Loaded(family.facts, shared.taken(), Resident(family, card, name=self._unique(card.id)))
 
     def install(self, model: str, loaded: Loaded) -> None:
         """Take on what `load` has made."""
@@ -92,7 +95,8 @@ class TorchRunner:
 
     def adapter_key(self, model: str, card: AdapterCard) -> AdapterKey:
         """By what it is made fit for: see `pipelines.adapters.opened`."""
-        return opened.key(card, model, self._models[model].family)
+        resident = self._models[model]
+        return opened.key(card, resident.name, resident.family)
 
     def open_adapter(self, model: str, card: AdapterCard) -> Callable[[LoadProgress], OpenAdapter]:
         """Open it for the network of ``model``; touches nothing that batches use."""
@@ -105,11 +109,24 @@ class TorchRunner:
                 return opened.open_adapter(card, family, progress)
             except AquatintError as error:
                 raise _cause(error) from error
+            except RuntimeError as error:
+                if _is_out_of_memory(error):
+                    raise OutOfMemory(str(error)) from error
+                if _is_device_fault(error):
+                    raise DeviceFault(str(error)) from error
+                raise
 
         return work
 
     def _finder(self, model: str) -> Find:
-        return lambda card: self._adapters[self.adapter_key(model, card)]
+        def find(card: AdapterCard) -> Adapter:
+            key = self.adapter_key(model, card)
+            if key not in self._adapters:
+                # Its file has changed since the row was let in: whatever was opened for it does.
+                key = next(known for known in reversed(self._adapters) if known[:-1] == key[:-1])
+            return self._adapters[key]
+
+        return find
 
     def install_adapter(self, key: AdapterKey, adapter: OpenAdapter) -> None:
         """Take on what `open_adapter`'s work has made."""
@@ -122,8 +139,12 @@ class TorchRunner:
 
     def add(self, model: str, family: Family, card: ModelCard | None = None) -> ModelFacts:
         """Take on an already loaded family under the name ``model``; without a card prompts are read as by default."""
-        self._models[model] = Resident(family, card)
+        self._models[model] = Resident(family, card, name=self._unique(model))
         return family.facts
+
+    def _unique(self, model: str) -> str:
+        """What one loading of ``model`` is called: an adapter bound to it does not fit the next one."""
+        return f"{model}#{next(self._loads)}"
 
     def unload(self, model: str) -> None:
         """Forget the model."""
@@ -182,10 +203,11 @@ class TorchRunner:
 
     def _encode(self, batch: Batch, work: "_Work") -> None:
         resident = self._models[batch.key.model]
+        find = self._finder(batch.key.model)
         wanted: list[Prompt] = []
         for row in batch.rows:
             try:
-                wanted += [cue.prompt for cues in resident.encoder.reader.prompts(row) for cue in cues]
+                wanted += [cue.prompt for cues in resident.encoder.prompts(row, find) for cue in cues]
             except AquatintError as error:
                 work.failed[row.id] = error.report()
         with suppress(AquatintError):  # one row's fault is told below, to that row
@@ -207,11 +229,7 @@ class TorchRunner:
 
             encoder = resident.encoder
             try:
-                state = (
-                    encoder.refined(row, self._states[row.id])
-                    if row.refining
-                    else encoder.state(row, encode, self._finder(row.key.model))
-                )
+                state = encoder.refined(row, self._states[row.id], find) if row.refining else encoder.state(row, encode, find)
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue

@@ -6,11 +6,11 @@ from functools import lru_cache
 import msgspec
 
 from pipelines.contract.catalog import Emphasis
-from pipelines.contract.errors import InvalidRequest, TooLarge, Unsupported
+from pipelines.contract.errors import InvalidRequest, TooLarge
 from pipelines.contract.request import ImageRequest
 from pipelines.contract.samplers import kept_steps
 from pipelines.engine.row import Row
-from pipelines.families.family import Family, Prompt
+from pipelines.families.family import Change, Family, Prompt
 from pipelines.families.inversion import Inversion
 from pipelines.prompts.fragments import Fragment, plain, size
 from pipelines.prompts.learned import LearnedWords
@@ -42,11 +42,13 @@ class Reader:
         self._words = LearnedWords(self._inversions)
         self._read = lru_cache(_REMEMBERED)(self._cues)
 
-    def prompts(self, row: Row) -> tuple[tuple[Cue, ...], ...]:
+    def prompts(self, row: Row, change: Change | None = None) -> tuple[tuple[Cue, ...], ...]:
         """What one evaluation each is made for: negative and positive prompt, or only the positive; each from its first step.
 
+        All are read with ``change``, the row's LoRAs, in the text encoders.
+
         Raises `InvalidRequest` for more skipped layers than the encoder has, and for a request that is wrong about whether the
-        network takes the guidance scale itself; `Unsupported` for a LoRA; `TooLarge`.
+        network takes the guidance scale itself, and for a LoRA's tag; `TooLarge`.
         """
         request = row.request
         embedded = self._family.facts.embedded_guidance
@@ -57,22 +59,22 @@ class Reader:
             msg = f"clip_skip must be 0 to {self._family.max_clip_skip} for this model, not {request.clip_skip}."
             raise InvalidRequest(msg, param="clip_skip")
         steps = self._steps(request)
-        positive = self._read(request.styled_prompt, steps, "prompt", request.clip_skip)
+        positive = self._read(request.styled_prompt, steps, "prompt", request.clip_skip, change)
         if not request.sampling.guided:
             return (positive,)
         # Like diffusers, the negative prompt is never tapped early: clip_skip is about the picture's description.
-        return (self._read(request.styled_negative, steps, "negative_prompt", 0), positive)
+        return (self._read(request.styled_negative, steps, "negative_prompt", 0, change), positive)
 
     def _steps(self, request: ImageRequest) -> int:
         """The steps that will really be run: flow models round otherwise, and the row does not know its course yet."""
         whole, init = request.sampling.steps, request.init
         return whole if init is None else max(1, kept_steps(whole, init.strength, flow=self._family.facts.family.flow))
 
-    def _cues(self, text: str, steps: int, param: str, clip_skip: int) -> tuple[Cue, ...]:
+    def _cues(self, text: str, steps: int, param: str, clip_skip: int, change: Change | None) -> tuple[Cue, ...]:
         script = Script(text, literal=self._emphasis is Emphasis.NONE)
         if script.loras:
-            msg = f"{param!r} asks for the LoRA {script.loras[0].name!r}; LoRAs are not supported yet, take the tag out."
-            raise Unsupported(msg, param=param)
+            msg = f"{param!r} has the tag of the LoRA {script.loras[0].name!r}: name it in 'loras' and take the tag out."
+            raise InvalidRequest(msg, param=param)
         cues: list[Cue] = []
         total = 0
         for begins, wording in script.cues(steps):
@@ -95,6 +97,7 @@ class Reader:
                         wording=marked,
                         emphasis=self._emphasis,
                         learned=tuple(self._inversions[name] for name in sorted(used)),
+                        change=change,
                     ),
                 )
             )

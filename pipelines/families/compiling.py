@@ -21,14 +21,23 @@ def compile_blocks(network: Any, **options: Any) -> None:
 
     Raises `ModelLoadFailed` for a network that names no such blocks.
     """
-    names = getattr(network, "_repeated_blocks", None) or getattr(network, "_no_split_modules", None) or ()
-    blocks = [module for module in network.modules() if type(module).__name__ in names]
+    blocks = _repeated_blocks(network)
     if not blocks:
         msg = f"compile: blocks is not possible for {type(network).__name__}: it names no repeated blocks."
         raise ModelLoadFailed(msg)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)  # noqa: SLF001 - its public face
     for block in blocks:
         block.compile(**options)
+
+
+def compiled_blocks(network: Any) -> list[Any]:
+    """Those of its blocks that `compile_blocks` has had compiled."""
+    return [block for block in _repeated_blocks(network) if block._compiled_call_impl is not None]  # noqa: SLF001 - no public face
+
+
+def _repeated_blocks(network: Any) -> list[Any]:
+    names = getattr(network, "_repeated_blocks", None) or getattr(network, "_no_split_modules", None) or ()
+    return [module for module in network.modules() if type(module).__name__ in names]
 
 
 def rows_to_warm(card: ModelCard, buckets: Sequence[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """What the engine asks of a loaded model, whatever its architecture."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import msgspec
@@ -18,6 +19,18 @@ Progress = Callable[[str, float], None]
 """Told the component at hand and the fraction done, 0..1."""
 
 
+class Change(Protocol):
+    """What changes the text encoders for some prompts: LoRAs. Equal changes give equal embeddings."""
+
+    def applied(self) -> AbstractContextManager[None]:
+        """Inside the block the text encoders are changed."""
+        ...
+
+    def __hash__(self) -> int:
+        """Prompts are keys."""
+        ...
+
+
 class Prompt(msgspec.Struct, frozen=True):
     """One text to encode; equal prompts have equal embeddings, so this is also the cache key."""
 
@@ -31,6 +44,8 @@ class Prompt(msgspec.Struct, frozen=True):
     emphasis: Emphasis = Emphasis.ORIGINAL
     learned: tuple[Inversion, ...] = ()
     """What the learned words of `wording` stand for."""
+    change: Change | None = None
+    """What is done to the text encoders while they read it."""
 
 
 class Family(Protocol):
@@ -44,6 +59,8 @@ class Family(Protocol):
     vae: Autoencoder
     network: Any
     """The denoising network, a `torch.nn.Module`: what attention backends, quantisation and compilation are applied to."""
+    text_encoders: Mapping[str, Any]
+    """The modules that read prompts, by diffusers' names: ``text_encoder``, ``text_encoder_2``, ``text_encoder_3``."""
     max_clip_skip: int
     """How many of the text encoder's last layers may be left out."""
 
@@ -55,6 +72,10 @@ class Family(Protocol):
         """``encoded`` with what this one image adds (sizes, embedded guidance); ``encoded`` itself if it adds nothing."""
         ...
 
+    def forwards(self, conditioning: Conditioning) -> Sequence[tuple[Sequence[int], Conditioning]]:
+        """The rows that a forward each is needed for, with their conditioning: all in one unless it cannot be."""
+        ...
+
     def evaluate(
         self,
         latents: torch.Tensor,
@@ -63,5 +84,8 @@ class Family(Protocol):
         skip_layers: tuple[int, ...] = (),
         residuals: Residuals = NONE,
     ) -> torch.Tensor:
-        """The network's prediction [n, C, h, w] for n rows with a timestep [n] and a conditioning each, and what controls add."""
+        """The network's prediction [n, C, h, w] for n rows with a timestep [n] and a conditioning each, and what controls add.
+
+        Rows that need `forwards` of their own get them here too.
+        """
         ...

@@ -44,6 +44,7 @@ class StableDiffusion:
             msg = f"A UNet with {unet.config.in_channels} input channels is neither a plain nor an inpainting one."
             raise ModelLoadFailed(msg)
         self.network = unet
+        self.text_encoders: Mapping[str, Any] = {"text_encoder": text_encoder}
         self._guidance_width = guidance.width(unet)
         self._text = ClipText(tokenizer, text_encoder)
         self.vae = Autoencoder(vae)
@@ -73,6 +74,10 @@ class StableDiffusion:
             return encoded
         scale = guidance.embedding(request.sampling.guidance_scale, self._guidance_width, self.device, self.dtype)
         return msgspec.structs.replace(encoded, guidance=scale)
+
+    def forwards(self, conditioning: Conditioning) -> Sequence[tuple[Sequence[int], Conditioning]]:
+        """One: a mask tells the UNet how long each row's prompt is."""
+        return [(range(len(conditioning)), conditioning)]
 
     def evaluate(
         self,

@@ -48,6 +48,9 @@ class StableDiffusion3:
             msg = f"A transformer with {transformer.config.in_channels} input channels is neither a plain nor an inpainting one."
             raise ModelLoadFailed(msg)
         self.network = transformer
+        self.text_encoders: Mapping[str, Any] = {"text_encoder": text_encoders[0], "text_encoder_2": text_encoders[1]}
+        if t5 is not None:
+            self.text_encoders = {**self.text_encoders, "text_encoder_3": t5[0]}
         self._clips = tuple(
             # One chunk each: the network was trained on 77 tokens of CLIP, and T5 reads what is cut off.
             ClipText(tokenizer, encoder, penultimate=True, most_chunks=1)
@@ -100,6 +103,18 @@ class StableDiffusion3:
             raise TooLarge(msg, param="size")
         return encoded
 
+    def forwards(self, conditioning: Conditioning) -> Sequence[tuple[Sequence[int], Conditioning]]:
+        """One for each length of text: text and image attend to each other without a mask."""
+        if conditioning.mask is None:
+            return [(range(len(conditioning)), conditioning)]
+        lengths = conditioning.mask.sum(dim=1).int().tolist()
+        found = []
+        for length in sorted(set(lengths)):
+            rows = [index for index, each in enumerate(lengths) if each == length]
+            pooled = None if conditioning.pooled is None else conditioning.pooled[rows]
+            found.append((rows, Conditioning(conditioning.tokens[rows, :length], pooled=pooled)))
+        return found
+
     def evaluate(
         self,
         latents: torch.Tensor,
@@ -108,20 +123,11 @@ class StableDiffusion3:
         skip_layers: tuple[int, ...] = (),
         residuals: Residuals = NONE,
     ) -> torch.Tensor:
-        """The transformer's prediction.
-
-        Text and image attend to each other without a mask, so rows with fewer text tokens run in a forward of their own.
-        """
+        """The transformer's prediction."""
         if conditioning.mask is None:
             return self._forward(latents, timesteps, conditioning, skip_layers, residuals)
-        lengths = conditioning.mask.sum(dim=1).int().tolist()
         predictions = torch.empty_like(latents[:, : self.vae.channels])
-        for length in sorted(set(lengths)):
-            rows = [index for index, each in enumerate(lengths) if each == length]
-            own = Conditioning(
-                conditioning.tokens[rows, :length],
-                pooled=None if conditioning.pooled is None else conditioning.pooled[rows],
-            )
+        for rows, own in self.forwards(conditioning):
             predictions[rows] = self._forward(latents[rows], timesteps[rows], own, skip_layers, residuals.rows(rows))
         return predictions
 

@@ -56,6 +56,8 @@ class StableDiffusionXL:
             raise ModelLoadFailed(msg)
         _check_sizes(unet, text_encoder_2, requires_aesthetics_score=requires_aesthetics_score)
         self.network = unet
+        both = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
+        self.text_encoders: Mapping[str, Any] = {name: encoder for name, encoder in both.items() if encoder is not None}
         self._guidance_width = guidance.width(unet)
         self._second = ClipText(tokenizer_2, text_encoder_2, penultimate=True)
         self._texts: tuple[ClipText, ...] = (self._second,)
@@ -106,6 +108,10 @@ class StableDiffusionXL:
             return msgspec.structs.replace(encoded, sizes=sizes)
         scale = guidance.embedding(request.sampling.guidance_scale, self._guidance_width, self.device, self.dtype)
         return msgspec.structs.replace(encoded, sizes=sizes, guidance=scale)
+
+    def forwards(self, conditioning: Conditioning) -> Sequence[tuple[Sequence[int], Conditioning]]:
+        """One: a mask tells the UNet how long each row's prompt is."""
+        return [(range(len(conditioning)), conditioning)]
 
     def evaluate(
         self,

@@ -6,6 +6,7 @@ evaluation those modules get a hook that adds, to the rows that use it, what the
 
 from pipelines.adapters.lora.application import applied
 from pipelines.adapters.lora.opening import open_lora
-from pipelines.adapters.lora.parts import Lora, LoraPart, parts, texts
+from pipelines.adapters.lora.parts import Lora, LoraPart
+from pipelines.adapters.lora.uses import TextParts, parts, texts
 
-__all__ = ["Lora", "LoraPart", "applied", "open_lora", "parts", "texts"]
+__all__ = ["Lora", "LoraPart", "TextParts", "applied", "open_lora", "parts", "texts"]

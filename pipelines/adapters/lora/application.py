@@ -7,15 +7,12 @@ added LoRA by LoRA, to all rows that use it at once.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
 from pipelines.adapters.lora.layers import Layer, LowRank
-
-if TYPE_CHECKING:
-    from pipelines.adapters.lora.parts import Layers, LoraPart
+from pipelines.adapters.lora.parts import Layers, LoraPart
 
 _HOOK = -1
 """The hook's place in a module's table; torch numbers its own from 0 up."""
@@ -107,7 +104,7 @@ class Addition:
                 ups.append(_low(layer).up)
             spare = most - sum(rank for rank, _ in taken)
             if spare:
-                # Zero scales would not do: what is infinite stays so.
+                # Zeros of its own: another row's numbers times a scale of zero need not be zero.
                 downs.append(x.new_zeros(spare, x.shape[-1]))
                 ups.append(y.new_zeros(spare, y.shape[-1]))
         down = torch.cat(downs).view(len(rows), most, -1)
@@ -130,20 +127,23 @@ class Addition:
                     alike[uses[turn]] = None if rows is None else [*(known or ()), *rows]
             for (layer, weight), chosen in alike.items():
                 where = self._frame.where(None if chosen is None else tuple(sorted(chosen)), x.device)
-                _add(module, layer, weight, _picked(x, where), y, where)
+                added = layer(module, _picked(x, where))
+                factor = layer.scale * weight
+                if layer.magnitude is not None:
+                    ratio = layer.magnitude.ratio(weight)
+                    added, factor = _rescaled(module, _picked(y, where), added * factor, ratio), 1.0
+                _add(y, where, added, factor)
         return y
 
 
-def _add(module: Any, layer: Layer, weight: float, x: torch.Tensor, y: torch.Tensor, where: Where) -> None:
-    """Add to the rows ``where`` of ``y`` what ``layer`` makes of ``x``, their inputs."""
-    added = layer(module, x)
-    factor = layer.scale * weight
-    if layer.magnitude is not None:
-        ratio = _across(layer.magnitude.ratio(weight), y)
-        so_far = _picked(y, where)
-        if module.bias is not None:
-            so_far = so_far - _across(module.bias, y)
-        added, factor = added * (factor * ratio) + so_far * (ratio - 1), 1.0
+def _rescaled(module: Any, y: torch.Tensor, added: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+    """DoRA: what is to be added to ``y`` so that both, without the bias, are multiplied by ``ratio`` [out]."""
+    so_far = y if module.bias is None else y - _across(module.bias, y)
+    wide = _across(ratio, y)
+    return added * wide + so_far * (wide - 1)
+
+
+def _add(y: torch.Tensor, where: Where, added: torch.Tensor, factor: float) -> None:
     if where is None:
         y.add_(added, alpha=factor)
     elif isinstance(where, slice):
@@ -175,7 +175,7 @@ def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def applied(rows: Sequence[tuple["LoraPart", ...]]) -> Iterator[None]:
+def applied(rows: Sequence[tuple[LoraPart, ...]]) -> Iterator[None]:
     """Inside the block a forward over ``len(rows)`` rows gives each row its own LoRAs.
 
     All forwards inside must be over these very rows. The network's compiled blocks run uncompiled meanwhile: a graph would not
@@ -200,7 +200,7 @@ def applied(rows: Sequence[tuple["LoraPart", ...]]) -> Iterator[None]:
 
 
 @contextmanager
-def uniformly(added: Sequence[tuple["Layers", float]]) -> Iterator[None]:
+def uniformly(added: Sequence[tuple[Layers, float]]) -> Iterator[None]:
     """Inside the block every forward of the layers' modules has all of ``added``, with their weights, on all rows."""
     frame = Rows(None)
     hooks: dict[Any, Addition] = {}
@@ -211,7 +211,7 @@ def uniformly(added: Sequence[tuple["Layers", float]]) -> Iterator[None]:
         yield
 
 
-def _uses(added: Sequence[tuple["Layers", float]]) -> dict[Any, list[tuple[Layer, float]]]:
+def _uses(added: Sequence[tuple[Layers, float]]) -> dict[Any, list[tuple[Layer, float]]]:
     found: dict[Any, list[tuple[Layer, float]]] = {}
     for layers, weight in added:
         for held, layer in layers:

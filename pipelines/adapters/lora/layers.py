@@ -117,10 +117,10 @@ class Kronecker:
         """The second over each of b parts of the input, the first across the parts."""
         groups = self.first.shape[1]
         if self.second.ndim == 2:  # noqa: PLR2004 - a matrix
-            inner = F.linear(x.unflatten(-1, (groups, -1)), self.second)
+            inner = F.linear(x.reshape(*x.shape[:-1], groups, -1), self.second)
             return torch.einsum("ab,...bc->...ac", self.first, inner).flatten(-2)
         inner = _like(module, x.reshape(len(x) * groups, -1, *x.shape[2:]), self.second)
-        return torch.einsum("ab,nbchw->nachw", self.first, inner.unflatten(0, (len(x), groups))).flatten(1, 2)
+        return torch.einsum("ab,nbchw->nachw", self.first, inner.view(len(x), groups, *inner.shape[1:])).flatten(1, 2)
 
     def delta(self) -> torch.Tensor:
         """The product after all."""
