@@ -40,7 +40,7 @@ class Places:
                 self._dotted.setdefault(path, []).append(Place(module, path))
                 for name, place in _originals(part, path, module):
                     self._dotted.setdefault(name, []).append(place)
-        if not hasattr(part, "text_model"):
+        if "text_model" not in dict(part.named_children()):
             # transformers 5 has done away with a level that every file still names.
             self._dotted |= {f"text_model.{name}": places for name, places in self._dotted.items()}
         self._flat = {name.replace(".", "_"): places for name, places in self._dotted.items()}
