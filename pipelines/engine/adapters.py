@@ -1,22 +1,26 @@
 """Every adapter of this worker: brought to the device for the rows that use it, kept for later ones while there is room.
 
-A row begins once its model and all its adapters are there, and holds them to its end. Adapters are opened one at a time beside
-the ticks. What is kept is bounded in bytes: the least recently used that no row holds goes first.
+A row begins once its model and all its adapters are there, and holds them to its end. Adapters are opened beside the ticks, one
+after the other. What is kept is bounded in bytes: the least recently used that no row holds goes first. A LoRA goes with the
+model that it is bound to.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
-from pipelines.contract.adapters import AdapterCard
+from pipelines.contract.adapters import AdapterCard, ControlCard, LoraCard, ReferenceCard, UpscalerCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed, ModelTooLarge, OutOfMemory
 from pipelines.contract.messages import AdapterMemory, Event, Phase
-from pipelines.engine.loader import Ended, Loader, Moved
+from pipelines.engine.loader import Ended, Loader
 from pipelines.engine.row import Row, RowId
-from pipelines.engine.runner import AdapterKey, DeviceFault, OpenAdapter, Runner
+from pipelines.engine.runner import AdapterKey, DeviceFault, LoadProgress, OpenAdapter, Runner
+
+_AT_ONCE = 4
+"""Adapters opened in one go: those that have arrived count against the budget only once they have been collected."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -35,10 +39,26 @@ class _Need(msgspec.Struct, frozen=True):
     model: str
 
 
+class _Opened(msgspec.Struct, frozen=True):
+    """What has become of one need."""
+
+    need: _Need
+    adapter: OpenAdapter | None = None
+    error: BaseException | None = None
+
+
 @dataclass(slots=True)
 class _Arrival:
-    need: _Need
-    retried: bool = False
+    """Adapters on their way, one after the other."""
+
+    retried: bool
+    """There was no memory for it the first time."""
+    done: deque[_Opened] = field(default_factory=deque)
+    """Filled by the loader, emptied by the engine."""
+    again: _Need | None = None
+    """It found no memory."""
+    gone: set[str] = field(default_factory=set)
+    """Models that have left meanwhile."""
 
 
 class Adapters:
@@ -51,7 +71,9 @@ class Adapters:
         """Bytes of those on the device, the least recently used first."""
         self._names: dict[AdapterKey, str] = {}
         self._sizes: dict[AdapterKey, int] = {}
-        """Bytes of all that have ever been here."""
+        """Bytes of all that have been opened; those bound to a model until it leaves."""
+        self._bound: dict[AdapterKey, str] = {}
+        """The models of those that are bound to one."""
         self._needs: dict[RowId, tuple[_Need, ...]] = {}
         self._arrival: _Arrival | None = None
 
@@ -60,15 +82,29 @@ class Adapters:
         """Whether one is on its way: it takes memory beside the ticks."""
         return self._arrival is not None
 
+    def forget(self, model: str) -> None:
+        """``model`` has left the device: what is bound to it goes too, and what is on its way to it is not taken in."""
+        for key in [key for key, bound in self._bound.items() if bound == model]:
+            if key in self._here:
+                self._let_go(key)
+            del self._bound[key]
+            self._sizes.pop(key, None)
+        # Whatever waits for it is made fit for what it is loaded as the next time.
+        self._needs = {row: own for row, own in self._needs.items() if all(need.model != model for need in own)}
+        if self._arrival is not None:
+            self._arrival.gone.add(model)
+
     def advance(self, rows: Iterable[Row], ready: Callable[[str], bool]) -> Change:
         """Collect what has arrived, make room, send for the next; ``ready`` says whether a model's rows may begin."""
         waiting, held = self._sort(rows, ready)
         failed: dict[str, AquatintError] = {}
         before = tuple(self._here)
         self._collect(waiting, held, failed)
-        lacking = [row for row in waiting if row.request.id not in failed and self._missing(row)]
-        self._next(lacking, self._spoken_for(waiting, held, lacking))
-        self._collect(waiting, held, failed)  # a loader that does its work at once is done by now
+        while True:
+            lacking = self._hopeful(waiting, failed)
+            self._next(lacking, self._spoken_for(waiting, held, lacking))
+            if not self._collect(waiting, held, failed):  # a loader that does its work at once is done by now
+                break
         for key in held:
             self._here.move_to_end(key)
         changed = tuple(self._here) != before and set(self._here) != set(before)
@@ -102,6 +138,16 @@ class Adapters:
     def _missing(self, row: Row) -> list[_Need]:
         return [need for need in self._needs.get(row.id, ()) if need.key not in self._here]
 
+    def _hopeful(self, waiting: list[Row], failed: dict[str, AquatintError]) -> list[Row]:
+        """Those that still lack something; who wants more than there is room for has no hope."""
+        lacking = [row for row in waiting if row.request.id not in failed and self._missing(row)]
+        for row in lacking:
+            own = {need.key: need for need in self._needs[row.id]}
+            size = sum(self._sizes.get(key, 0) for key in own)
+            if self._budget is not None and size > self._budget:
+                failed[row.request.id] = _too_large([need.card for need in own.values()], size, self._budget)
+        return [row for row in lacking if row.request.id not in failed]
+
     def _spoken_for(self, waiting: list[Row], held: set[AdapterKey], lacking: list[Row]) -> set[AdapterKey]:
         """What must stay: held by rows that have begun, by those that can begin now, and by the first that cannot yet."""
         firm = [row for row in waiting if not self._missing(row)] + lacking[:1]
@@ -110,52 +156,75 @@ class Adapters:
     def _next(self, lacking: list[Row], stay: set[AdapterKey]) -> None:
         if self._arrival is not None:
             return
-        for row in lacking:
-            for need in self._missing(row):
-                if self._make_room(self._sizes.get(need.key, 0), stay):
-                    self._begin(_Arrival(need))
-                    return
+        planned: dict[AdapterKey, _Need] = {}
+        size = 0
+        for need in (need for row in lacking for need in self._missing(row)):
+            more = self._sizes.get(need.key, 0)
+            if need.key not in planned and len(planned) < _AT_ONCE and self._make_room(size + more, stay):
+                planned[need.key] = need
+                size += more
+        if planned:
+            self._begin(list(planned.values()))
 
-    def _begin(self, arrival: _Arrival) -> None:
-        self._arrival = arrival
-        self._loader.begin(self._runner.open_adapter(arrival.need.model, arrival.need.card))
+    def _begin(self, needs: Sequence[_Need], *, retried: bool = False) -> None:
+        arrival = self._arrival = _Arrival(retried)
+        jobs = [(need, self._runner.open_adapter(need.model, need.card)) for need in needs]
 
-    def _collect(self, waiting: list[Row], held: set[AdapterKey], failed: dict[str, AquatintError]) -> None:
-        for report in self._loader.poll():
-            if isinstance(report, Moved):
+        def work(progress: LoadProgress) -> None:
+            for need, bring in jobs:
+                try:
+                    arrival.done.append(_Opened(need, bring(progress)))
+                except BaseException as error:  # noqa: BLE001 - the engine's thread judges it
+                    arrival.done.append(_Opened(need, error=error))
+                    if isinstance(error, (OutOfMemory, MemoryError, DeviceFault)):
+                        return
+                progress(need.card.name, 1.0)
+
+        self._loader.begin(work)
+
+    def _collect(self, waiting: list[Row], held: set[AdapterKey], failed: dict[str, AquatintError]) -> bool:
+        """Take in what has been opened; whether anything was."""
+        arrival = self._arrival
+        ended = [report for report in self._loader.poll() if isinstance(report, Ended)]
+        if arrival is None:
+            return False
+        took = bool(arrival.done)
+        while arrival.done:
+            opened = arrival.done.popleft()
+            if isinstance(opened.need.card, LoraCard) and opened.need.model in arrival.gone:
                 continue
-            arrival, self._arrival = self._arrival, None
-            if arrival is None:
-                msg = "unreachable: only an adapter under way reports"
-                raise RuntimeError(msg)
-            error = self._arrive(arrival, report, held)
-            if error is None:
-                continue
-            for row in waiting:
-                if any(need.key == arrival.need.key for need in self._needs[row.id]):
-                    failed[row.request.id] = error
+            stay = self._spoken_for(waiting, held, self._hopeful(waiting, failed))
+            error = self._arrive(arrival, opened, held, stay)
+            if error is not None:
+                wanting = (row for row in waiting if any(need.key == opened.need.key for need in self._needs[row.id]))
+                failed |= {row.request.id: error for row in wanting}
+        if ended:
+            self._arrival = None
+            if arrival.again is not None and arrival.again.model not in arrival.gone:
+                self._begin([arrival.again], retried=True)
+        return took
 
-    def _arrive(self, arrival: _Arrival, report: Ended, held: set[AdapterKey]) -> AquatintError | None:
+    def _arrive(self, arrival: _Arrival, opened: _Opened, held: set[AdapterKey], stay: set[AdapterKey]) -> AquatintError | None:
         """Take it in; or why the rows that want it have no hope."""
-        need, error = arrival.need, report.error
+        need, error, adapter = opened.need, opened.error, opened.adapter
         if isinstance(error, DeviceFault):
             raise error
         if isinstance(error, (OutOfMemory, MemoryError)) and not arrival.retried:
             for key in [key for key in self._here if key not in held]:
                 self._let_go(key)
-            self._begin(_Arrival(need, retried=True))
+            arrival.again = need
             return None
-        if error is not None:
+        if error is not None or adapter is None:
             return error if isinstance(error, AquatintError) else _broken(need.card, error)
-        opened: OpenAdapter = report.result  # type: ignore[assignment] # what `open_adapter` gives
-        size = self._sizes[need.key] = opened.bytes
+        size = self._sizes[need.key] = adapter.bytes
+        if isinstance(need.card, LoraCard):
+            self._bound[need.key] = need.model
         if self._budget is not None and size > self._budget:
-            msg = f"{_called(need.card)} takes {_megabytes(size)}; adapters may take {_megabytes(self._budget)} on this device."
-            return ModelTooLarge(msg, param=_param(need.card))
-        if self._make_room(size, held):
+            return _too_large([need.card], size, self._budget)
+        if self._make_room(size, stay):
             self._here[need.key] = size
             self._names[need.key] = need.card.name
-            self._runner.install_adapter(need.key, opened)
+            self._runner.install_adapter(need.key, adapter)
         # Else others hold too much of the room. Its size is known now: it is fetched again when there is enough.
         return None
 
@@ -186,8 +255,16 @@ class Adapters:
         return AdapterMemory(sum(self._here.values()), self._budget or 0, tuple(self._names[key] for key in self._here))
 
 
+_KINDS: Mapping[type, str] = {
+    LoraCard: "LoRA",
+    ControlCard: "Control network",
+    ReferenceCard: "IP-Adapter",
+    UpscalerCard: "Upscaler",
+}
+
+
 def _called(card: AdapterCard) -> str:
-    return f"{type(card).__name__.removesuffix('Card')} {card.name!r}"
+    return f"{_KINDS[type(card)]} {card.name!r}"
 
 
 def _param(card: AdapterCard) -> str:
@@ -195,7 +272,14 @@ def _param(card: AdapterCard) -> str:
     return names[type(card).__name__]
 
 
-def _broken(card: AdapterCard, error: BaseException) -> AquatintError:
+def _too_large(cards: Sequence[AdapterCard], size: int, budget: int) -> AquatintError:
+    what = " and ".join(_called(card) for card in cards)
+    take = "takes" if len(cards) == 1 else "together take"
+    msg = f"{what} {take} {_megabytes(size)}; adapters may take {_megabytes(budget)} on this device."
+    return ModelTooLarge(msg, param=_param(cards[0]))
+
+
+def _broken(card: AdapterCard, error: BaseException | None) -> AquatintError:
     return ModelLoadFailed(f"{_called(card)} cannot be loaded: {type(error).__name__}: {error}", param=_param(card))
 
 

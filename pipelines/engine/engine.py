@@ -24,6 +24,7 @@ from pipelines.contract.messages import (
     Event,
     Failed,
     ImageDone,
+    ModelUnloaded,
     Phase,
     Preview,
     Progress,
@@ -167,6 +168,9 @@ class Engine:
         for model, error in change.failed.items():
             waiting = dict.fromkeys(row.request.id for row in self._scheduler.rows() if row.key.model == model)
             events += [event for request in waiting for event in self._fail(request, error)]
+        for event in change.events:
+            if isinstance(event, ModelUnloaded):
+                self._adapters.forget(event.model)
         adapters = self._adapters.advance(self._scheduler.rows(), self._models.open)
         events += adapters.events
         for id_, error in adapters.failed.items():

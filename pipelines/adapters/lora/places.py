@@ -39,7 +39,8 @@ class Places:
             if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
                 self._dotted.setdefault(path, []).append(Place(module, path))
                 for name, place in _originals(part, path, module):
-                    self._dotted.setdefault(name, []).append(place)
+                    if name != path:
+                        self._dotted.setdefault(name, []).append(place)
         if "text_model" not in dict(part.named_children()):
             # transformers 5 has done away with a level that every file still names.
             self._dotted |= {f"text_model.{name}": places for name, places in self._dotted.items()}
