@@ -105,7 +105,7 @@ class Adapters:
             self._next(lacking, self._spoken_for(waiting, held, lacking))
             if not self._collect(waiting, held, failed):  # a loader that does its work at once is done by now
                 break
-        for key in held:
+        for key in [key for key in self._here if key in held]:
             self._here.move_to_end(key)
         changed = tuple(self._here) != before and set(self._here) != set(before)
         return Change(

@@ -253,15 +253,11 @@ def test_memory_that_a_row_holds_is_not_taken_from_it():
 
 
 def test_a_broken_device_ends_the_engine():
-    class Broken(FakeRunner):
-        def open_adapter(self, model, card):
-            def work(progress):
-                raise DeviceFault("gone")
-
-            return work
+    def work(_progress):
+        raise DeviceFault("gone")
 
     stage = Stage()
-    stage.runner.open_adapter = Broken().open_adapter
+    stage.runner.open_adapter = lambda _model, _card: work
     stage.ask(lora("a"))
     with pytest.raises(DeviceFault, match="gone"):
         stage.finish()
@@ -269,7 +265,7 @@ def test_a_broken_device_ends_the_engine():
 
 def test_any_other_error_is_told_to_who_asked():
     stage = Stage()
-    stage.runner.open_adapter = lambda model, card: lambda progress: 1 / 0
+    stage.runner.open_adapter = lambda _model, _card: lambda _progress: 1 / 0
     id_ = stage.ask(lora("a"))
     stage.finish()
     assert stage.message(id_) == "LoRA 'a' cannot be loaded: ZeroDivisionError: division by zero"

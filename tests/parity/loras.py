@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from pipelines.contract.adapters import LoraCard
@@ -86,6 +88,20 @@ def use(path: Path, family: str, weight: float = 1.0, text: float | None = None)
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Both libraries report at length on files that lack a part."""
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+
+
+@contextmanager
 def wearing(tiny: Any, uses: Iterable[LoraUse]) -> Iterator[None]:
     """Inside the block diffusers' pipelines over ``tiny``'s modules have ``uses`` loaded and set."""
     taken = list(uses)
@@ -96,7 +112,7 @@ def wearing(tiny: Any, uses: Iterable[LoraUse]) -> Iterator[None]:
     bridge = tiny.text_encoder.__dict__.pop("text_model", None) if tiny.text_encoder is not None else None
     pipeline = tiny.pipeline("txt2img")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             for index, each in enumerate(taken):
                 path = Path(each.card.source.removeprefix("file:"))

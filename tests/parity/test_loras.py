@@ -181,8 +181,9 @@ def test_unlike_loras_share_ticks_and_each_row_is_as_if_alone(request, family):
     result = run({"tiny": pair.ours.family}, requests, max_rows=32)
     assert not result.failed
     ticks = [batch for batch in result.batches if batch.phase is Phase.DENOISE]
-    assert max(len(batch.rows) for batch in ticks) == len(requests), "they never met"
-    assert len({row.request.loras for row in ticks[0].rows}) >= 12
+    busiest = max(ticks, key=lambda batch: len(batch.rows))
+    assert len(busiest.rows) == len(requests), "they never met"
+    assert len({row.request.loras for row in busiest.rows}) >= 12
     worst = max(pair.check(result, asked) for asked in requests)
     print(f"{family}: largest relative difference to alone, 14 rows: {worst:.1e}")
 
