@@ -164,8 +164,10 @@ def _check(found: tuple[int, ...], place: Place) -> None:
     """``found`` as a convolution's weight, or a linear layer's."""
     outputs, *rest = place.shape
     wanted = (outputs * place.share[1], *rest)
-    if tuple(found) != wanted and tuple(found) != (*wanted, *(1,) * (len(found) - len(wanted))):
-        raise Mismatch(tuple(found), wanted)
+    while len(found) > len(wanted) and found[-1] == 1:
+        found = found[:-1]
+    if found != wanted:
+        raise Mismatch(found, wanted)
 
 
 def _check_area(outputs: int, rest: int, place: Place) -> None:

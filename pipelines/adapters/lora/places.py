@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import torch
 from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+from transformers import CLIPTextModel
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class Places:
                 for name, place in _originals(part, path, module):
                     if name != path:
                         self._dotted.setdefault(name, []).append(place)
-        if "text_model" not in dict(part.named_children()):
+        if isinstance(part, CLIPTextModel):
             # transformers 5 has done away with a level that every file still names.
             self._dotted |= {f"text_model.{name}": places for name, places in self._dotted.items()}
         self._flat = {name.replace(".", "_"): places for name, places in self._dotted.items()}
