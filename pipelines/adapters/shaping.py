@@ -1,14 +1,20 @@
 """From a request's uses of adapters to what acts on one row."""
 
+from typing import cast
+
 from pipelines.adapters.additions import UNSHAPED, Shaping
+from pipelines.adapters.control import preparing
+from pipelines.adapters.control.network import ControlNetwork
 from pipelines.adapters.opened import Find
 from pipelines.contract.request import ImageRequest
 from pipelines.families.family import Family
 
 
-def shaping(request: ImageRequest, family: Family, find: Find) -> Shaping:  # noqa: ARG001
+def shaping(request: ImageRequest, family: Family, find: Find) -> Shaping:
     """What the adapters of ``request`` do to each of its images; ``find`` gives the adapter of a card.
 
     Raises `InvalidRequest` for uses that this model or adapter cannot have.
     """
-    return UNSHAPED
+    size = (request.width, request.height)
+    controls = preparing.parts(request.controls, family, lambda card: cast("ControlNetwork", find(card)), size)
+    return Shaping(controls=controls) if controls else UNSHAPED

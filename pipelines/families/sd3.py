@@ -18,7 +18,7 @@ from pipelines.contract.family import Family as Architecture
 from pipelines.contract.request import ImageRequest
 from pipelines.families.autoencoder import Autoencoder
 from pipelines.families.clip import ClipText
-from pipelines.families.conditioning import Conditioning
+from pipelines.families.conditioning import Conditioning, by_length
 from pipelines.families.facts import facts
 from pipelines.families.family import Prompt
 from pipelines.families.parts import Parts
@@ -114,14 +114,8 @@ class StableDiffusion3:
         """
         if conditioning.mask is None:
             return self._forward(latents, timesteps, conditioning, skip_layers, residuals)
-        lengths = conditioning.mask.sum(dim=1).int().tolist()
         predictions = torch.empty_like(latents[:, : self.vae.channels])
-        for length in sorted(set(lengths)):
-            rows = [index for index, each in enumerate(lengths) if each == length]
-            own = Conditioning(
-                conditioning.tokens[rows, :length],
-                pooled=None if conditioning.pooled is None else conditioning.pooled[rows],
-            )
+        for rows, own in by_length(conditioning):
             predictions[rows] = self._forward(latents[rows], timesteps[rows], own, skip_layers, residuals.rows(rows))
         return predictions
 
