@@ -220,8 +220,7 @@ class TorchRunner:
                 # What the row was told before is let go: another conditioning may come to have its identity.
                 self._conditioning.clear()
             self._states[row.id] = state
-            if not row.refining:
-                shapings[row.request.id] = state.shaping
+            shapings[row.request.id] = state.shaping
             work.advanced[row.id] = state.total
             work.courses[row.id] = state.course()
             if row.request.refiner is not None and not row.refining:

@@ -12,7 +12,8 @@ def check_widths(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) 
         if _plain(width) != _plain(ours[what]):
             msg = (
                 f"Control network {name!r} does not fit this model: {what} {_shown(width)} in the one, "
-                f"{_shown(ours[what])} in the other. It was made for another kind of model (SD 1 and SD 2, for example, need networks of their own)."
+                f"{_shown(ours[what])} in the other. It was made for another kind of model "
+                "(SD 1 and SD 2, for example, need networks of their own)."
             )
             raise Unsupported(msg, param="controls")
 

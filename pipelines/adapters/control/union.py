@@ -59,6 +59,7 @@ class UnionControlNet:
         parts = [asked.parts[index] for index in chosen]
         conditioning = asked.conditioning.picked(chosen)
         modes = torch.tensor([[hint.mode for hint in part.hints] for part in parts]).to(asked.latents.device)
+        self._keep_apart(asked.latents.new_full((len(parts), len(parts)), -torch.inf).fill_diagonal_(0.0))
         kinds = asked.latents.new_zeros(len(parts), self._module.config.num_control_type).scatter_(1, modes, 1)
         down, mid = self._module(
             asked.latents[chosen],
@@ -74,6 +75,15 @@ class UnionControlNet:
         own = None if len(weights) == 1 else 1.0
         weighed = scaled((*down, mid), [part.scales(len(down) + 1, own) for part in parts])
         return Said([asked.rows[index] for index in chosen], Residuals(down=weighed[:-1], mid=weighed[-1]))
+
+    def _keep_apart(self, mask: torch.Tensor) -> None:
+        """Let no evaluation attend to another's.
+
+        The transformer attends along the batch, as it did in training. An image made alone does not notice, for its evaluations
+        look the same from there; in company images would bleed into each other.
+        """
+        for layer in self._module.transformer_layes:
+            layer.attn_mask = mask
 
 
 def _hints(parts: Sequence[ControlPart], index: int) -> torch.Tensor:
