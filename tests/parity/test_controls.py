@@ -23,8 +23,6 @@ from pipelines.engine.scheduler import Policy
 from pipelines.families.sd import StableDiffusion
 
 
-
-
 @pytest.fixture(scope="module")
 def tiny():
     """Blocks as SD 1 has them, the last without attention: T2I-Adapters fit no others."""

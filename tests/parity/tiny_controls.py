@@ -54,7 +54,7 @@ def union(folder: Path, unet: Any, seed: int) -> Control:
         conditioning_embedding_out_channels=(4, 8, 8, 16),
         num_control_type=4,
         num_trans_channel=16,
-        num_trans_head=2,
+        num_trans_head=8,
         num_trans_layer=1,
         num_proj_channel=16,
     )
@@ -91,6 +91,8 @@ def t2i_adapter(folder: Path, family: Family, seed: int, **config: Any) -> Contr
 
 
 GUESS = {"balance": Balance.CONTROL}
+
+
 def long_enough(requests: dict[str, ImageRequest], steps: int = 12) -> dict[str, ImageRequest]:
     """The requests by their names, each with a seed of its own and so many steps that they meet: networks are opened one a tick."""
     made = {}
