@@ -1,10 +1,7 @@
 """From a request's uses of adapters to what acts on one row."""
 
-from typing import cast
-
 from pipelines.adapters.additions import UNSHAPED, Shaping
 from pipelines.adapters.control import preparing
-from pipelines.adapters.control.network import ControlNetwork
 from pipelines.adapters.opened import Find
 from pipelines.contract.request import ImageRequest
 from pipelines.families.family import Family
@@ -15,6 +12,5 @@ def shaping(request: ImageRequest, family: Family, find: Find) -> Shaping:
 
     Raises `InvalidRequest` for uses that this model or adapter cannot have.
     """
-    size = (request.width, request.height)
-    controls = preparing.parts(request.controls, family, lambda card: cast("ControlNetwork", find(card)), size)
+    controls = preparing.parts(request, family, find, (request.width, request.height))
     return Shaping(controls=controls) if controls else UNSHAPED

@@ -14,8 +14,8 @@ MOST_WEIGHT = 2.0
 
 _FAMILIES = {
     ControlKind.CONTROLNET: frozenset(Family),
-    ControlKind.UNION: frozenset({Family.SDXL}),
-    ControlKind.T2I_ADAPTER: frozenset({Family.SD, Family.SDXL}),
+    ControlKind.UNION: frozenset({Family.SDXL, Family.FAKE}),
+    ControlKind.T2I_ADAPTER: frozenset({Family.SD, Family.SDXL, Family.FAKE}),
 }
 
 
@@ -52,7 +52,7 @@ def check_family(card: ControlCard, family: Family) -> None:
         msg = f"Control network {card.name!r} is for {card.family.value!r} models, this model is of family {family.value!r}."
         raise Unsupported(msg, param="controls")
     if family not in _FAMILIES[card.kind]:
-        known = " and ".join(repr(each.value) for each in sorted(_FAMILIES[card.kind]))
+        known = " and ".join(repr(each.value) for each in sorted(_FAMILIES[card.kind] - {Family.FAKE}))
         msg = f"Control network {card.name!r} is a {card.kind.value}: there are such for {known} models only."
         raise Unsupported(msg, param="controls")
 

@@ -29,11 +29,11 @@ class Conditioning(msgspec.Struct, frozen=True):
         """The evaluations from ``first`` up to but not including ``last``."""
         return self._own(slice(first, last))
 
-    def picked(self, rows: Sequence[int]) -> "Conditioning":
-        """Some evaluations, in the order given; one may be there several times."""
-        return self._own(list(rows))
+    def picked(self, rows: torch.Tensor) -> "Conditioning":
+        """Some evaluations, in the order of the indices ``rows``; one may be there several times."""
+        return self._own(rows)
 
-    def _own(self, own: slice | list[int]) -> "Conditioning":
+    def _own(self, own: slice | torch.Tensor) -> "Conditioning":
         return Conditioning(
             self.tokens[own],
             pooled=None if self.pooled is None else self.pooled[own],
@@ -69,7 +69,7 @@ def by_length(conditioning: Conditioning) -> Iterator[tuple[list[int], Condition
     lengths = conditioning.mask.sum(dim=1).int().tolist()
     for length in sorted(set(lengths)):
         rows = [index for index, each in enumerate(lengths) if each == length]
-        own = conditioning.picked(rows)
+        own = conditioning.picked(torch.tensor(rows).to(conditioning.tokens.device))
         yield rows, msgspec.structs.replace(own, tokens=own.tokens[:, :length], mask=None)
 
 

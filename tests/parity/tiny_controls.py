@@ -1,4 +1,4 @@
-"""Tiny random control networks that do something, as folders that cards can name and as modules that diffusers' pipelines take."""
+"""Tiny random control networks that do something: folders that cards can name, and modules for diffusers' pipelines."""
 
 import copy
 from pathlib import Path
@@ -94,7 +94,7 @@ GUESS = {"balance": Balance.CONTROL}
 
 
 def long_enough(requests: dict[str, ImageRequest], steps: int = 12) -> dict[str, ImageRequest]:
-    """The requests by their names, each with a seed of its own and so many steps that they meet: networks are opened one a tick."""
+    """The requests by their names, each with its own seed, and so many steps that they meet: networks are opened one a tick."""
     made = {}
     for index, (name, asked) in enumerate(requests.items()):
         sampling = msgspec.structs.replace(asked.sampling, steps=steps)

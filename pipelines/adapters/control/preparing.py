@@ -1,24 +1,26 @@
 """From a request's control images to what acts on each of its rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import cast
 
 from pipelines.adapters.control.network import ControlNetwork
 from pipelines.adapters.control.part import ControlPart, Hint
 from pipelines.adapters.control.picture import fitted
-from pipelines.contract.adapters import ControlCard, ControlKind
+from pipelines.adapters.opened import Find
+from pipelines.contract.adapters import ControlKind
 from pipelines.contract.control import Balance, ControlUse
 from pipelines.contract.control_rules import check_controls
 from pipelines.contract.errors import Unsupported
+from pipelines.contract.request import ImageRequest
 from pipelines.families.family import Family
 
-Networks = Callable[[ControlCard], ControlNetwork]
 
-
-def parts(uses: Sequence[ControlUse], family: Family, find: Networks, size: tuple[int, int]) -> tuple[ControlPart, ...]:
-    """What ``uses`` do to an image of ``size`` (width, height): the same for every seed.
+def parts(request: ImageRequest, family: Family, find: Find, size: tuple[int, int]) -> tuple[ControlPart, ...]:
+    """What the control images of ``request`` do to an image of ``size`` (width, height): the same for every seed.
 
     Raises `InvalidRequest` for what this model or these networks cannot do.
     """
+    uses = request.controls
     if not uses:
         return ()
     check_controls(uses, family.facts.family)
@@ -27,7 +29,7 @@ def parts(uses: Sequence[ControlUse], family: Family, find: Networks, size: tupl
         raise Unsupported(msg, param="controls")
     found: dict[int, list[tuple[ControlNetwork, ControlUse, Hint]]] = {}
     for index, use in enumerate(uses):
-        network = find(use.card)
+        network = cast("ControlNetwork", find(use.card))
         network.check(family)
         mode = use.card.modes[use.mode] if use.card.kind is ControlKind.UNION and use.mode is not None else 0
         read = network.hint(fitted(use.picture, use.resize, size), family, mode)

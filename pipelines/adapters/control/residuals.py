@@ -26,12 +26,22 @@ def residuals(
     total = NONE
     for network, indices, parts in _by_network(rows):
         # They take no mask of text: rows of one length share a forward, others have their own.
-        for same, told in by_length(conditioning.picked(indices)):
+        for same, told in by_length(_picked(conditioning, indices)):
             chosen = [indices[index] for index in same]
-            asked = Asked(chosen, [parts[index] for index in same], own[chosen], timesteps[chosen], told)
+            which = _indices(chosen, own)
+            asked = Asked(chosen, [parts[index] for index in same], own[which], timesteps[which], told)
             for said in network.speak(family, asked):
                 total = _sum(total, _placed(said, len(rows)))
     return total
+
+
+def _indices(rows: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """``rows`` on the device, once for all tensors: each list that indexes a tensor there would be copied by itself."""
+    return torch.tensor(rows).to(like.device)
+
+
+def _picked(conditioning: Conditioning, rows: list[int]) -> Conditioning:
+    return conditioning if rows == list(range(len(conditioning))) else conditioning.picked(_indices(rows, conditioning.tokens))
 
 
 def _by_network(
@@ -52,13 +62,16 @@ def _placed(said: Said, total: int) -> Residuals:
     if said.rows == list(range(total)):
         return said.residuals
     waves = list(_waves(said.rows))
+    placings: list[tuple[torch.Tensor, torch.Tensor]] = []
     done: dict[int, torch.Tensor] = {}
 
     def place(tensor: torch.Tensor) -> torch.Tensor:
+        if not placings:
+            placings.extend((_indices(own, tensor), _indices(targets, tensor)) for own, targets in waves)
         if id(tensor) not in done:  # one residual may stand for a run of blocks
             placed = tensor.new_zeros(total, *tensor.shape[1:])
-            for own, targets in waves:
-                placed[targets] += tensor if len(own) == len(said.rows) else tensor[own]
+            for own, targets in placings:
+                placed.index_add_(0, targets, tensor if len(placings) == 1 else tensor[own])
             done[id(tensor)] = placed
         return done[id(tensor)]
 

@@ -57,13 +57,14 @@ class UnionControlNet:
     def _forward(self, asked: Asked, chosen: list[int], weights: tuple[float, ...]) -> Said:
         """``weights`` are those of the images within the network, the same for all rows."""
         parts = [asked.parts[index] for index in chosen]
-        conditioning = asked.conditioning.picked(chosen)
+        which = torch.tensor(chosen).to(asked.latents.device)
+        conditioning = asked.conditioning.picked(which)
         modes = torch.tensor([[hint.mode for hint in part.hints] for part in parts]).to(asked.latents.device)
         self._keep_apart(asked.latents.new_full((len(parts), len(parts)), -torch.inf).fill_diagonal_(0.0))
         kinds = asked.latents.new_zeros(len(parts), self._module.config.num_control_type).scatter_(1, modes, 1)
         down, mid = self._module(
-            asked.latents[chosen],
-            asked.timesteps[chosen],
+            asked.latents[which],
+            asked.timesteps[which],
             encoder_hidden_states=conditioning.tokens,
             controlnet_cond=[_hints(parts, index) for index in range(len(weights))],
             control_type=kinds,
