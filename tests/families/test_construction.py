@@ -38,3 +38,25 @@ def test_building_in_the_default_precision_takes_no_turn():
         thread.start()
         assert entered.wait(30)
     thread.join()
+
+
+def test_builders_take_turns_whatever_their_precision():
+    """Both swap functions of torch: the second would keep, and put back, what the first has put in their place."""
+    first, second, order = threading.Event(), threading.Event(), []
+
+    def load(dtype, mine, wait):
+        with building(dtype):
+            order.append(("in", dtype))
+            mine.set()
+            if wait:
+                second.wait(0.2)  # the other has every chance to come in
+            order.append(("out", dtype))
+
+    threads = [threading.Thread(target=load, args=(torch.float32, first, True))]
+    threads[0].start()
+    assert first.wait(30)
+    threads.append(threading.Thread(target=load, args=(torch.float16, second, False)))
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert [what for what, _ in order] == ["in", "out", "in", "out"]

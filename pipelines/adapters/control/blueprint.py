@@ -40,9 +40,10 @@ def _encoder(shapes: Shapes, found: Layout, model: Mapping[str, Any]) -> dict[st
     blocks = range(_count(shapes, r"down_blocks\.(\d+)\."))
     depths = [_count(shapes, rf"down_blocks\.{block}\.attentions\.0\.transformer_blocks\.(\d+)\.") for block in blocks]
     middle = _count(shapes, r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\.")
-    if not depths[-1]:
-        depths[-1] = middle  # the last block's depth is the middle block's, whether it attends itself or not
     attends = [f"down_blocks.{block}.attentions.0.norm.weight" in shapes for block in blocks]
+    depths = [depth if each else 1 for depth, each in zip(depths, attends, strict=True)]
+    if not attends[-1]:
+        depths[-1] = max(1, middle)  # what the config says of the last block holds for the middle too
     keys = [shape for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]
     projections = [shape for name, shape in shapes.items() if name.endswith("attentions.0.proj_in.weight")]
     hint = "controlnet_cond_embedding"
@@ -56,7 +57,7 @@ def _encoder(shapes: Shapes, found: Layout, model: Mapping[str, Any]) -> dict[st
         "block_out_channels": tuple(shapes[f"down_blocks.{block}.resnets.0.conv1.weight"][0] for block in blocks),
         "down_block_types": tuple("CrossAttnDownBlock2D" if each else "DownBlock2D" for each in attends),
         "layers_per_block": _count(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
-        "transformer_layers_per_block": tuple(max(1, depth) for depth in depths),
+        "transformer_layers_per_block": tuple(depths),
         "addition_embed_type": "text_time" if "add_embedding.linear_1.weight" in shapes else None,
     }
     if keys:
@@ -67,7 +68,9 @@ def _encoder(shapes: Shapes, found: Layout, model: Mapping[str, Any]) -> dict[st
     if found is Layout.UNION:
         config |= _union(shapes)
     else:
-        config["mid_block_type"] = "UNetMidBlock2DCrossAttn" if middle else "UNetMidBlock2D"
+        config["mid_block_type"] = (
+            "UNetMidBlock2DCrossAttn" if "mid_block.attentions.0.norm.weight" in shapes else "UNetMidBlock2D"
+        )
     return config
 
 
