@@ -4,6 +4,8 @@ import threading
 
 import torch
 
+from pipelines.families import construction
+from pipelines.families.assembly import unfilled
 from pipelines.families.construction import building, undisturbed
 
 
@@ -42,21 +44,30 @@ def test_building_in_the_default_precision_takes_no_turn():
 
 def test_builders_take_turns_whatever_their_precision():
     """Both swap functions of torch: the second would keep, and put back, what the first has put in their place."""
-    first, second, order = threading.Event(), threading.Event(), []
+    free = []
 
-    def load(dtype, mine, wait):
+    def knock():
+        free.append(construction._ONE.acquire(blocking=False))
+
+    for dtype in (torch.float32, torch.float16):
         with building(dtype):
-            order.append(("in", dtype))
-            mine.set()
-            if wait:
-                second.wait(0.2)  # the other has every chance to come in
-            order.append(("out", dtype))
+            thread = threading.Thread(target=knock)
+            thread.start()
+            thread.join()
+    assert free == [False, False]
 
-    threads = [threading.Thread(target=load, args=(torch.float32, first, True))]
-    threads[0].start()
-    assert first.wait(30)
-    threads.append(threading.Thread(target=load, args=(torch.float16, second, False)))
-    threads[1].start()
-    for thread in threads:
-        thread.join()
-    assert [what for what, _ in order] == ["in", "out", "in", "out"]
+
+def test_a_module_without_weights_is_built_in_turn():
+    """Its parameters are registered by a function that is swapped meanwhile."""
+    seen = []
+
+    class Noting(torch.nn.Module):
+        @classmethod
+        def from_config(cls, config):
+            thread = threading.Thread(target=lambda: seen.append(construction._ONE.acquire(blocking=False)))
+            thread.start()
+            thread.join()
+            return cls()
+
+    unfilled(Noting, {})
+    assert seen == [False]
