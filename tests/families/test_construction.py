@@ -63,7 +63,7 @@ def test_a_module_without_weights_is_built_in_turn():
 
     class Noting(torch.nn.Module):
         @classmethod
-        def from_config(cls, config):
+        def from_config(cls, config):  # noqa: ARG003
             thread = threading.Thread(target=lambda: seen.append(construction._ONE.acquire(blocking=False)))
             thread.start()
             thread.join()
