@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from pipelines.adapters.control import ControlPart
+from pipelines.adapters.control.part import ControlPart
 from pipelines.adapters.lora import LoraPart
 from pipelines.adapters.reference import ReferencePart
 
@@ -49,7 +49,7 @@ class Shaping(msgspec.Struct, frozen=True):
             return NOTHING
         return Additions(
             self.loras,
-            tuple(part for part in self.controls if part.speaks(position, total, negative=negative)),
+            tuple(said for part in self.controls if (said := part.at(position, total, negative=negative)) is not None),
             tuple(part for part in self.references if part.speaks(position, total, negative=negative)),
         )
 

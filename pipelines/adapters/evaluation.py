@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from pipelines.adapters import control, lora, reference
+from pipelines.adapters import lora, reference
 from pipelines.adapters.additions import Additions
+from pipelines.adapters.control.residuals import residuals
 from pipelines.families.conditioning import Conditioning
 from pipelines.families.family import Family
 
@@ -46,7 +47,7 @@ def _forward(  # noqa: PLR0917 - as `evaluate`
     additions: Sequence[Additions],
     skip_layers: tuple[int, ...],
 ) -> torch.Tensor:
-    added = control.residuals(family, latents, timesteps, conditioning, [each.controls for each in additions])
+    added = residuals(family, latents, timesteps, conditioning, [each.controls for each in additions])
     with (
         lora.applied([each.loras for each in additions]),
         reference.applied(family.network, [each.references for each in additions]),

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.adapters import control, lora, reference
+from pipelines.adapters import lora, reference
+from pipelines.adapters.control.network import ControlNetwork
+from pipelines.adapters.control.opening import open_control
 from pipelines.contract.adapters import AdapterCard, ControlCard, LoraCard, ReferenceCard
 from pipelines.contract.errors import Unsupported
 from pipelines.families.family import Family, Progress
 
-Adapter = lora.Lora | control.ControlNetwork | reference.ImagePrompt
+Adapter = lora.Lora | ControlNetwork | reference.ImagePrompt
 
 Find = Callable[[AdapterCard], Adapter]
 """The adapter of a card; it is there, for rows begin only then."""
@@ -48,7 +50,7 @@ def open_adapter(card: AdapterCard, family: Family, progress: Progress) -> Adapt
         case LoraCard():
             return lora.open_lora(card, family, progress)
         case ControlCard():
-            return control.open_control(card, family, progress)
+            return open_control(card, family, progress)
         case ReferenceCard():
             return reference.open_reference(card, family, progress)
         case _:

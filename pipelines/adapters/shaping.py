@@ -2,15 +2,17 @@
 
 from pipelines.adapters import lora
 from pipelines.adapters.additions import UNSHAPED, Shaping
+from pipelines.adapters.control import preparing
 from pipelines.adapters.opened import Find
 from pipelines.contract.request import ImageRequest
 from pipelines.families.family import Family
 
 
-def shaping(request: ImageRequest, family: Family, find: Find) -> Shaping:  # noqa: ARG001
+def shaping(request: ImageRequest, family: Family, find: Find) -> Shaping:
     """What the adapters of ``request`` do to each of its images; ``find`` gives the adapter of a card.
 
     Raises `InvalidRequest` for uses that this model or adapter cannot have.
     """
     loras = lora.parts(request, find)
-    return Shaping(loras=loras) if loras else UNSHAPED
+    controls = preparing.parts(request, family, find, (request.width, request.height))
+    return Shaping(loras, controls) if loras or controls else UNSHAPED

@@ -19,13 +19,18 @@ class LoraUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Balance(StrEnum):
-    """Who gives way where prompt and control image disagree."""
+    """Who gives way where prompt and control image disagree; for UNets, SD3's control networks are always balanced.
+
+    The two that are not balanced let the control fade from the coarsest layer to the finest: of n places where it is added, the
+    i-th from the finest gets 10 ** (i / (n - 1) - 1) of the weight, a tenth to all of it (A1111's soft weights).
+    """
 
     BALANCED = "balanced"
+    """The same weight everywhere."""
     PROMPT = "prompt"
-    """The control fades towards the deeper, coarser layers."""
+    """The control fades towards the finer layers."""
     CONTROL = "control"
-    """The control speaks to the positive prompt's evaluation only, so that guidance multiplies it."""
+    """It fades likewise, but speaks to the positive prompt only, so that guidance multiplies it: diffusers' ``guess_mode``."""
 
 
 class ControlUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

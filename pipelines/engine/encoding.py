@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
 from pipelines.adapters import lora
+from pipelines.adapters.additions import Shaping
 from pipelines.adapters.opened import Find
 from pipelines.adapters.shaping import shaping
 from pipelines.contract.catalog import Emphasis, ModelCard
@@ -56,9 +57,10 @@ class Encoder:
         self._family = family
         self._schedulers = Schedulers(family.scheduler_config)
 
-    def state(self, row: Row, encode: Encode, find: Find) -> RowState:
+    def state(self, row: Row, encode: Encode, find: Find, shaped: Shaping | None = None) -> RowState:
         """The state in which ``row`` begins; ``encode`` gives the latent moments of pixels [1, 3, H, W], ``find`` its adapters.
 
+        ``shaped`` is what they do to another image of the same request: the same as to this one.
         Raises `InvalidRequest` for what this sampler or model cannot do.
         """
         family, request, init = self._family, row.request, row.request.init
@@ -95,7 +97,7 @@ class Encoder:
             channels=channels,
             paste=init if init is not None and init.mask is not None and init.keep_unmasked else None,
             skip_layers=request.sampling.skip_layers,
-            shaping=shaping(request, family, find),
+            shaping=shaping(request, family, find) if shaped is None else shaped,
         )
 
     def refined(self, row: Row, state: RowState, find: Find) -> RowState:

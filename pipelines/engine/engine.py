@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from pipelines.contract.catalog import ModelCard
+from pipelines.contract.control_rules import check_controls
 from pipelines.contract.errors import (
     AquatintError,
     Cancelled,
@@ -158,6 +159,10 @@ class Engine:
         mistake = _mistake(request)
         if mistake is not None:
             return mistake
+        try:
+            check_controls(request.controls, self._models.family(request.model))
+        except InvalidRequest as error:
+            return error
         return next((refusal for model in request.models if (refusal := self._models.refusal(model)) is not None), None)
 
     def _turn_over(self) -> list[Event]:

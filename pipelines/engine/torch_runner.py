@@ -9,7 +9,7 @@ from typing import cast
 import torch
 
 from pipelines.adapters import opened
-from pipelines.adapters.additions import NOTHING
+from pipelines.adapters.additions import NOTHING, Shaping
 from pipelines.adapters.evaluation import evaluate
 from pipelines.adapters.opened import Adapter, Find
 from pipelines.contract.adapters import AdapterCard
@@ -213,6 +213,7 @@ class TorchRunner:
         with suppress(AquatintError):  # one row's fault is told below, to that row
             resident.encoder.embeddings.fetch(wanted)
         moments: dict[tuple[str, int], Moments] = {}
+        shapings: dict[str, Shaping] = {}
         for row in batch.rows:
             if row.id in work.failed:
                 continue
@@ -229,7 +230,10 @@ class TorchRunner:
 
             encoder = resident.encoder
             try:
-                state = encoder.refined(row, self._states[row.id], find) if row.refining else encoder.state(row, encode, find)
+                if row.refining:
+                    state = encoder.refined(row, self._states[row.id], find)
+                else:
+                    state = encoder.state(row, encode, find, shapings.get(row.request.id))
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue
@@ -237,6 +241,7 @@ class TorchRunner:
                 # What the row was told before is let go: another conditioning may come to have its identity.
                 self._conditioning.clear()
             self._states[row.id] = state
+            shapings[row.request.id] = state.shaping
             work.advanced[row.id] = state.total
             work.courses[row.id] = state.course()
             if row.request.refiner is not None and not row.refining:

@@ -1,6 +1,6 @@
 """A module without weights, and its filling from tensors that are already by its names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,23 @@ import torch
 from accelerate import init_empty_weights
 
 from pipelines.contract.errors import ModelLoadFailed
+from pipelines.families.construction import building
 
 _SHOWN = 3
 
 
 def blank(kind: Any, config: Path, **changes: Any) -> Any:
     """A ``kind`` (of diffusers or transformers) as the folder ``config`` describes it, its weights on the meta device."""
-    with init_empty_weights():
-        if issubclass(kind, diffusers.ModelMixin):
-            return kind.from_config({**kind.load_config(config, local_files_only=True), **changes})
+    if issubclass(kind, diffusers.ModelMixin):
+        return unfilled(kind, {**kind.load_config(config, local_files_only=True), **changes})
+    with building(torch.float32), init_empty_weights():
         return kind(kind.config_class.from_pretrained(config, local_files_only=True))
+
+
+def unfilled(kind: Any, config: Mapping[str, Any]) -> Any:
+    """A ``kind`` of diffusers as ``config`` describes it, its weights on the meta device."""
+    with building(torch.float32), init_empty_weights():
+        return kind.from_config(config)
 
 
 def fill(

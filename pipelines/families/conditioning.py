@@ -1,6 +1,6 @@
 """What an evaluation is told beside latents and timestep: named tensors with one row per evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import torch
@@ -27,7 +27,13 @@ class Conditioning(msgspec.Struct, frozen=True):
 
     def rows(self, first: int, last: int) -> "Conditioning":
         """The evaluations from ``first`` up to but not including ``last``."""
-        own = slice(first, last)
+        return self._own(slice(first, last))
+
+    def picked(self, rows: torch.Tensor) -> "Conditioning":
+        """Some evaluations, in the order of the indices ``rows``; one may be there several times."""
+        return self._own(rows)
+
+    def _own(self, own: slice | torch.Tensor) -> "Conditioning":
         return Conditioning(
             self.tokens[own],
             pooled=None if self.pooled is None else self.pooled[own],
@@ -53,6 +59,18 @@ def stack(conditionings: Sequence[Conditioning]) -> Conditioning:
         guidance=_joined([each.guidance for each in conditionings]),
         mask=mask,
     )
+
+
+def by_length(conditioning: Conditioning) -> Iterator[tuple[list[int], Conditioning]]:
+    """The evaluations with equally many tokens, and what they are told without padding: for networks that take no mask."""
+    if conditioning.mask is None:
+        yield list(range(len(conditioning))), conditioning
+        return
+    lengths = conditioning.mask.sum(dim=1).int().tolist()
+    for length in sorted(set(lengths)):
+        rows = [index for index, each in enumerate(lengths) if each == length]
+        own = conditioning.picked(torch.tensor(rows).to(conditioning.tokens.device))
+        yield rows, msgspec.structs.replace(own, tokens=own.tokens[:, :length], mask=None)
 
 
 def _mask(conditioning: Conditioning, longest: int) -> torch.Tensor:

@@ -128,10 +128,15 @@ def _half(folder: Path, dtype: torch.dtype) -> bool:
     return bool(half) and (dtype is torch.float16 or len(half) == len(names))
 
 
+def weight_files(folder: Path, dtype: torch.dtype) -> list[Path]:
+    """The files from which the part in ``folder`` is read for ``dtype``, whole or in shards; empty if there are none."""
+    if not folder.is_dir():
+        return []
+    half = _half(folder, dtype)
+    found = [(entry, _WEIGHTS.fullmatch(entry.name)) for entry in sorted(folder.iterdir())]
+    return [entry for entry, name in found if name and bool(name["half"]) == half]
+
+
 def _size(folder: Path, dtype: torch.dtype) -> int:
     """Bytes of the weights that would be read from ``folder``; 0 if it holds none."""
-    if not folder.is_dir():
-        return 0
-    half = _half(folder, dtype)
-    found = [(entry, _WEIGHTS.fullmatch(entry.name)) for entry in folder.iterdir()]
-    return sum(entry.stat().st_size for entry, name in found if name and bool(name["half"]) == half)
+    return sum(entry.stat().st_size for entry in weight_files(folder, dtype))

@@ -18,7 +18,7 @@ from pipelines.contract.family import Family as Architecture
 from pipelines.contract.request import ImageRequest
 from pipelines.families.autoencoder import Autoencoder
 from pipelines.families.clip import ClipText
-from pipelines.families.conditioning import Conditioning
+from pipelines.families.conditioning import Conditioning, by_length
 from pipelines.families.facts import facts
 from pipelines.families.family import Prompt
 from pipelines.families.parts import Parts
@@ -107,13 +107,7 @@ class StableDiffusion3:
         """One for each length of text: text and image attend to each other without a mask."""
         if conditioning.mask is None:
             return [(range(len(conditioning)), conditioning)]
-        lengths = conditioning.mask.sum(dim=1).int().tolist()
-        found = []
-        for length in sorted(set(lengths)):
-            rows = [index for index, each in enumerate(lengths) if each == length]
-            pooled = None if conditioning.pooled is None else conditioning.pooled[rows]
-            found.append((rows, Conditioning(conditioning.tokens[rows, :length], pooled=pooled)))
-        return found
+        return list(by_length(conditioning))
 
     def evaluate(
         self,
