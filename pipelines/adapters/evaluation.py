@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from pipelines.adapters import control, lora, reference
+from pipelines.adapters import control, lora
 from pipelines.adapters.additions import Additions
+from pipelines.adapters.references import attending
 from pipelines.families.conditioning import Conditioning
 from pipelines.families.family import Family
 
@@ -28,6 +29,6 @@ def evaluate(
     added = control.residuals(family, latents, timesteps, conditioning, [each.controls for each in additions])
     with (
         lora.applied(family.network, [each.loras for each in additions]),
-        reference.applied(family.network, [each.references for each in additions]),
+        attending.applied([each.references for each in additions]),
     ):
         return family.evaluate(latents, timesteps, conditioning, skip_layers, added)

@@ -1,16 +1,18 @@
 """Adapters on the device, as rows find them."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from pipelines.adapters import control, lora, reference
+from pipelines.adapters import control, lora
+from pipelines.adapters.references.image_prompt import ImagePrompt
+from pipelines.adapters.references.opening import open_reference
 from pipelines.contract.adapters import AdapterCard, ControlCard, LoraCard, ReferenceCard
 from pipelines.contract.errors import Unsupported
 from pipelines.families.family import Family, Progress
 
-Adapter = lora.Lora | control.ControlNetwork | reference.ImagePrompt
+Adapter = lora.Lora | control.ControlNetwork | ImagePrompt
 
 Find = Callable[[AdapterCard], Adapter]
 """The adapter of a card; it is there, for rows begin only then."""
@@ -26,8 +28,8 @@ def key(card: AdapterCard, model: str, family: Family) -> tuple[str, ...]:
     return (type(card).__name__, card.name, digest, *fit)
 
 
-def open_adapter(card: AdapterCard, family: Family, progress: Progress) -> Adapter:
-    """The adapter of ``card``, fit for ``family``'s network, on its device.
+def open_adapter(card: AdapterCard, family: Family, progress: Progress, others: Sequence[Adapter] = ()) -> Adapter:
+    """The adapter of ``card``, fit for ``family``'s network, on its device; it shares with ``others`` what it can.
 
     Raises `ModelLoadFailed` for what cannot be read, `Unsupported` for what was made for other models.
     """
@@ -37,7 +39,8 @@ def open_adapter(card: AdapterCard, family: Family, progress: Progress) -> Adapt
         case ControlCard():
             return control.open_control(card, family, progress)
         case ReferenceCard():
-            return reference.open_reference(card, family, progress)
+            encoders = [other.encoder for other in others if isinstance(other, ImagePrompt)]
+            return open_reference(card, family, progress, encoders)
         case _:
             msg = "Upscalers are not supported yet."
             raise Unsupported(msg, param="upscale")

@@ -1,14 +1,15 @@
 """From a request's uses of adapters to what acts on one row."""
 
-from pipelines.adapters.additions import UNSHAPED, Shaping
+from pipelines.adapters.additions import Shaping
 from pipelines.adapters.opened import Find
+from pipelines.adapters.references import uses
 from pipelines.contract.request import ImageRequest
 from pipelines.families.family import Family
 
 
-def shaping(request: ImageRequest, family: Family, find: Find) -> Shaping:  # noqa: ARG001
+def shaping(request: ImageRequest, family: Family, find: Find) -> Shaping:
     """What the adapters of ``request`` do to each of its images; ``find`` gives the adapter of a card.
 
     Raises `InvalidRequest` for uses that this model or adapter cannot have.
     """
-    return UNSHAPED
+    return Shaping(references=uses.parts(request, family, find))

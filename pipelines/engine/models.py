@@ -13,6 +13,7 @@ import msgspec
 
 from pipelines.contract.catalog import Defaults, Limits, ModelCard, ModelFacts
 from pipelines.contract.errors import AquatintError, ModelLoadFailed, ModelTooLarge, OutOfMemory
+from pipelines.contract.family import Family
 from pipelines.contract.messages import Event, Memory, ModelFailed, ModelLoaded, ModelLoading, ModelUnloaded
 from pipelines.engine.loader import Ended, Loader, Moved, Work
 from pipelines.engine.row import Demand
@@ -82,6 +83,10 @@ class Models:
     def __contains__(self, model: str) -> bool:
         """Whether there is a card for it."""
         return model in self._known
+
+    def family(self, model: str) -> Family:
+        """The family that the card of ``model`` names."""
+        return self._known[model].card.family
 
     def know(self, card: ModelCard, *, load: bool) -> list[Event]:
         """Take on ``card``, in place of one with the same id; with ``load`` its model is brought to the device now."""

@@ -1,6 +1,7 @@
 """torch.compile for a network's repeated blocks, and the first forwards that pay for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,24 @@ def compile_blocks(network: Any, **options: Any) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)  # noqa: SLF001 - its public face
     for block in blocks:
         block.compile(**options)
+
+
+def compiled(network: Any) -> tuple[Any, ...]:
+    """The blocks of ``network`` that `compile_blocks` has had compiled."""
+    return tuple(module for module in network.modules() if module._compiled_call_impl is not None)  # noqa: SLF001
+
+
+@contextmanager
+def as_written(blocks: Sequence[Any]) -> Iterator[None]:
+    """Within it ``blocks``, which are compiled, run as they are written: compiled code does not notice hooks that come and go."""
+    calls = [block._compiled_call_impl for block in blocks]  # noqa: SLF001 - torch has no public word for it
+    for block in blocks:
+        block._compiled_call_impl = None  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for block, call in zip(blocks, calls, strict=True):
+            block._compiled_call_impl = call  # noqa: SLF001
 
 
 def rows_to_warm(card: ModelCard, buckets: Sequence[int]) -> list[int]:
