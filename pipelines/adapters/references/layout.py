@@ -84,7 +84,7 @@ def called(attentions: int, width: int) -> str:
     """In words, the networks with so many cross-attentions to prompt tokens of so many channels."""
     numbers = f"{attentions} cross-attentions to tokens of {width}"
     known = _NETWORKS.get((attentions, width))
-    return numbers if known is None else f"{known} ({numbers})"
+    return numbers if known is None else f"{numbers} ({known})"
 
 
 def _knows_faces(image: Shapes) -> bool:

@@ -65,7 +65,11 @@ def _open(card: ReferenceCard, family: Family, progress: Progress, encoders: Seq
 
 
 def _projection(path: Path, layout: Layout, shapes: dict[str, tuple[int, ...]], family: Family) -> Any:
-    module = projection.blank(layout, {key.removeprefix(IMAGE): shape for key, shape in shapes.items()})
+    try:
+        module = projection.blank(layout, {key.removeprefix(IMAGE): shape for key, shape in shapes.items()})
+    except KeyError as error:
+        msg = f"{path.name} lacks {IMAGE}{error.args[0]}, or is of a layout that is not known here."
+        raise ModelLoadFailed(msg, param="references") from error
     with safe_open(path, framework="pt") as file:
         tensors = {key.removeprefix(IMAGE): file.get_tensor(key) for key in shapes if key.startswith(IMAGE)}
     named = projection.renamed(layout, tensors)

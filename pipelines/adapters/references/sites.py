@@ -38,7 +38,7 @@ def check(name: str, layout: Layout, sites: Sites) -> None:
     mine, yours = called(len(layout.layers), layout.width), called(len(there), sites.width)
     if mine == yours:
         mine, yours = f"{mine}, {_first(layout.layers)}", f"{yours}, {_first(there)}"
-    msg = f"The IP-Adapter {name!r} was made for {mine}; this model is {yours}. Use one that was made for it."
+    msg = f"The IP-Adapter {name!r} was made for networks with {mine}; this model's has {yours}. Use one made for it."
     raise Unsupported(msg, param="references")
 
 
