@@ -1,5 +1,7 @@
 """IP-Adapters that cannot be had, and requests that cannot have them: each is told why, in words, before a step is made."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +9,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from pipelines.adapters.references.layout import Variant, layout_of
 from pipelines.adapters.references.opening import open_reference
@@ -175,6 +177,32 @@ def test_an_image_encoder_that_it_was_not_made_for(adapters, tiny, tmp_path):
     config = tmp_path / "other" / "config.json"
     config.write_text(config.read_text().replace("clip_vision_model", "siglip_vision_model"))
     assert "of type 'siglip_vision_model'" in refusal(ModelLoadFailed, card, tiny.family)
+
+
+PROGRAM = """
+import sys
+from pipelines.adapters.references.image_encoder import folder_of
+print(folder_of(sys.argv[1], lambda part, done: None))
+"""
+
+
+@pytest.mark.parametrize("source", ["hf:org/model/models/image_encoder", "hf:org/model@main"])
+def test_an_image_encoder_in_a_repository(tmp_path, source):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
+    from hub_double import Hub, serving
+
+    place = "models/image_encoder/" if "models" in source else "image_encoder/"
+    wanted = {f"{place}config.json": b"{}", f"{place}model.safetensors": save({"a": torch.zeros(1)})}
+    others = {"sdxl/image_encoder/config.json": b"{}", "sdxl/image_encoder/model.safetensors": save({"a": torch.ones(1)})}
+    with serving(Hub(wanted | others)) as url:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+        there = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "AQUATINT_DOWNLOADS": "1"}
+        command = [sys.executable, "-c", PROGRAM, source]
+        for _ in ("downloaded", "from the cache"):
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean | there)
+            folder = Path(done.stdout.strip())
+            assert str(folder).endswith(place.rstrip("/"))
+            assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_face_recognisers_embeddings(adapters, tiny, tmp_path):

@@ -15,7 +15,7 @@ from pipelines.adapters.references.image_prompt import ImagePrompt
 from pipelines.contract.control import ReferenceUse
 from pipelines.contract.family import Family
 from pipelines.contract.messages import Phase
-from pipelines.contract.request import Sampling
+from pipelines.contract.request import Refiner, Sampling
 from pipelines.engine.scheduler import Policy
 from pipelines.families.compiling import compile_blocks
 from pipelines.families.pictures import to_picture
@@ -103,6 +103,16 @@ def test_kinds(request_of, family, kind, guided):
 def test_with_clip_skip(request_of, family):
     adapters, ask = request_of(family)
     check(adapters, ask("txt2img", "euler", clip_skip=1, references=uses(adapters, ("plain", (RED,), 0.8))))
+
+
+def test_a_refiner_goes_on_without_them(request_of, xl):
+    _, ask = request_of("xl")
+    refiner = TinyXL(refiner=True, seed=2, vae=xl.tiny.vae)
+    told = uses(xl, ("plus", (RED,), 0.8), ("plain", (TALL,), 0.5))
+    asked = ask("txt2img", "euler", references=told, refiner=Refiner("refiner", 0.6))
+    result = run({"tiny": xl.tiny.family, "refiner": refiner.family}, [asked])
+    latents, _ = reference_xl(xl.by_diffusers(asked), asked, refiner=refiner)
+    assert relative(result.latents[asked.id, 0], latents) < RELATIVE
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.3, 1.0), (0.0, 0.55), (0.25, 0.75)])

@@ -78,7 +78,7 @@ def open_encoder(card: ReferenceCard, layout: Layout, family: Family, progress: 
     if source is None:
         msg = f"The IP-Adapter {name!r} needs {wanted}: name its folder as image_encoder ('dir:PATH' or 'hf:OWNER/NAME')."
         raise ModelLoadFailed(msg, param="references")
-    folder = _folder(source, progress)
+    folder = folder_of(source, progress)
     sources.check_weights(folder)
     width = _width(folder, layout.variant)
     if width != layout.image_width:
@@ -109,7 +109,8 @@ def _width(folder: Path, variant: Variant) -> int:
     return int(config.projection_dim if variant is Variant.PLAIN else config.hidden_size)
 
 
-def _folder(source: str, progress: Progress) -> Path:
+def folder_of(source: str, progress: Progress) -> Path:
+    """The encoder's folder; of a repository that names no other, ``image_encoder`` or the root."""
     parsed = sources.parse(source)
     if parsed.scheme == "dir":
         return sources.locate(parsed, progress)

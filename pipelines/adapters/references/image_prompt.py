@@ -3,11 +3,13 @@
 import hashlib
 from collections import OrderedDict
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from pipelines.adapters.references.image_encoder import ImageEncoder
 from pipelines.adapters.references.layout import Layout, Variant
+from pipelines.adapters.references.sites import Sites, check, cross_attentions
 from pipelines.contract.picture import Picture
 
 _REMEMBERED = 32
@@ -15,9 +17,9 @@ _REMEMBERED = 32
 
 
 class ImagePrompt:
-    """An opened IP-Adapter. It knows no network: all models of its family and precision share it."""
+    """An opened IP-Adapter. It is bound to no network: all models of its family and precision share it."""
 
-    __slots__ = ("_projection", "_tokens", "bytes", "encoder", "layers", "layout", "name")
+    __slots__ = ("_projection", "_sites", "_tokens", "bytes", "encoder", "layers", "layout", "name")
 
     def __init__(self, name: str, layout: Layout, encoder: ImageEncoder, projection: Any, layers: Any) -> None:
         """``layers`` are linear layers without bias in the order of `Layout.layers`: keys first, then as many values."""
@@ -27,11 +29,22 @@ class ImagePrompt:
         self.bytes = encoder.bytes + sum(tensor.nbytes for tensor in own)
         """With the image encoder, even if others look through the same one."""
         self._tokens: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._sites: WeakKeyDictionary[Any, Sites] = WeakKeyDictionary()
+
+    def sites(self, network: Any) -> Sites:
+        """Where it acts in ``network``; raises `Unsupported` for one that it was not made for."""
+        found = self._sites.get(network)
+        if found is None:
+            found = cross_attentions(network)
+            check(self.name, self.layout, found)
+            self._sites[network] = found
+        return found
 
     def tokens(self, picture: Picture) -> torch.Tensor:
         """What the positive prompt gets of ``picture``, [1, T, W]."""
-        digest = hashlib.sha256(f"{picture.mode} {picture.width} {picture.height} ".encode() + picture.data).digest()
-        return self._remembered(digest, picture)
+        told = hashlib.sha256(f"{picture.mode} {picture.width} {picture.height} ".encode())
+        told.update(picture.data)
+        return self._remembered(told.digest(), picture)
 
     def silence(self) -> torch.Tensor:
         """What the negative prompt gets in a picture's place, [1, T, W]."""

@@ -24,7 +24,7 @@ class Sites(msgspec.Struct, frozen=True):
 
 
 def cross_attentions(network: Any) -> Sites:
-    """Those of a UNet of diffusers; it is walked through, so this is not for every tick."""
+    """Those of a UNet of diffusers; it is walked through, which takes as long as a small tick."""
     names = [name for name in network.attn_processors if not name.endswith(_SELF)]
     found = tuple(network.get_submodule(name.removesuffix(".processor")) for name in names)
     return Sites(found, int(network.config.cross_attention_dim), compiled(network))

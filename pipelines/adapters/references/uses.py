@@ -5,7 +5,6 @@ import torch
 from pipelines.adapters.opened import Find
 from pipelines.adapters.references.image_prompt import ImagePrompt
 from pipelines.adapters.references.part import ReferencePart
-from pipelines.adapters.references.sites import check, cross_attentions
 from pipelines.contract.request import ImageRequest
 from pipelines.families.family import Family
 
@@ -15,16 +14,13 @@ def parts(request: ImageRequest, family: Family, find: Find) -> tuple[ReferenceP
 
     Raises `Unsupported` for an adapter that fits another model of this family, but not this one.
     """
-    if not request.references:
-        return ()
-    sites = cross_attentions(family.network)
     found: list[ReferencePart] = []
     for use in request.references:
         prompt = find(use.card)
         if not isinstance(prompt, ImagePrompt):
             msg = f"unreachable: {use.card.name!r} was opened as something else"
             raise TypeError(msg)
-        check(use.card.name, prompt.layout, sites)
+        sites = prompt.sites(family.network)
         if use.weight == 0.0:
             continue
         tokens = torch.cat([prompt.tokens(picture) for picture in use.pictures], dim=1)
