@@ -88,6 +88,7 @@ class _Site:
             raise RuntimeError(msg)
         for group, layer in self._groups:
             own = self._ask(queries[group.rows], layer(group.tokens))
+            # In place: nobody else has it, and the rows without pictures are not even copied.
             answer.index_copy_(0, group.rows, answer[group.rows] + (own * group.weights).to(answer.dtype))
 
     def _ask(self, queries: torch.Tensor, keys_and_values: torch.Tensor) -> torch.Tensor:
