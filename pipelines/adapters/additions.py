@@ -10,7 +10,7 @@ import msgspec
 
 from pipelines.adapters.control.part import ControlPart
 from pipelines.adapters.lora import LoraPart
-from pipelines.adapters.reference import ReferencePart
+from pipelines.adapters.references.part import ReferencePart
 
 
 class Additions(msgspec.Struct, frozen=True):

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from pipelines.adapters import lora, reference
+from pipelines.adapters import lora
 from pipelines.adapters.additions import Additions
 from pipelines.adapters.control.residuals import residuals
+from pipelines.adapters.references import attending
 from pipelines.families.conditioning import Conditioning
 from pipelines.families.family import Family
 
@@ -50,6 +51,6 @@ def _forward(  # noqa: PLR0917 - as `evaluate`
     added = residuals(family, latents, timesteps, conditioning, [each.controls for each in additions])
     with (
         lora.applied([each.loras for each in additions]),
-        reference.applied(family.network, [each.references for each in additions]),
+        attending.applied([each.references for each in additions]),
     ):
         return family.evaluate(latents, timesteps, conditioning, skip_layers, added)

@@ -1,19 +1,21 @@
 """Adapters on the device, as rows find them."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from pipelines.adapters import lora, reference
+from pipelines.adapters import lora
 from pipelines.adapters.control.network import ControlNetwork
 from pipelines.adapters.control.opening import open_control
+from pipelines.adapters.references.image_prompt import ImagePrompt
+from pipelines.adapters.references.opening import open_reference
 from pipelines.contract.adapters import AdapterCard, ControlCard, LoraCard, ReferenceCard
 from pipelines.contract.errors import Unsupported
 from pipelines.families.family import Family, Progress
 
-Adapter = lora.Lora | ControlNetwork | reference.ImagePrompt
+Adapter = lora.Lora | ControlNetwork | ImagePrompt
 
 Find = Callable[[AdapterCard], Adapter]
 """The adapter of a card; it is there, for rows begin only then."""
@@ -41,8 +43,8 @@ def _stamp(card: AdapterCard) -> str:
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
-def open_adapter(card: AdapterCard, family: Family, progress: Progress) -> Adapter:
-    """The adapter of ``card``, fit for ``family``'s network, on its device.
+def open_adapter(card: AdapterCard, family: Family, progress: Progress, others: Sequence[Adapter] = ()) -> Adapter:
+    """The adapter of ``card``, fit for ``family``'s network, on its device; it shares with ``others`` what it can.
 
     Raises `ModelLoadFailed` for what cannot be read, `Unsupported` for what was made for other models.
     """
@@ -52,7 +54,8 @@ def open_adapter(card: AdapterCard, family: Family, progress: Progress) -> Adapt
         case ControlCard():
             return open_control(card, family, progress)
         case ReferenceCard():
-            return reference.open_reference(card, family, progress)
+            encoders = [other.encoder for other in others if isinstance(other, ImagePrompt)]
+            return open_reference(card, family, progress, encoders)
         case _:
             msg = "Upscalers are not supported yet."
             raise Unsupported(msg, param="upscale")

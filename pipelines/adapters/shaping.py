@@ -4,6 +4,7 @@ from pipelines.adapters import lora
 from pipelines.adapters.additions import UNSHAPED, Shaping
 from pipelines.adapters.control import preparing
 from pipelines.adapters.opened import Find
+from pipelines.adapters.references import uses
 from pipelines.contract.request import ImageRequest
 from pipelines.families.family import Family
 
@@ -15,4 +16,5 @@ def shaping(request: ImageRequest, family: Family, find: Find) -> Shaping:
     """
     loras = lora.parts(request, find)
     controls = preparing.parts(request, family, find, (request.width, request.height))
-    return Shaping(loras, controls) if loras or controls else UNSHAPED
+    references = uses.parts(request, family, find)
+    return Shaping(loras, controls, references) if loras or controls or references else UNSHAPED

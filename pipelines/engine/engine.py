@@ -7,6 +7,7 @@ scheduler.
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from pipelines.adapters.references import asked
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.control_rules import check_controls
 from pipelines.contract.errors import (
@@ -156,7 +157,7 @@ class Engine:
                 return UnknownModel(f"Model {model!r} is not known here.", param=param)
         if request.id in self._tracker:
             return InvalidRequest(f"Request {request.id!r} is already in flight.")
-        mistake = _mistake(request)
+        mistake = _mistake(request) or asked.mistake(request, self._models.family(request.model))
         if mistake is not None:
             return mistake
         try:

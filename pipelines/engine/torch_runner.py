@@ -100,13 +100,13 @@ class TorchRunner:
 
     def open_adapter(self, model: str, card: AdapterCard) -> Callable[[LoadProgress], OpenAdapter]:
         """Open it for the network of ``model``; touches nothing that batches use."""
-        family = self._models[model].family
+        family, others = self._models[model].family, tuple(self._adapters.values())
 
         def work(progress: LoadProgress) -> OpenAdapter:
             if self._device.type == "cuda":
                 torch.cuda.set_device(self._device)
             try:
-                return opened.open_adapter(card, family, progress)
+                return opened.open_adapter(card, family, progress, others)
             except AquatintError as error:
                 raise _cause(error) from error
             except RuntimeError as error:

@@ -1,6 +1,7 @@
 """torch.compile for a network's repeated blocks, and the first forwards that pay for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ def compile_blocks(network: Any, **options: Any) -> None:
 
     Raises `ModelLoadFailed` for a network that names no such blocks.
     """
-    blocks = _repeated_blocks(network)
+    names = getattr(network, "_repeated_blocks", None) or getattr(network, "_no_split_modules", None) or ()
+    blocks = [module for module in network.modules() if type(module).__name__ in names]
     if not blocks:
         msg = f"compile: blocks is not possible for {type(network).__name__}: it names no repeated blocks."
         raise ModelLoadFailed(msg)
@@ -30,14 +32,22 @@ def compile_blocks(network: Any, **options: Any) -> None:
         block.compile(**options)
 
 
-def compiled_blocks(network: Any) -> list[Any]:
-    """Those of its blocks that `compile_blocks` has had compiled."""
-    return [block for block in _repeated_blocks(network) if block._compiled_call_impl is not None]  # noqa: SLF001 - no public face
+def compiled(network: Any) -> tuple[Any, ...]:
+    """The blocks of ``network`` that `compile_blocks` has had compiled."""
+    return tuple(module for module in network.modules() if module._compiled_call_impl is not None)  # noqa: SLF001
 
 
-def _repeated_blocks(network: Any) -> list[Any]:
-    names = getattr(network, "_repeated_blocks", None) or getattr(network, "_no_split_modules", None) or ()
-    return [module for module in network.modules() if type(module).__name__ in names]
+@contextmanager
+def as_written(blocks: Sequence[Any]) -> Iterator[None]:
+    """Within it ``blocks``, which are compiled, run as they are written: compiled code does not notice hooks that come and go."""
+    calls = [block._compiled_call_impl for block in blocks]  # noqa: SLF001 - torch has no public word for it
+    for block in blocks:
+        block._compiled_call_impl = None  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for block, call in zip(blocks, calls, strict=True):
+            block._compiled_call_impl = call  # noqa: SLF001
 
 
 def rows_to_warm(card: ModelCard, buckets: Sequence[int]) -> list[int]:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import pickle
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,11 @@ def _load(source: Path) -> Any:
 
 
 def _tensors(loaded: Any) -> tuple[dict[str, torch.Tensor], int]:
-    """The tensors without the ``state_dict`` around them, each with memory of its own; how much else there was."""
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    """The tensors without the ``state_dict`` around them, each with memory of its own; how much else there was.
+
+    Those of a dictionary within (IP-Adapters have two) are called by both names, with a dot between them.
+    """
+    state = dict(_flat(loaded.get("state_dict", loaded))) if isinstance(loaded, dict) else {}
     found: dict[str, torch.Tensor] = {}
     taken: set[int] = set()
     for name, value in state.items():
@@ -111,6 +115,14 @@ def _tensors(loaded: Any) -> tuple[dict[str, torch.Tensor], int]:
         found[name] = tensor if alone else tensor.clone()
         taken.add(place)
     return found, len(state) - len(found)
+
+
+def _flat(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _what_then(source: Path) -> str:

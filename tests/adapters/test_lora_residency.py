@@ -21,7 +21,7 @@ from pipelines.contract.request import Sampling
 from pipelines.engine.adapters import Adapters
 from pipelines.engine.engine import Engine
 from pipelines.engine.loader import InlineLoader
-from pipelines.families.compiling import compile_blocks, compiled_blocks
+from pipelines.families.compiling import compile_blocks, compiled
 from pipelines.families.sd import StableDiffusion
 
 
@@ -239,9 +239,7 @@ def test_compiled_blocks_step_aside_for_loras_and_come_back(tmp_path, tiny):
 
     torch._dynamo.reset()
     compile_blocks(unet, backend=backend)
-    assert len(compiled_blocks(unet)) == len(
-        [module for module in unet.modules() if type(module).__name__ in unet._repeated_blocks]
-    )
+    assert len(compiled(unet)) == len([module for module in unet.modules() if type(module).__name__ in unet._repeated_blocks])
     device = Device(StableDiffusion(unet, tiny.vae, tiny.text_encoder, tiny.tokenizer, tiny.scheduler.config))
     # With a LoRA first: a block that is compiled with a hook in it would keep it.
     for loras in ((use(path, "sd"),), (), (use(path, "sd"),), ()):

@@ -8,7 +8,7 @@ import torch
 from pipelines.contract.catalog import Compile, Defaults, Limits, ModelCard
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.contract.family import Family
-from pipelines.families.compiling import compile_blocks, rows_to_warm, warm_up
+from pipelines.families.compiling import as_written, compile_blocks, compiled, rows_to_warm, warm_up
 from pipelines.families.conditioning import Conditioning
 
 
@@ -80,6 +80,26 @@ def test_repeated_blocks_are_compiled_and_nothing_else(network):
     assert network.first._compiled_call_impl is not None
     assert network.last._compiled_call_impl is None
     assert network._compiled_call_impl is None
+
+
+def test_compiled_blocks_run_as_they_are_written_for_a_while():
+    network, calls = Network(), []
+
+    def backend(graph, inputs):
+        return lambda *args: calls.append(1) or graph.forward(*args)
+
+    x = torch.randn(3, 2)
+    compile_blocks(network, backend=backend)
+    wanted = network(x)
+    assert compiled(network) == (network.first, network.second)
+    calls.clear()
+    with as_written(compiled(network)):
+        handle = network.first.register_forward_hook(lambda _module, _inputs, output: output + 1)
+        assert not torch.equal(network(x), wanted), "the hook was not noticed"
+        handle.remove()
+        assert not calls
+    assert torch.equal(network(x), wanted)
+    assert len(calls) == 2
 
 
 def test_a_network_without_repeated_blocks_is_told():

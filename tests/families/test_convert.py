@@ -52,6 +52,16 @@ def test_every_tensor_is_kept_and_the_rest_left_out(tmp_path, modern):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.ckpt", "x.safetensors"]
 
 
+def test_dictionaries_within_are_part_of_the_names(tmp_path):
+    source, target = tmp_path / "ip-adapter.bin", tmp_path / "ip-adapter.safetensors"
+    torch.save({"image_proj": {"proj.weight": torch.ones(2)}, "ip_adapter": {"1.to_k_ip.weight": torch.zeros(3)}}, source)
+    assert "2 tensors" in convert(source, target)
+    assert {name: len(tensor) for name, tensor in load_file(target).items()} == {
+        "image_proj.proj.weight": 2,
+        "ip_adapter.1.to_k_ip.weight": 3,
+    }
+
+
 def test_training_callbacks_are_left_out_unseen(tmp_path, monkeypatch):
     import types
 

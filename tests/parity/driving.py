@@ -35,6 +35,7 @@ class Result:
     def __init__(self, runner: Recording, events: Sequence[Event]) -> None:
         self.latents = runner.final
         self.batches = runner.batches
+        self.runner = runner
         self.events = events
         self.failed = {event.id: event.error for event in events if isinstance(event, Failed)}
         self.pixels: dict[RowId, np.ndarray] = {
@@ -53,9 +54,10 @@ def run(
     join: Sequence[int] | None = None,
     max_rows: int = 16,
     policy: Policy = Policy(),  # noqa: B008 - frozen
+    recording: type[Recording] = Recording,
 ) -> Result:
     """Everything the engine does with ``requests``, each added before the batch whose number ``join`` gives."""
-    runner = Recording(next(iter(families.values())).device)
+    runner = recording(next(iter(families.values())).device)
     scheduler = Scheduler(policy)
     engine = Engine(runner, scheduler)
     for name, family in families.items():

@@ -13,6 +13,7 @@ import torch
 
 from pipelines.adapters.lora.layers import Layer, LowRank
 from pipelines.adapters.lora.parts import Layers, LoraPart
+from pipelines.families.compiling import as_written
 
 _HOOK = -1
 """The hook's place in a module's table; torch numbers its own from 0 up."""
@@ -195,7 +196,7 @@ def applied(rows: Sequence[tuple[LoraPart, ...]]) -> Iterator[None]:
         for module, uses in _uses([(part.lora.network, part.weight) for part in own]).items():
             hooks.setdefault(module, Addition(frame)).add(tuple(uses), place)
     blocks = {block for own in companies for part in own for held in part.lora.compiled if (block := held()) is not None}
-    with _uncompiled(blocks), _hooked(hooks):
+    with as_written(list(blocks)), _hooked(hooks):
         yield
 
 
@@ -231,16 +232,3 @@ def _hooked(hooks: Mapping[Any, Addition]) -> Iterator[None]:
     finally:
         for module in hooks:
             module._forward_hooks.pop(_HOOK, None)  # noqa: SLF001
-
-
-@contextmanager
-def _uncompiled(blocks: set[Any]) -> Iterator[None]:
-    """``blocks`` run as they were written."""
-    calls = {block: block._compiled_call_impl for block in blocks}  # noqa: SLF001 - where Module.compile keeps it
-    try:
-        for block in blocks:
-            block._compiled_call_impl = None  # noqa: SLF001
-        yield
-    finally:
-        for block, call in calls.items():
-            block._compiled_call_impl = call  # noqa: SLF001

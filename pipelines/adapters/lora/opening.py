@@ -16,7 +16,7 @@ from pipelines.adapters.lora.places import Place, Places
 from pipelines.adapters.lora.reading import Module, Scales, grouped, some
 from pipelines.contract.adapters import LoraCard
 from pipelines.contract.errors import ModelLoadFailed, Unsupported
-from pipelines.families.compiling import compiled_blocks
+from pipelines.families.compiling import compiled
 from pipelines.families.family import Family, Progress
 from pipelines.families.weights_file import inspect
 
@@ -65,7 +65,7 @@ def _open(card: LoraCard, family: Family, progress: Progress) -> Lora:
                 raise ModelLoadFailed(msg)
             scale = scales.of(part, place.path, len(read[Slot.DOWN])) if Slot.DOWN in read else None
             bound[place.module] = _layer(builder, read, place, scale)
-    return Lora(network, text, compiled_blocks(family.network))
+    return Lora(network, text, compiled(family.network))
 
 
 def _check_origin(shapes: Mapping[str, tuple[int, ...]], family: Family) -> None:
