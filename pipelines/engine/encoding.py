@@ -3,19 +3,22 @@
 The order in which an image draws its random numbers is the order of diffusers' pipelines, so that the same seed gives the same
 picture: txt2img draws the noise; img2img the latents of the picture, then the noise; inpainting with four channels the same
 and then, for nothing, the latents of the masked picture; with nine channels the picture (unless strength is 1), the noise, the
-masked picture.
+masked picture. Inpainting at full strength begins with the noise alone, as there; where other content than the picture is
+asked for, which diffusers has not, that content is under the noise.
 """
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
+from pipelines.adapters import inpainting
 from pipelines.adapters.opened import Find
 from pipelines.adapters.shaping import shaping
 from pipelines.contract.catalog import Emphasis, ModelCard
 from pipelines.contract.errors import InvalidRequest, Unsupported
 from pipelines.contract.family import Family as Architecture
+from pipelines.contract.inpainting import MaskedContent
+from pipelines.contract.request import Init
 from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.row import Row
 from pipelines.engine.state import Kept, RowState, Timeline
@@ -76,11 +79,11 @@ class Encoder:
         kept, channels = None, None
         if init is None:
             latents = solver.initial(noise.draw(shape))
-        elif init.mask is None:
+        elif not init.inpaints:
             picture = self._sample(encode(pictures.init_pixels(init, row.key.width, row.key.height)), noise)
             latents = solver.noised(picture, noise.draw(shape))
         else:
-            latents, kept, channels = self._inpaint(row, solver, noise, encode)
+            latents, kept, channels = self._inpaint(init, shape, solver, noise, encode)
         if family.facts.inpainting and channels is None:
             channels = self._blank(row, encode)
         return RowState(
@@ -92,7 +95,7 @@ class Encoder:
             guidance_rescale=request.sampling.guidance_rescale,
             kept=kept,
             channels=channels,
-            paste=init if init is not None and init.mask is not None and init.keep_unmasked else None,
+            paste=init if init is not None and inpainting.puts_back(init) else None,
             skip_layers=request.sampling.skip_layers,
             shaping=shaping(request, family, find),
         )
@@ -148,31 +151,28 @@ class Encoder:
         )
 
     def _inpaint(
-        self, row: Row, solver: Solver, noise: Noise, encode: Encode
+        self, init: Init, shape: tuple[int, int, int, int], solver: Solver, noise: Noise, encode: Encode
     ) -> tuple[torch.Tensor, Kept | None, torch.Tensor | None]:
-        init = row.request.init
-        if init is None:
-            msg = "inpainting needs a picture"
-            raise ValueError(msg)
-        family, size = self._family, (row.key.width, row.key.height)
-        pixels = pictures.init_pixels(init, *size)
-        mask = pictures.mask_pixels(init, *size)
-        whole = init.strength >= 1.0
+        """Latents of ``shape``, what is blended into them, and the channels beside them."""
+        family = self._family
+        asked = inpainting.prepared(init, shape[3] * family.vae.scale, shape[2] * family.vae.scale)
+        small = asked.shrunk(*shape[2:]).to(family.device)
+        mask = small.to(family.dtype)
+        whole = init.strength >= 1.0 and asked.content is MaskedContent.ORIGINAL
         nine = family.facts.inpainting
-        picture = None if nine and whole else self._sample(encode(pixels), noise)
-        shape = (1, family.vae.channels, size[1] // family.vae.scale, size[0] // family.vae.scale)
+        picture = None if nine and whole and not asked.soft else self._sample(encode(asked.pixels), noise)
         drawn = noise.draw(shape)
+        kept = None
+        if picture is not None:
+            picture = asked.begun(picture, mask, drawn)
+            kept = Kept(small if asked.soft else mask, picture, drawn, soft=asked.soft)
         latents = solver.initial(drawn) if whole or picture is None else solver.noised(picture, drawn)
-        small = F.interpolate(mask, size=shape[-2:]).to(family.device, family.dtype)
-        if nine:
-            masked = self._sample(encode(pixels * (mask < 0.5)), noise)  # noqa: PLR2004 - half
-            return latents, None, torch.cat([small, masked], dim=1)
-        # diffusers encodes the masked picture here and does not use it; only the draw matters, for what is drawn later.
-        noise.draw(shape)
-        if picture is None:
-            msg = "unreachable: four channels always encode the picture"
-            raise ValueError(msg)
-        return latents, Kept(small, picture, drawn), None
+        if not nine:
+            # diffusers encodes the masked picture here and does not use it; only the draw matters, for what is drawn later.
+            noise.draw(shape)
+            return latents, kept, None
+        channels = torch.cat([(mask > 0).to(family.dtype), self._sample(encode(asked.shown), noise)], dim=1)
+        return latents, kept if asked.soft else None, channels
 
     def _blank(self, row: Row, encode: Encode) -> torch.Tensor:
         """What a nine-channel network gets without a mask: everything is to be painted, nothing is known."""
