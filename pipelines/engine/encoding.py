@@ -160,19 +160,23 @@ class Encoder:
         mask = small.to(family.dtype)
         whole = init.strength >= 1.0 and asked.content is MaskedContent.ORIGINAL
         nine = family.facts.inpainting
-        picture = None if nine and whole and not asked.soft else self._sample(encode(asked.pixels), noise)
+        picture = None if nine and whole else self._sample(encode(asked.pixels), noise)
         drawn = noise.draw(shape)
-        kept = None
+        latents = solver.initial(drawn)
         if picture is not None:
             picture = asked.begun(picture, mask, drawn)
-            kept = Kept(small if asked.soft else mask, picture, drawn, soft=asked.soft)
-        latents = solver.initial(drawn) if whole or picture is None else solver.noised(picture, drawn)
-        if not nine:
-            # diffusers encodes the masked picture here and does not use it; only the draw matters, for what is drawn later.
-            noise.draw(shape)
-            return latents, kept, None
+            latents = latents if whole else solver.noised(picture, drawn)
+            if not nine:
+                # diffusers encodes the masked picture here and does not use it; only the draw matters, for what is drawn later.
+                noise.draw(shape)
+                return latents, Kept(small if asked.soft else mask, picture, drawn, soft=asked.soft), None
         channels = torch.cat([(mask > 0).to(family.dtype), self._sample(encode(asked.shown), noise)], dim=1)
-        return latents, kept if asked.soft else None, channels
+        if not asked.soft:
+            return latents, None, channels
+        if picture is None:
+            picture = self._sample(encode(asked.pixels), noise)
+        # What the mask keeps wholly is left to the network, as without softness: nothing is blended in there.
+        return latents, Kept(torch.where(small > 0, small, 1.0), picture, drawn, soft=True), channels
 
     def _blank(self, row: Row, encode: Encode) -> torch.Tensor:
         """What a nine-channel network gets without a mask: everything is to be painted, nothing is known."""
