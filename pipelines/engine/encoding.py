@@ -57,6 +57,7 @@ class Encoder:
         self.reader = Reader(family, Emphasis.ORIGINAL if card is None else card.emphasis, inversions)
         self._family = family
         self._schedulers = Schedulers(family.scheduler_config)
+        self._ready: tuple[Init, inpainting.Repainting] | None = None
 
     def state(self, row: Row, encode: Encode, find: Find) -> RowState:
         """The state in which ``row`` begins; ``encode`` gives the latent moments of pixels [1, 3, H, W], ``find`` its adapters.
@@ -155,7 +156,7 @@ class Encoder:
     ) -> tuple[torch.Tensor, Kept | None, torch.Tensor | None]:
         """Latents of ``shape``, what is blended into them, and the channels beside them."""
         family = self._family
-        asked = inpainting.prepared(init, shape[3] * family.vae.scale, shape[2] * family.vae.scale)
+        asked = self._prepared(init, shape[3] * family.vae.scale, shape[2] * family.vae.scale)
         small = asked.shrunk(*shape[2:]).to(family.device)
         mask = small.to(family.dtype)
         whole = init.strength >= 1.0 and asked.content is MaskedContent.ORIGINAL
@@ -177,6 +178,12 @@ class Encoder:
             picture = self._sample(encode(asked.pixels), noise)
         # What the mask keeps wholly is left to the network, as without softness: nothing is blended in there.
         return latents, Kept(torch.where(small > 0, small, 1.0), picture, drawn, soft=True), channels
+
+    def _prepared(self, init: Init, width: int, height: int) -> inpainting.Repainting:
+        """``init`` made ready; the images of one request share it."""
+        if self._ready is None or self._ready[0] is not init or self._ready[1].pixels.shape[-2:] != (height, width):
+            self._ready = (init, inpainting.prepared(init, width, height))
+        return self._ready[1]
 
     def _blank(self, row: Row, encode: Encode) -> torch.Tensor:
         """What a nine-channel network gets without a mask: everything is to be painted, nothing is known."""
