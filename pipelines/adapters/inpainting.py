@@ -14,7 +14,7 @@ from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.inpainting import MaskedContent
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import Init
-from pipelines.families.pictures import as_pixels, fit, to_image, to_picture
+from pipelines.families.pictures import as_mode, as_pixels, fit, to_image, to_picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +83,23 @@ def put_back(init: Init, made: Picture, width: int, height: int) -> Picture:
     With ONLY_MASKED it is put back into the picture (grown by the margins), which keeps its own size. ``made`` may have been
     enlarged since: then so is everything else.
     """
-    soft = init.masking.soft
-    image = to_image(made)
+    soft, image = init.masking.soft, to_image(made)
     if init.masking.only_masked:
         _, whole, box = _only_masked(init, width, height)
-        image = region.put_in(whole.picture, box, image)
+        image = region.fit_back(image, box)
     else:
         whole = _whole(init, made.width, made.height, made.width / width)
-    mask = whole.mask if soft or init.masking.blur > 0 else cut(whole.mask)
-    return to_picture(Image.composite(image, whole.picture, opacity(mask, soft=soft)))
+        box = (0, 0, made.width, made.height)
+    mask = whole.mask.crop(box)
+    if not soft and init.masking.blur == 0:
+        mask = cut(mask)
+    whole.picture.paste(image, box[:2], opacity(mask, soft=soft))
+    return to_picture(whole.picture)
 
 
 @dataclass(frozen=True, slots=True)
 class _Laid:
-    """A picture, its mask with all that was done to it, and its margins, all of one size."""
+    """A picture of its own, its mask with all that was done to it, and its margins, all of one size."""
 
     picture: Image.Image
     mask: Image.Image
@@ -105,8 +108,8 @@ class _Laid:
 
 def _laid(init: Init) -> _Laid:
     """Everything at the picture's own size, grown by the margins; nothing is done to the mask."""
-    picture = to_image(init.picture).convert("RGB")
-    mask = Image.new("L", picture.size, 0) if init.mask is None else to_image(init.mask).convert("L")
+    picture = as_mode(to_image(init.picture), "RGB")
+    mask = Image.new("L", picture.size, 0) if init.mask is None else as_mode(to_image(init.mask), "L")
     if mask.size != picture.size:
         mask = mask.resize(picture.size, Image.Resampling.LANCZOS)
     if init.outpaint is None:

@@ -1,5 +1,7 @@
 """Masks as 8-bit grey pictures: 255 is repainted, 0 is kept."""
 
+import math
+
 import numpy as np
 from PIL import Image, ImageFilter
 from scipy import ndimage
@@ -9,6 +11,8 @@ from pipelines.contract.inpainting import Masking
 HALF = 128
 _TAIL = 2
 """So many standard deviations from its edge a blurred mask is as good as white."""
+_REACH, _SPARE = 3, 4
+"""Pillow's blur, three box blurs, reaches so many standard deviations far, and so many pixels."""
 _FEATHER = 8
 """A soft mask's greys below one such part of white are where old and new pixels are mixed."""
 
@@ -23,13 +27,21 @@ def edited(mask: Image.Image, masking: Masking, margins: Image.Image | None = No
         mask = cut(mask)
     if masking.invert:
         mask = mask.point(lambda level: 255 - level)
-    blur = masking.blur * scale
+    grow, blur = round(masking.grow * scale), masking.blur * scale
     if margins is not None:
         mask = lighter(mask, widened(margins, round(_TAIL * blur)))
-    mask = widened(mask, round(masking.grow * scale))
+    box = mask.getbbox()
+    if box is None:
+        return mask
+    # Large pictures with small masks are usual: what stays black all around is left alone.
+    reach = abs(grow) + math.ceil(_REACH * blur) + _SPARE
+    box = (max(box[0] - reach, 0), max(box[1] - reach, 0), min(box[2] + reach, mask.width), min(box[3] + reach, mask.height))
+    part = widened(mask.crop(box), grow)
     if blur > 0:
-        mask = mask.filter(ImageFilter.GaussianBlur(blur))
-    return mask if margins is None else lighter(mask, margins)
+        part = part.filter(ImageFilter.GaussianBlur(blur))
+    result = Image.new("L", mask.size, 0)
+    result.paste(part, box[:2])
+    return result if margins is None else lighter(result, margins)
 
 
 def cut(mask: Image.Image) -> Image.Image:

@@ -48,13 +48,10 @@ def cut_out(image: Image.Image, box: Box, width: int, height: int) -> Image.Imag
     return fit(image.crop(box), width, height, Resize.STRETCH if _alike(box, width, height) else Resize.FILL)
 
 
-def put_in(canvas: Image.Image, box: Box, image: Image.Image) -> Image.Image:
-    """A copy of ``canvas`` with ``image`` in the place that `cut_out` took it from."""
-    width, height = box[2] - box[0], box[3] - box[1]
+def fit_back(image: Image.Image, box: Box) -> Image.Image:
+    """What `cut_out` took from ``box``, worked on since, at the size of the box again."""
     how = Resize.STRETCH if _alike(box, *image.size) else Resize.CROP
-    result = canvas.copy()
-    result.paste(fit(image, width, height, how), box[:2])
-    return result
+    return fit(image, box[2] - box[0], box[3] - box[1], how)
 
 
 def _alike(box: Box, width: int, height: int) -> bool:

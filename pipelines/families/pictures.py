@@ -48,4 +48,9 @@ def to_image(picture: Picture) -> Image.Image:
 
 def to_picture(image: Image.Image) -> Picture:
     """The contract's form of an RGB ``image``."""
-    return Picture(width=image.width, height=image.height, mode="RGB", data=image.convert("RGB").tobytes())
+    return Picture(width=image.width, height=image.height, mode="RGB", data=as_mode(image, "RGB").tobytes())
+
+
+def as_mode(image: Image.Image, mode: str) -> Image.Image:
+    """``image`` in ``mode``: itself where it is so already, which Pillow would copy."""
+    return image if image.mode == mode else image.convert(mode)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from pipelines.adapters.masks import cut, edited, opacity, widened
@@ -45,6 +47,21 @@ def test_the_order_is_invert_grow_blur():
     masking = Masking(invert=True, grow=2, blur=1.5)
     inverted = square().point(lambda level: 255 - level)
     assert edited(square(), masking) == widened(inverted, 2).filter(ImageFilter.GaussianBlur(1.5))
+
+
+@given(
+    box=st.tuples(*[st.integers(0, 47)] * 4),
+    grow=st.integers(-6, 9),
+    blur=st.sampled_from([0.0, 0.3, 1.0, 2.5, 7.0, 20.0]),
+    invert=st.booleans(),
+)
+def test_what_is_left_alone_all_around_would_not_have_changed(box, grow, blur, invert):
+    mask = Image.new("L", (48, 48), 0)
+    mask.paste(255, (min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]) + 1, max(box[1], box[3]) + 1))
+    wanted = widened(mask.point(lambda level: 255 - level) if invert else mask, grow)
+    if blur > 0:
+        wanted = wanted.filter(ImageFilter.GaussianBlur(blur))
+    assert np.array_equal(array(edited(mask, Masking(invert=invert, grow=grow, blur=blur))), array(wanted))
 
 
 def test_lengths_are_scaled_with_the_picture():
