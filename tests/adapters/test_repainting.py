@@ -10,6 +10,7 @@ from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.inpainting import Margins, MaskedContent, Masking
 from pipelines.contract.picture import Picture, Resize
 from pipelines.contract.request import Init
+from pipelines.engine.state import Kept
 from pipelines.families.pictures import init_pixels, to_image, to_picture
 
 
@@ -150,3 +151,11 @@ def test_an_enlarged_part_goes_back_to_its_place():
         assert (array[15:25, 52:62] == 255).all()
         changed = (array != np.asarray(banner())).any(axis=2)
         assert changed.sum() == 100
+
+
+def test_each_strength_of_a_soft_mask_has_its_turn():
+    """Kept while 1 - strength > the share of the steps that are done, as the paper says; black is never repainted."""
+    mask = torch.tensor([[[[0.0, 0.25, 0.5, 1.0]]]])
+    kept = Kept(mask, torch.zeros(1, 4, 1, 4), torch.zeros(1, 4, 1, 4), soft=True)
+    turns = {done: kept.repainted(done)[0, 0, 0].tolist() for done in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    assert turns == {0.0: [0, 0, 0, 1], 0.25: [0, 0, 0, 1], 0.5: [0, 0, 1, 1], 0.75: [0, 1, 1, 1], 1.0: [0, 1, 1, 1]}
