@@ -56,12 +56,13 @@ class Repainting:
 def prepared(init: Init, width: int, height: int) -> Repainting:
     """``init``, which must have a mask or margins, for an image worked on at ``width`` x ``height``.
 
-    Raises `InvalidRequest` for a mask that keeps everything.
+    Raises `InvalidRequest` for a mask of which nothing is left to repaint.
     """
     masking = init.masking
     laid = _only_masked(init, width, height)[0] if masking.only_masked else _whole(init, width, height, 1.0)
-    _check(laid.mask)
-    mask = _tensor(laid.mask if masking.soft else cut(laid.mask))
+    grey = laid.mask if masking.soft else cut(laid.mask)
+    _check(grey)
+    mask = _tensor(grey)
     margins = None if laid.margins is None else _tensor(laid.margins)
     pixels = as_pixels(laid.picture)
     if masking.content is MaskedContent.FILL:
@@ -139,7 +140,9 @@ def _only_masked(init: Init, width: int, height: int) -> tuple[_Laid, _Laid, reg
 
 def _check(mask: Image.Image) -> None:
     if mask.getextrema()[1] == 0:
-        msg = "The mask keeps everything: there is nothing to repaint."
+        msg = (
+            "There is nothing to repaint: the mask keeps everything, or nothing is left of it at this size, grown and blurred so."
+        )
         raise InvalidRequest(msg, param="mask")
 
 

@@ -110,6 +110,8 @@ def test_a_mask_that_keeps_everything_is_refused():
             prepared(Init(to_picture(banner()), 0.5, mask=box((120, 40), 0, 0, 0, 0), masking=masking), 64, 64)
     with pytest.raises(InvalidRequest, match="nothing to repaint"):
         prepared(Init(to_picture(banner()), 0.5, mask=box((120, 40), 0, 0, 8, 8), masking=Masking(grow=-20)), 120, 40)
+    with pytest.raises(InvalidRequest, match="nothing is left of it"):
+        prepared(Init(to_picture(banner()), 0.5, mask=box((120, 40), 40, 10, 44, 14), masking=Masking(blur=9)), 120, 40)
 
 
 @pytest.mark.parametrize(
