@@ -3,21 +3,23 @@
 The order in which an image draws its random numbers is the order of diffusers' pipelines, so that the same seed gives the same
 picture: txt2img draws the noise; img2img the latents of the picture, then the noise; inpainting with four channels the same
 and then, for nothing, the latents of the masked picture; with nine channels the picture (unless strength is 1), the noise, the
-masked picture.
+masked picture. Inpainting at full strength begins with the noise alone, as there; where other content than the picture is
+asked for, which diffusers has not, that content is under the noise.
 """
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
-from pipelines.adapters import lora
+from pipelines.adapters import inpainting, lora
 from pipelines.adapters.additions import Shaping
 from pipelines.adapters.opened import Find
 from pipelines.adapters.shaping import shaping
 from pipelines.contract.catalog import Emphasis, ModelCard
 from pipelines.contract.errors import InvalidRequest, Unsupported
 from pipelines.contract.family import Family as Architecture
+from pipelines.contract.inpainting import MaskedContent
+from pipelines.contract.request import Init
 from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.row import Row
 from pipelines.engine.state import Kept, RowState, Timeline
@@ -56,6 +58,7 @@ class Encoder:
         self.reader = Reader(family, Emphasis.ORIGINAL if card is None else card.emphasis, inversions)
         self._family = family
         self._schedulers = Schedulers(family.scheduler_config)
+        self._ready: tuple[Init, inpainting.Repainting] | None = None
 
     def state(self, row: Row, encode: Encode, find: Find, shaped: Shaping | None = None) -> RowState:
         """The state in which ``row`` begins; ``encode`` gives the latent moments of pixels [1, 3, H, W], ``find`` its adapters.
@@ -79,11 +82,11 @@ class Encoder:
         kept, channels = None, None
         if init is None:
             latents = solver.initial(noise.draw(shape))
-        elif init.mask is None:
+        elif not init.inpaints:
             picture = self._sample(encode(pictures.init_pixels(init, row.key.width, row.key.height)), noise)
             latents = solver.noised(picture, noise.draw(shape))
         else:
-            latents, kept, channels = self._inpaint(row, solver, noise, encode)
+            latents, kept, channels = self._inpaint(init, shape, solver, noise, encode)
         if family.facts.inpainting and channels is None:
             channels = self._blank(row, encode)
         return RowState(
@@ -95,7 +98,7 @@ class Encoder:
             guidance_rescale=request.sampling.guidance_rescale,
             kept=kept,
             channels=channels,
-            paste=init if init is not None and init.mask is not None and init.keep_unmasked else None,
+            paste=init if init is not None and inpainting.puts_back(init) else None,
             skip_layers=request.sampling.skip_layers,
             shaping=shaping(request, family, find) if shaped is None else shaped,
         )
@@ -155,31 +158,38 @@ class Encoder:
         )
 
     def _inpaint(
-        self, row: Row, solver: Solver, noise: Noise, encode: Encode
+        self, init: Init, shape: tuple[int, int, int, int], solver: Solver, noise: Noise, encode: Encode
     ) -> tuple[torch.Tensor, Kept | None, torch.Tensor | None]:
-        init = row.request.init
-        if init is None:
-            msg = "inpainting needs a picture"
-            raise ValueError(msg)
-        family, size = self._family, (row.key.width, row.key.height)
-        pixels = pictures.init_pixels(init, *size)
-        mask = pictures.mask_pixels(init, *size)
-        whole = init.strength >= 1.0
+        """Latents of ``shape``, what is blended into them, and the channels beside them."""
+        family = self._family
+        asked = self._prepared(init, shape[3] * family.vae.scale, shape[2] * family.vae.scale)
+        small = asked.shrunk(*shape[2:]).to(family.device)
+        mask = small.to(family.dtype)
+        whole = init.strength >= 1.0 and asked.content is MaskedContent.ORIGINAL
         nine = family.facts.inpainting
-        picture = None if nine and whole else self._sample(encode(pixels), noise)
-        shape = (1, family.vae.channels, size[1] // family.vae.scale, size[0] // family.vae.scale)
+        picture = None if nine and whole else self._sample(encode(asked.pixels), noise)
         drawn = noise.draw(shape)
-        latents = solver.initial(drawn) if whole or picture is None else solver.noised(picture, drawn)
-        small = F.interpolate(mask, size=shape[-2:]).to(family.device, family.dtype)
-        if nine:
-            masked = self._sample(encode(pixels * (mask < 0.5)), noise)  # noqa: PLR2004 - half
-            return latents, None, torch.cat([small, masked], dim=1)
-        # diffusers encodes the masked picture here and does not use it; only the draw matters, for what is drawn later.
-        noise.draw(shape)
+        latents = solver.initial(drawn)
+        if picture is not None:
+            picture = asked.begun(picture, mask, drawn)
+            latents = latents if whole else solver.noised(picture, drawn)
+            if not nine:
+                # diffusers encodes the masked picture here and does not use it; only the draw matters, for what is drawn later.
+                noise.draw(shape)
+                return latents, Kept(small if asked.soft else mask, picture, drawn, soft=asked.soft), None
+        channels = torch.cat([(mask > 0).to(family.dtype), self._sample(encode(asked.shown), noise)], dim=1)
+        if not asked.soft:
+            return latents, None, channels
         if picture is None:
-            msg = "unreachable: four channels always encode the picture"
-            raise ValueError(msg)
-        return latents, Kept(small, picture, drawn), None
+            picture = self._sample(encode(asked.pixels), noise)
+        # What the mask keeps wholly is left to the network, as without softness: nothing is blended in there.
+        return latents, Kept(torch.where(small > 0, small, 1.0), picture, drawn, soft=True), channels
+
+    def _prepared(self, init: Init, width: int, height: int) -> inpainting.Repainting:
+        """``init`` made ready; the images of one request share it."""
+        if self._ready is None or self._ready[0] is not init or self._ready[1].pixels.shape[-2:] != (height, width):
+            self._ready = (init, inpainting.prepared(init, width, height))
+        return self._ready[1]
 
     def _blank(self, row: Row, encode: Encode) -> torch.Tensor:
         """What a nine-channel network gets without a mask: everything is to be painted, nothing is known."""

@@ -21,6 +21,7 @@ from pipelines.contract.errors import (
     UnknownModel,
     Unsupported,
 )
+from pipelines.contract.inpainting import check
 from pipelines.contract.messages import (
     Completed,
     Event,
@@ -263,6 +264,12 @@ def _mistake(request: ImageRequest) -> AquatintError | None:
         return InvalidRequest("The refiner must take over after 0 and before 1 of the schedule.", param="refiner")
     if not request.seeds:
         return InvalidRequest("At least one seed is needed.", param="seeds")
+    init = request.init
+    if init is not None:
+        try:
+            check(init.masking, init.outpaint, (init.picture.width, init.picture.height), masked=init.mask is not None)
+        except InvalidRequest as mistake:
+            return mistake
     for param in ("hires", "upscale"):
         if getattr(request, param):
             return Unsupported(f"{param!r} is not supported yet.", param=param)

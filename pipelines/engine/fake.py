@@ -187,7 +187,7 @@ class FakeRunner:
         return Outcome(
             seconds,
             advanced={row.id: row.position for row in batch.rows},
-            pictures={row.id: gradient(row, 1.0) for row in batch.rows},
+            pictures={row.id: gradient(row, 1.0, row.request.finished_size) for row in batch.rows},
         )
 
     def drop(self, rows: Iterable[RowId]) -> None:
@@ -217,9 +217,12 @@ class FakeRunner:
         )
 
 
-def gradient(row: Row, share: float) -> Picture:
-    """Two colours of the prompt and seed, top to bottom; ``share`` of the rows are drawn, the rest is grey."""
-    width, height = row.key.width, row.key.height
+def gradient(row: Row, share: float, size: tuple[int, int] | None = None) -> Picture:
+    """Two colours of the prompt and seed, top to bottom; ``share`` of the rows are drawn, the rest is grey.
+
+    ``size`` is width and height; None for the latents' own.
+    """
+    width, height = (row.key.width, row.key.height) if size is None else size
     mark = crc32(f"{row.request.styled_prompt}\0{row.seed}".encode())
     top, bottom = (mark & 255, mark >> 8 & 255, mark >> 16 & 255), (mark >> 24 & 255, mark >> 4 & 255, mark >> 12 & 255)
     drawn = round(height * share)

@@ -26,7 +26,10 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True, frozen=True)
 class Kept:
-    """What a four-channel network keeps outside the mask: clean latents, blended back in after every evaluation."""
+    """What is kept outside the mask: clean latents, blended back in after every evaluation.
+
+    A nine-channel network keeps by itself what a mask of black and white keeps, and needs this for a soft one.
+    """
 
     mask: torch.Tensor
     """[1, 1, h, w]; 1 is repainted."""
@@ -34,6 +37,18 @@ class Kept:
     """The input's latents, [1, C, h, w], scaled."""
     noise: torch.Tensor
     """The noise the row began with, so that what is kept is as noisy as what is made."""
+    soft: bool = False
+    """The mask, in float32, is for each latent the share of the steps in which it is repainted: the last ones."""
+
+    def repainted(self, done: float) -> torch.Tensor:
+        """What is repainted from here on, [1, 1, h, w] of 0 and 1, when ``done`` (0..1) of the steps are.
+
+        Differential diffusion, https://arxiv.org/abs/2306.00950, algorithm 1, but for what the mask keeps wholly: that is
+        kept to the end, where the paper leaves it to the last step. So a soft mask of black and white is a plain one.
+        """
+        if not self.soft:
+            return self.mask
+        return ((1 - self.mask <= done) & (self.mask > 0)).to(self.latents.dtype)
 
 
 @dataclass(slots=True)
@@ -146,4 +161,5 @@ class RowState:
         original = kept.latents
         if not self.solver.finished:
             original = self.solver.noised(original, kept.noise)
-        return (1 - kept.mask) * original + kept.mask * latents
+        mask = kept.repainted(self.position / self.total)
+        return (1 - mask) * original + mask * latents

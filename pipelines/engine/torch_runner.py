@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 
-from pipelines.adapters import opened
+from pipelines.adapters import inpainting, opened
 from pipelines.adapters.additions import NOTHING, Shaping
 from pipelines.adapters.evaluation import evaluate
 from pipelines.adapters.opened import Adapter, Find
@@ -24,7 +24,7 @@ from pipelines.engine.previews import Previewer
 from pipelines.engine.row import Course, RowId
 from pipelines.engine.runner import AdapterKey, DeviceFault, Loaded, LoadProgress, OpenAdapter, Shelf
 from pipelines.engine.state import Evaluation, RowState
-from pipelines.families import loading, pictures, sizes
+from pipelines.families import loading, sizes
 from pipelines.families.autoencoder import Moments
 from pipelines.families.conditioning import Conditioning, stack
 from pipelines.families.construction import undisturbed
@@ -339,7 +339,7 @@ class TorchRunner:
             height, width = pixels.shape[:2]
             picture = Picture(width=width, height=height, mode="RGB", data=pixels.numpy().tobytes())
             if state.paste is not None:
-                picture = pictures.keep_outside_mask(state.paste, picture)
+                picture = inpainting.put_back(state.paste, picture, row.request.width, row.request.height)
             work.pictures[row.id] = picture
             work.advanced[row.id] = row.position
 

@@ -43,7 +43,12 @@ class Uploads:
         return await self._run(lambda: _mask(open_image(data, param, self._max_pixels), param))
 
     async def trimmed(self, init: Init, width: int, height: int) -> Init:
-        """``init`` without pixels that a ``width`` x ``height`` image cannot show: whole factors only."""
+        """``init`` without pixels that a ``width`` x ``height`` image cannot show: whole factors only.
+
+        A picture that keeps its own size keeps all of them, and so does one with margins, which are counted in its pixels.
+        """
+        if init.masking.only_masked or init.outpaint is not None:
+            return init
         factor = min(init.picture.width // width, init.picture.height // height) // _SPARE
         if factor <= 1:
             return init

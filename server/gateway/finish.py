@@ -12,7 +12,7 @@ from server.domain.asset import Asset, Delivery
 from server.domain.call import Call
 from server.domain.ports import AssetStore
 from server.providers.provider import Provider
-from server.storage.encode import encode
+from server.storage.encode import encode, reduced
 from server.telemetry.metrics import Metrics
 
 
@@ -51,10 +51,15 @@ class Gateway:
     async def _finish(self, request: ImageRequest, delivery: Delivery, picture: Picture, seed: int) -> Asset:
         async with self._threads:
             began = time.perf_counter()
-            data = await asyncio.to_thread(encode, picture, delivery, parameters(request, seed))
+            size = delivery.size(picture.width, picture.height)
+            data = await asyncio.to_thread(_file, picture, size, delivery, parameters(request, seed))
             self._metrics.encoded(delivery.format.value, time.perf_counter() - began)
         name = await self._store.put(data, delivery.format)
-        return Asset(name, delivery.format, picture.width, picture.height, seed, len(data))
+        return Asset(name, delivery.format, *size, seed, len(data))
+
+
+def _file(picture: Picture, size: tuple[int, int], delivery: Delivery, text: str) -> bytes:
+    return encode(reduced(picture, *size), delivery, text)
 
 
 def parameters(request: ImageRequest, seed: int) -> str:

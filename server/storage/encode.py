@@ -2,7 +2,7 @@
 
 import io
 
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from pipelines.contract.picture import Picture
@@ -20,6 +20,15 @@ def enlarged(picture: Picture, width: int, height: int) -> Picture:
         return picture
     image = Image.frombytes(picture.mode, (picture.width, picture.height), picture.data)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return Picture(width, height, picture.mode, image.tobytes())
+
+
+def reduced(picture: Picture, width: int, height: int) -> Picture:
+    """``picture`` scaled down to ``width`` x ``height`` by a Lanczos filter; where shapes differ, the overhang is cut evenly."""
+    if (picture.width, picture.height) == (width, height):
+        return picture
+    image = Image.frombytes(picture.mode, (picture.width, picture.height), picture.data)
+    image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return Picture(width, height, picture.mode, image.tobytes())
 
 

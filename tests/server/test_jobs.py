@@ -1,7 +1,9 @@
 import asyncio
+import io
 
 import msgspec
 import pytest
+from PIL import Image
 
 from pipelines.contract.errors import EngineFailure, InvalidRequest, Overloaded, ShuttingDown
 from pipelines.contract.messages import Progress
@@ -59,6 +61,16 @@ class Gate:
         finally:
             self.left.set()
         return flat(request)
+
+
+async def test_a_file_is_as_small_as_its_caller_wants_it(tmp_path):
+    bench = Bench(tmp_path)
+    small = msgspec.structs.replace(order(), delivery=Delivery(width=4))
+    async with bench.jobs.running() as jobs:
+        job = await jobs.wait(await jobs.submit(small))
+    (asset,) = job.assets
+    assert (asset.width, asset.height) == (4, 4)
+    assert Image.open(io.BytesIO(await bench.store.get(asset.name))).size == (4, 4)
 
 
 async def test_a_job_ends_in_stored_assets(tmp_path):

@@ -4,11 +4,12 @@ import os
 import pytest
 from PIL import Image
 
+from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.picture import Picture
 from server.domain.asset import Delivery, Format
 from server.domain.clock import SetClock
 from server.storage.blobs import NAME, FolderStore, Retention
-from server.storage.encode import encode, enlarged
+from server.storage.encode import encode, enlarged, reduced
 
 PICTURE = Picture(16, 8, "RGB", bytes(range(128)) * 3)
 
@@ -45,6 +46,46 @@ def test_png_keeps_any_text():
 def test_enlarged():
     assert enlarged(PICTURE, 16, 8) is PICTURE
     assert (enlarged(PICTURE, 64, 32).width, enlarged(PICTURE, 64, 32).mode) == (64, "RGB")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "wanted"),
+    [
+        (None, None, (640, 480)),
+        (320, None, (320, 240)),
+        (None, 120, (160, 120)),
+        (640, 480, (640, 480)),
+        (100, 100, (100, 100)),
+        (1, None, (1, 1)),
+    ],
+)
+def test_the_size_that_a_caller_wants(width, height, wanted):
+    assert Delivery(width=width, height=height).size(640, 480) == wanted
+
+
+@pytest.mark.parametrize(("width", "height"), [(641, None), (None, 481), (64, 481), (0, None), (None, -3)])
+def test_a_size_to_grow_to_is_refused(width, height):
+    with pytest.raises(InvalidRequest) as error:
+        Delivery(width=width, height=height).size(640, 480)
+    assert error.value.param == "output.size"
+
+
+def test_reduced_by_a_good_filter():
+    """Stripes as fine as pixels become grey, where a bad filter would leave black or white."""
+    stripes = Picture(256, 256, "RGB", (b"\x00" * 3 + b"\xff" * 3) * 128 * 256)
+    small = reduced(stripes, 96, 96)
+    assert (small.width, small.height) == (96, 96)
+    assert all(110 < level < 145 for level in small.data[3 * 96 * 40 + 60 : 3 * 96 * 40 + 200])
+    assert reduced(stripes, 256, 256) is stripes
+
+
+def test_another_shape_cuts_the_overhang_evenly():
+    halves = Image.new("RGB", (200, 100), "red")
+    halves.paste("blue", (100, 0, 200, 100))
+    small = reduced(Picture(200, 100, "RGB", halves.tobytes()), 50, 50)
+    image = Image.frombytes("RGB", (50, 50), small.data)
+    assert image.getpixel((5, 25)) == (255, 0, 0)
+    assert image.getpixel((44, 25)) == (0, 0, 255)
 
 
 def store(folder, clock, seconds=100.0, size=10_000):

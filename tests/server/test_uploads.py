@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from pipelines.contract.errors import BadPicture, TooLarge
+from pipelines.contract.inpainting import Margins, Masking
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import Init
 from server.api.uploads import Uploads
@@ -111,3 +112,12 @@ async def test_pixels_that_cannot_be_seen_are_left_out(size, target, left):
     pictures = [Picture(*size, mode, bytes(size[0] * size[1] * len(mode))) for mode in ("RGB", "L")]
     trimmed = await Uploads(10_000_000, Metrics()).trimmed(Init(pictures[0], mask=pictures[1]), *target)
     assert (trimmed.picture.width, trimmed.picture.height) == (trimmed.mask.width, trimmed.mask.height) == left
+
+
+async def test_a_picture_that_keeps_its_own_size_keeps_its_pixels():
+    picture, mask = (Picture(512, 512, mode, bytes(512 * 512 * len(mode))) for mode in ("RGB", "L"))
+    uploads = Uploads(10_000_000, Metrics())
+    part = Init(picture, mask=mask, masking=Masking(only_masked=True))
+    grown = Init(picture, outpaint=Margins(left=64))
+    assert await uploads.trimmed(part, 64, 64) is part
+    assert await uploads.trimmed(grown, 64, 64) is grown

@@ -14,6 +14,7 @@ from pipelines.contract.request import ImageRequest, Init, Sampling, Style
 from pipelines.contract.samplers import SamplerSpec, check, check_noise, resolve
 from server.api.openai.schemas import ImageOptions
 from server.catalog.catalog import Catalog
+from server.catalog.sizes import fit
 from server.domain.asset import Delivery, Format
 from server.domain.job import Order
 
@@ -78,20 +79,6 @@ def with_init(asked: Asked, init: Init) -> Asked:
     """The same, starting from ``init``."""
     request = msgspec.structs.replace(asked.order.request, init=init)
     return msgspec.structs.replace(asked, order=msgspec.structs.replace(asked.order, request=request))
-
-
-def fit(width: int, height: int, card: ModelCard) -> tuple[int, int]:
-    """The size nearest to ``width`` x ``height``, in shape first, that the model can make."""
-    limits = card.limits
-    multiple = card.family.multiple
-    low = math.ceil(limits.min_side / multiple) * multiple
-    scale = min(1.0, math.sqrt(limits.max_pixels / (width * height)))
-    scale = max(scale, low / min(width, height))
-    sides = [max(low, int(side * scale / multiple + 0.5) * multiple) for side in (width, height)]
-    longer = 0 if sides[0] >= sides[1] else 1
-    if sides[0] * sides[1] > limits.max_pixels:
-        sides[longer] = max(low, limits.max_pixels // sides[1 - longer] // multiple * multiple)
-    return sides[0], sides[1]
 
 
 def steps_for(quality: str | None, card: ModelCard) -> int:
