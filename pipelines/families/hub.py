@@ -32,6 +32,9 @@ COMPONENTS = (
 IGNORED = ("*.*.safetensors",)
 """Variants such as ``model.fp16.safetensors``: the weights are cast when they are loaded."""
 
+ONE_FILE = "*.safetensors"
+"""The file of a repository that holds no other weights."""
+
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -80,6 +83,45 @@ def cached(repo: str, revision: str | None, *, only: str | None = None, without:
     except LocalEntryNotFoundError:
         return None
     return path if _complete(path, only, without) else None
+
+
+def file(repo: str, revision: str | None, name: str | None, progress: Progress) -> Path:
+    """The safetensors file ``name`` of ``repo`` as of ``revision``, or the only one that it has.
+
+    No call is made when it is in the cache. Raises `ModelLoadFailed` when it is not, and downloads are off or fail; when there
+    are several; and for a name that is none of a safetensors file.
+    """
+    if not _NAME.fullmatch(repo):
+        msg = f"'hf:{repo}' names no repository; write hf:OWNER/NAME."
+        raise ModelLoadFailed(msg)
+    if name is not None and not (name.endswith(".safetensors") and ".." not in Path(name).parts):
+        msg = f"hf:{repo}: {name!r} is no safetensors file; other formats are not loaded."
+        raise ModelLoadFailed(msg)
+    wanted = ONE_FILE if name is None else name
+    found = _cached_files(repo, revision, wanted)
+    if not found:
+        if os.environ.get(DOWNLOADS) != "1":
+            msg = f"{wanted} of hf:{repo} is not in the cache, and downloads are off (HF_HUB_OFFLINE)."
+            raise ModelLoadFailed(msg)
+        revisions = [f"--revision={revision}"] if revision else []
+        path = _download(repo, [repo, f"--file={wanted}", *revisions], progress)
+        found = sorted(path.rglob(wanted))
+    if len(found) != 1:
+        names = ", ".join(each.name for each in found)
+        msg = f"hf:{repo} has several safetensors files ({names}): say which is meant with 'file'."
+        raise ModelLoadFailed(msg)
+    return found[0]
+
+
+def _cached_files(repo: str, revision: str | None, wanted: str) -> list[Path]:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - half a second that folders need not wait for
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        path = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[wanted]))
+    except LocalEntryNotFoundError:
+        return []
+    return sorted(path.rglob(wanted))
 
 
 def _complete(path: Path, only: str | None, without: Sequence[str]) -> bool:

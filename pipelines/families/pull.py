@@ -34,11 +34,14 @@ def main() -> int:
     parser.add_argument("--revision", help="commit, tag or branch; the main branch if left out")
     parser.add_argument("--only", help="only this component, with its tokenizer")
     parser.add_argument("--without", action="append", default=[], help="not this component (repeat for more)")
+    parser.add_argument("--file", help="only this one safetensors file; a pattern that must match just one")
     parser.add_argument("--lines", action="store_true", help="progress as JSON lines")
     arguments = parser.parse_args()
     try:
         repo, _, revision = arguments.repo.partition("@")
         wanted = {"allow_patterns": hub.patterns(arguments.only, arguments.without), "ignore_patterns": list(hub.IGNORED)}
+        if arguments.file is not None:
+            wanted = {"allow_patterns": [arguments.file]}
         told = pull(repo, revision or arguments.revision, wanted, lines=arguments.lines)
     except BrokenPipeError:  # nobody waits for it any more
         return 1
@@ -68,6 +71,9 @@ def _pull(repo: str, revision: str | None, wanted: dict[str, Any], *, lines: boo
     files = snapshot_download(repo, revision=revision, dry_run=True, **wanted)
     if not any(file.filename.endswith(".safetensors") for file in files):
         return {"error": f"{repo} holds no safetensors that Aquatint could load; it reads no pickles and no variants."}
+    if "ignore_patterns" not in wanted and len(files) > 1:
+        names = ", ".join(sorted(file.filename for file in files))
+        return {"error": f"{repo} has several safetensors files ({names}): say which is meant with 'file'."}
     bar = _lines(sum(file.file_size for file in files if file.will_download)) if lines else tqdm
     path = Path(snapshot_download(repo, revision=revision, tqdm_class=bar, **wanted))
     if lines:
