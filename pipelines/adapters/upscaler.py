@@ -121,6 +121,8 @@ def _understood(card: UpscalerCard, path: Path, state: dict[str, torch.Tensor]) 
         msg = f"{name} for {descriptor.purpose} at {descriptor.scale}x: it does not enlarge pictures."
         raise ModelLoadFailed(msg, param="upscale")
     if (descriptor.input_channels, descriptor.output_channels) != (_RGB, _RGB):
-        msg = f"{name} with {descriptor.input_channels} channels in and {descriptor.output_channels} out: it must be RGB, 3 and 3."
+        msg = (
+            f"{name} with {descriptor.input_channels} channels in and {descriptor.output_channels} out: it must be RGB, 3 and 3."
+        )
         raise ModelLoadFailed(msg, param="upscale")
     return descriptor
