@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import msgspec
-import numpy as np
 import torch
-
-from pipelines.contract.picture import Picture
 
 
 class Box(msgspec.Struct, frozen=True):
@@ -87,21 +84,9 @@ class Canvas:
         shown = tile[:, : len(down), : len(across)].to("cpu", torch.float32)
         self._pixels[:, top : top + len(down), left : left + len(across)] += shown * (down[:, None] * across)
 
-    def picture(self) -> Picture:
-        """All tiles as one."""
-        return as_picture(self._pixels)
-
-
-def as_pixels(picture: Picture) -> torch.Tensor:
-    """``picture`` (RGB) as [3, H, W], float32 in 0..1, in main memory."""
-    array = np.frombuffer(picture.data, np.uint8).reshape(picture.height, picture.width, 3)
-    return torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1) / 255
-
-
-def as_picture(pixels: torch.Tensor) -> Picture:
-    """Pixels [3, H, W] in 0..1 as a picture."""
-    levels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-    return Picture(width=pixels.shape[2], height=pixels.shape[1], mode="RGB", data=levels.numpy().tobytes())
+    def pixels(self) -> torch.Tensor:
+        """All tiles as one, [3, H, W] in 0..1."""
+        return self._pixels.clamp(0, 1)
 
 
 def _starts(side: int, tile: int, overlap: int) -> tuple[int, ...]:

@@ -11,17 +11,16 @@ from contextlib import contextmanager
 import msgspec
 import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
-from PIL import Image
 
 from pipelines.adapters.opened import Find
-from pipelines.adapters.tiling import Canvas, Grid, as_pixels, cut, grid
+from pipelines.adapters.resampling import as_picture, resized
+from pipelines.adapters.tiling import Canvas, Grid, cut, grid
 from pipelines.adapters.upscaler import Upscaler
 from pipelines.contract.enlarging import Hires, Tiles, Upscale
 from pipelines.contract.picture import Picture
 from pipelines.engine.row import Row, RowId
 from pipelines.engine.state import RowState
 from pipelines.families.family import Family
-from pipelines.families.pictures import to_image, to_picture
 from pipelines.sampling.noise import Noise
 
 _MULTIPLE = 8
@@ -48,62 +47,59 @@ def enlarged(latents: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tens
 class Enlarging:
     """One picture on its way to its new size. Mutable; owned by the runner."""
 
-    __slots__ = ("_canvas", "_grid", "_left", "_pixels", "_size", "_upscaler", "picture")
+    __slots__ = ("_canvas", "_grid", "_left", "_size", "_upscaler", "pixels")
 
-    def __init__(self, picture: Picture, wanted: Hires | Upscale, upscaler: Upscaler | None) -> None:
-        """Enlarge ``picture`` (RGB) to the size of ``wanted``: by ``upscaler`` and a filter, or by the filter alone."""
-        self.picture = picture
-        """As it is now."""
+    def __init__(self, pixels: torch.Tensor, wanted: Hires | Upscale, upscaler: Upscaler | None) -> None:
+        """Enlarge ``pixels`` [3, h, w] to the size of ``wanted``: by ``upscaler`` and a filter, or by the filter alone."""
+        self.pixels = pixels
+        """As it is now, [3, H, W] in 0..1, in main memory."""
         self._size = (wanted.width, wanted.height)
         self._upscaler = upscaler
         self._grid: Grid | None = None
         self._canvas: Canvas | None = None
-        self._pixels: torch.Tensor | None = None
         self._left = 1
         if upscaler is not None:
-            self._grid = upscaler.grid(picture.width, picture.height)
+            self._grid = upscaler.grid(pixels.shape[2], pixels.shape[1])
             self._left = len(self._grid)
 
     def advance(self) -> int:
         """Do one piece, a tile through the network; returns how many are left. A piece that fails can be done again."""
         if self._upscaler is not None and self._grid is not None:
-            if self._canvas is None or self._pixels is None:
-                self._canvas, self._pixels = Canvas(self._grid, self._upscaler.scale), as_pixels(self.picture)
+            if self._canvas is None:
+                self._canvas = Canvas(self._grid, self._upscaler.scale)
             index = len(self._grid) - self._left
-            self._canvas.put(index, self._upscaler.enlarged(cut(self._pixels, self._grid.box(index))))
-            if self._left == 1:
-                self.picture = self._canvas.picture()
-                self._canvas = self._pixels = None
+            self._canvas.put(index, self._upscaler.enlarged(cut(self.pixels, self._grid.box(index))))
         self._left -= 1
-        if self._left == 0 and (self.picture.width, self.picture.height) != self._size:
-            self.picture = to_picture(to_image(self.picture).resize(self._size, Image.Resampling.LANCZOS))
+        if self._left == 0:
+            made = self.pixels if self._canvas is None else self._canvas.pixels()
+            self.pixels = resized(made, *self._size)
+            self._canvas = None
         return self._left
 
 
 class Redrawing:
     """An enlarged picture whose tiles are being drawn again by rows of their own. Mutable; owned by the runner."""
 
-    __slots__ = ("_canvas", "_grid", "_pixels", "picture")
+    __slots__ = ("_canvas", "_grid", "pixels")
 
-    def __init__(self, picture: Picture, tiles: Tiles) -> None:
-        """Cut ``picture`` (RGB) into ``tiles``."""
-        self.picture = picture
+    def __init__(self, pixels: torch.Tensor, tiles: Tiles) -> None:
+        """Cut ``pixels`` [3, H, W] in 0..1 into ``tiles``."""
+        self.pixels = pixels
         """As it is now: it changes when all tiles are there."""
-        self._pixels = as_pixels(picture)
-        self._grid = grid(picture.width, picture.height, tiles.size, tiles.overlap, _MULTIPLE)
+        self._grid = grid(pixels.shape[2], pixels.shape[1], tiles.size, tiles.overlap, _MULTIPLE)
         self._canvas = Canvas(self._grid)
 
     def tile(self, index: int) -> torch.Tensor:
-        """Tile ``index`` as it is to be redrawn, [1, 3, h, w] in -1..1."""
-        return cut(self._pixels, self._grid.box(index))[None] * 2 - 1
+        """Tile ``index`` as it is to be redrawn, [3, h, w]."""
+        return cut(self.pixels, self._grid.box(index))
 
-    def put(self, index: int, drawn: Picture) -> None:
-        """Take tile ``index`` as it has been redrawn; each just once."""
-        self._canvas.put(index, as_pixels(drawn))
+    def put(self, index: int, drawn: torch.Tensor) -> None:
+        """Take tile ``index`` as it has been redrawn, [3, h, w] in 0..1; each just once."""
+        self._canvas.put(index, drawn)
 
     def advance(self) -> int:
         """Put them together; nothing is left to do."""
-        self.picture = self._canvas.picture()
+        self.pixels = self._canvas.pixels()
         return 0
 
 
@@ -116,10 +112,13 @@ class Enlargements:
         """No row is being enlarged."""
         self._held: dict[RowId, Enlarging | Redrawing] = {}
 
-    def take(self, row: Row, picture: Picture, find: Find) -> None:
-        """``row`` has its ``picture`` but is not finished: it is a tile of its whole, or to be enlarged by what ``find`` finds."""
+    def take(self, row: Row, pixels: torch.Tensor, find: Find) -> None:
+        """``row`` has its ``pixels`` [3, H, W] but is not finished: it is a tile of its whole, or to be enlarged.
+
+        ``find`` finds the upscaler, if one is asked for.
+        """
         if row.whole is not None and row.tile is not None:
-            self._redrawing(row.whole).put(row.tile, picture)
+            self._redrawing(row.whole).put(row.tile, pixels)
             return
         wanted = row.enlarging
         if wanted is None:
@@ -129,7 +128,7 @@ class Enlargements:
         if upscaler is not None and not isinstance(upscaler, Upscaler):
             msg = "unreachable: upscaler cards open upscalers"
             raise TypeError(msg)
-        self._held[row.id] = Enlarging(picture, wanted, upscaler)
+        self._held[row.id] = Enlarging(pixels, wanted, upscaler)
 
     def advance(self, row: Row) -> int:
         """Do one piece of ``row``'s enlarging; returns how many are left."""
@@ -137,12 +136,12 @@ class Enlargements:
         left = held.advance()
         upscale = row.request.upscale
         if not left and row.request.hires is None and upscale is not None and upscale.tiles is not None and not row.tiles:
-            self._held[row.id] = Redrawing(held.picture, upscale.tiles)
+            self._held[row.id] = Redrawing(held.pixels, upscale.tiles)
         return left
 
     def picture(self, row: Row) -> Picture:
         """What has become of ``row``'s picture."""
-        return self._held[row.id].picture
+        return as_picture(self._held[row.id].pixels)
 
     @contextmanager
     def held(self, row: Row, state: RowState | None, family: Family) -> Iterator[Held | None]:
@@ -152,7 +151,7 @@ class Enlargements:
         """
         if row.whole is not None and row.tile is not None:
             pixels = self._redrawing(row.whole).tile(row.tile)
-            yield Held(Noise(row.seed, family.device, family.dtype), pixels=pixels)
+            yield Held(Noise(row.seed, family.device, family.dtype), pixels=_for_vae(pixels))
             return
         if not row.again:
             yield None
@@ -161,7 +160,7 @@ class Enlargements:
         before = noise.state()
         try:
             if row.id in self._held:
-                yield Held(noise, pixels=as_pixels(self.picture(row))[None] * 2 - 1)
+                yield Held(noise, pixels=_for_vae(self._held[row.id].pixels))
             else:
                 yield Held(noise, latents=None if state is None else state.latents)
         except BaseException:
@@ -179,3 +178,7 @@ class Enlargements:
             msg = "unreachable: tiles are those of a picture that is being redrawn"
             raise TypeError(msg)
         return held
+
+
+def _for_vae(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels[None] * 2 - 1

@@ -66,6 +66,8 @@ class Row:
     """The share of this pass's steps that is run; None for all."""
     passed: int = 0
     """Steps of the passes before this one."""
+    promised: int | None = None
+    """Steps of all passes together, once the runner has told."""
     again: bool = False
     """This is a second pass, over what the row itself holds. Its model has never been let go of since the first."""
     tile: int | None = None
@@ -132,7 +134,7 @@ class Row:
         """Steps to do in this pass: `ImageRequest.sampling.steps` less those that strength leaves out."""
         if self.course is not None:
             return self.course.steps
-        if self.tiles or self.idle:
+        if self.idle:
             return 0
         steps = self.request.sampling.steps
         return max(1, steps if self.strength is None else kept_steps(steps, self.strength))
@@ -140,8 +142,9 @@ class Row:
     @property
     def steps(self) -> int:
         """Steps to do in all passes together, those done included."""
-        ahead = sum(each.steps for each in passes.later(self.request)) if self.course is None else self.course.ahead
-        return self.passed + self.own_steps + ahead
+        if self.promised is not None:
+            return self.promised
+        return self.passed + self.own_steps + sum(each.steps for each in passes.later(self.request))
 
     @property
     def later(self) -> bool:
@@ -200,7 +203,7 @@ class Row:
         return max(self.step, self.passed + (self.position + 1) * self.own_steps // self.total)
 
     def went(self, advanced: int, switch: int | None) -> "tuple[Row, ...]":
-        """The present phase's batch went well, as `Outcome.advanced` and `Outcome.switches` tell; returns rows that come of it."""
+        """The present phase's batch went well, as `Outcome` tells; returns the rows that come of it."""
         match self.phase:
             case Phase.ENCODE:
                 self.encoded(advanced, switch)
@@ -214,6 +217,8 @@ class Row:
 
     def encoded(self, total: int, switch: int | None) -> None:
         """Ready for the model's first tick: ``total`` evaluations in this pass, the refiner from ``switch`` on."""
+        if self.course is not None:
+            self.promised = self.passed + self.course.steps + self.course.ahead
         self.total, self.switch = total, switch
         self._go_on()
 
@@ -271,9 +276,8 @@ class Row:
     def _split(self, following: "passes.Pass") -> None:
         asked = following.request
         key, first = Key(asked.model, asked.width, asked.height), len(asked.seeds) + self.image * following.rows
-        ahead = following.steps if self.course is None else self.course.ahead
         self._pass_on()
-        self.course, self.awaited = Course(0, ahead=ahead), following.rows
+        self.course, self.awaited = Course(0), following.rows
         self.tiles = tuple(
             Row((asked.id, first + tile), asked, key, self.order, strength=following.strength, tile=tile, whole=self)
             for tile in range(following.rows)

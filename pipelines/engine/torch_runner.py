@@ -12,6 +12,7 @@ from pipelines.adapters import opened
 from pipelines.adapters.additions import NOTHING
 from pipelines.adapters.evaluation import evaluate
 from pipelines.adapters.opened import Adapter, Find
+from pipelines.adapters.resampling import as_picture, as_pixels
 from pipelines.adapters.upscaler import open_upscaler
 from pipelines.contract.adapters import AdapterCard, UpscalerCard
 from pipelines.contract.catalog import ModelCard, ModelFacts
@@ -213,8 +214,8 @@ class TorchRunner:
         if row.request.init is None:
             msg = "unreachable: an idle row has a picture"
             raise ValueError(msg)
-        picture = pictures.init_picture(row.request.init, row.key.width, row.key.height)
-        self._enlargements.take(row, picture, self._finder(row.key.model))
+        pixels = pictures.init_pixels(row.request.init, row.key.width, row.key.height)[0] / 2 + 0.5
+        self._enlargements.take(row, pixels, self._finder(row.key.model))
         work.advanced[row.id], work.courses[row.id] = 0, Course(0, ahead=ahead)
 
     def _begin(self, rows: Sequence[Row], resident: Resident, work: "_Work") -> None:
@@ -344,18 +345,16 @@ class TorchRunner:
         for row in batch.rows:
             state = self._states[row.id]
             try:
-                pixels = family.vae.decode(state.latents)[0].cpu()
+                pixels = family.vae.pixels(state.latents)[0].cpu()
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue
-            height, width = pixels.shape[:2]
-            picture = Picture(width=width, height=height, mode="RGB", data=pixels.numpy().tobytes())
             if state.paste is not None:
-                picture = pictures.keep_outside_mask(state.paste, picture)
+                pixels = as_pixels(pictures.keep_outside_mask(state.paste, as_picture(pixels)))
             if row.shown:
-                work.pictures[row.id] = picture
+                work.pictures[row.id] = as_picture(pixels)
             else:
-                self._enlargements.take(row, picture, self._finder(row.key.model))
+                self._enlargements.take(row, pixels, self._finder(row.key.model))
             work.advanced[row.id] = row.position
 
     def _enlarge(self, batch: Batch, work: "_Work") -> None:

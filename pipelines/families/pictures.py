@@ -21,11 +21,6 @@ def init_pixels(init: Init, width: int, height: int) -> torch.Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0) * 2.0 - 1.0
 
 
-def init_picture(init: Init, width: int, height: int) -> Picture:
-    """The picture to begin with as it is, RGB, at ``width`` x ``height``."""
-    return to_picture(fit(to_image(init.picture).convert("RGB"), width, height, init.resize))
-
-
 def mask_pixels(init: Init, width: int, height: int) -> torch.Tensor:
     """The mask, [1, 1, height, width] float32 of 0 (keep) and 1 (repaint); ``init`` must have one."""
     if init.mask is None:
