@@ -18,8 +18,8 @@ def as_pixels(picture: Picture) -> torch.Tensor:
 
 
 def as_picture(pixels: torch.Tensor) -> Picture:
-    """Pixels [3, H, W] in 0..1 as a picture."""
-    levels = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    """Pixels [3, H, W] in 0..1, on any device, as a picture."""
+    levels = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
     return Picture(width=pixels.shape[2], height=pixels.shape[1], mode="RGB", data=levels.numpy().tobytes())
 
 

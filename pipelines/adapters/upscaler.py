@@ -5,11 +5,11 @@ be enlarged between other people's ticks (`pipelines.adapters.tiling` puts the t
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError, canonicalize_state_dict
 
 from pipelines.adapters.files import locate
 from pipelines.adapters.tiling import Grid, grid
@@ -32,9 +32,9 @@ _RGB = 3
 class Upscaler:
     """One network on its device."""
 
-    __slots__ = ("_descriptor", "bytes", "device", "dtype", "name", "scale", "tile")
+    __slots__ = ("_descriptor", "_finite", "bytes", "device", "dtype", "name", "scale", "tile")
 
-    def __init__(self, name: str, descriptor: ImageModelDescriptor[torch.nn.Module], tile: int) -> None:
+    def __init__(self, name: str, descriptor: Any, tile: int) -> None:
         """Take a loaded network; ``tile`` is in pixels of what goes in."""
         self._descriptor = descriptor
         self.name = name
@@ -44,6 +44,8 @@ class Upscaler:
         wanted = descriptor.size_requirements
         self.tile = max(tile - tile % wanted.multiple_of, wanted.minimum, _LEAST_TILE // wanted.multiple_of * wanted.multiple_of)
         """Pixels along a side of what goes through at once: as asked, or the nearest that the architecture takes."""
+        self._finite = True
+        descriptor.model.register_forward_hook(self._look)
         tensors = [*descriptor.model.parameters(), *descriptor.model.buffers()]
         self.bytes = sum(tensor.nbytes for tensor in tensors)
 
@@ -59,12 +61,17 @@ class Upscaler:
         """
         batch = pixels[None].to(self.device, self.dtype)
         made: torch.Tensor = self._descriptor(batch)
-        if not bool(torch.isfinite(made).all()) and self.dtype is not torch.float32:
+        if not self._finite and self.dtype is not torch.float32:
             made = self._in_float32(batch)
-        if not bool(torch.isfinite(made).all()):
+        if not self._finite:
             msg = f"Upscaler {self.name!r} gave no finite numbers, not even in float32."
             raise EngineFailure(msg)
         return made[0].float()
+
+    def _look(self, _module: Any, _inputs: Any, output: Any) -> None:
+        """Look for infinities before they are clamped to white."""
+        tensor = output if isinstance(output, torch.Tensor) else output[0]
+        self._finite = bool(torch.isfinite(tensor).all())
 
     def _in_float32(self, batch: torch.Tensor) -> torch.Tensor:
         model = self._descriptor.model
@@ -106,7 +113,14 @@ def open_upscaler(card: UpscalerCard, device: torch.device, progress: Progress) 
     return Upscaler(card.name, descriptor, card.tile)
 
 
-def _understood(card: UpscalerCard, path: Path, state: dict[str, torch.Tensor]) -> ImageModelDescriptor[torch.nn.Module]:
+def _understood(card: UpscalerCard, path: Path, state: dict[str, torch.Tensor]) -> Any:
+    from spandrel import (  # noqa: PLC0415 - half a second that workers without upscalers need not wait for
+        ImageModelDescriptor,
+        ModelLoader,
+        UnsupportedModelError,
+        canonicalize_state_dict,
+    )
+
     where = f"Upscaler {card.name!r}: {path}"
     try:
         descriptor = ModelLoader(torch.device("cpu")).load_from_state_dict(canonicalize_state_dict(state))

@@ -90,7 +90,7 @@ class Adapters:
             own = self._needs.get(row.id)
             if own is None:
                 model = row.key.model
-                own = tuple(_Need(self._runner.adapter_key(model, card), card, model) for card in row.request.adapters)
+                own = tuple(_Need(self._runner.adapter_key(model, card), card, model) for card in row.adapters)
             needs[row.id] = own
             if begun:
                 held.update(need.key for need in own)

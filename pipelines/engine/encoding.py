@@ -17,7 +17,6 @@ from pipelines.contract.catalog import Emphasis, ModelCard
 from pipelines.contract.errors import InvalidRequest, Unsupported
 from pipelines.contract.family import Family as Architecture
 from pipelines.contract.request import Sampling
-from pipelines.engine import passes
 from pipelines.engine.embeddings import Embeddings
 from pipelines.engine.enlarging import Held, enlarged
 from pipelines.engine.row import Row
@@ -112,7 +111,7 @@ class Encoder:
     def ahead(self, row: Row) -> int:
         """Steps of the passes that follow the present one of ``row``; what cannot be done is refused now, not when it is due."""
         steps = 0
-        for each in passes.later(row.request):
+        for each in row.to_come:
             try:
                 _check_size(each.request.width, each.request.height, self._family)
                 idle = Noise(0, self._family.device, self._family.dtype)

@@ -59,13 +59,13 @@ def tiled(request: ImageRequest, upscale: Upscale, tiles: Tiles) -> Pass:
     return Pass(msgspec.structs.replace(request, **changed), tiles.strength, "upscale", columns * rows)
 
 
-def later(request: ImageRequest) -> tuple[Pass, ...]:
-    """The passes still to come after the present one."""
+def later(request: ImageRequest, origin: ImageRequest) -> tuple[Pass, ...]:
+    """The passes that follow the one that ``request`` asks; ``origin`` is what the first pass asked, whose steps tiles take."""
     found = []
     if request.hires is not None:
         found.append(second(request, request.hires))
     if request.upscale is not None and request.upscale.tiles is not None:
-        found.append(tiled(request, request.upscale, request.upscale.tiles))
+        found.append(tiled(origin, request.upscale, request.upscale.tiles))
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ from math import inf
 
 import msgspec
 
+from pipelines.contract.adapters import AdapterCard, UpscalerCard
 from pipelines.contract.enlarging import Enlarger, Hires, Upscale
 from pipelines.contract.messages import Phase
 from pipelines.contract.request import ImageRequest
@@ -49,7 +50,7 @@ class Row:
 
     id: RowId
     request: ImageRequest
-    """What the present pass asks: the request itself, until a second pass begins."""
+    """What the present pass asks."""
     key: Key
     order: int
     """Arrival, counted over all rows."""
@@ -62,6 +63,8 @@ class Row:
     """Known once encoded, if the runner tells."""
     step: int = 0
     """Steps done, of `steps`, in all passes; never falls, even if the refiner's share turns out longer than thought."""
+    origin: ImageRequest = field(init=False, repr=False)
+    """What the first pass asked: the request itself."""
     strength: float | None = None
     """The share of this pass's steps that is run; None for all."""
     passed: int = 0
@@ -86,6 +89,15 @@ class Row:
     """Batches since this row last ran in which a row ran that came later."""
     suspect: bool = False
     """It was in a batch that failed for a reason unknown: it runs alone until one succeeds."""
+
+    def __post_init__(self) -> None:
+        """It begins with its first pass."""
+        self.origin = self.request
+
+    @property
+    def to_come(self) -> "tuple[passes.Pass, ...]":
+        """The passes after the present one."""
+        return passes.later(self.request, self.origin)
 
     @property
     def cost(self) -> int:
@@ -120,7 +132,7 @@ class Row:
     def left(self) -> int:
         """What is left of this pass, begun or not, and of those after it, in evaluations times pixels."""
         now = max(self.total - self.position, 1) if self.total else self.own_steps
-        coming = sum(each.steps * each.pixels for each in passes.later(self.request))
+        coming = sum(each.steps * each.pixels for each in self.to_come)
         return now * self.cost * self.key.width * self.key.height + coming * self._usual
 
     @property
@@ -144,7 +156,7 @@ class Row:
         """Steps to do in all passes together, those done included."""
         if self.promised is not None:
             return self.promised
-        return self.passed + self.own_steps + sum(each.steps for each in passes.later(self.request))
+        return self.passed + self.own_steps + sum(each.steps for each in self.to_come)
 
     @property
     def later(self) -> bool:
@@ -159,7 +171,7 @@ class Row:
     @property
     def modelless(self) -> bool:
         """Whether no model is needed from now on."""
-        return (self.idle or self.phase is Phase.ENLARGE) and (bool(self.tiles) or not passes.later(self.request))
+        return (self.idle or self.phase is Phase.ENLARGE) and (bool(self.tiles) or not self.to_come)
 
     @property
     def begun(self) -> bool:
@@ -173,6 +185,12 @@ class Row:
             return False
         own = self.phase is not Phase.ENCODE or (self.again and not self.refining)
         return own or (self.whole is not None and not self.whole.refining and not self.refining)
+
+    @property
+    def adapters(self) -> tuple[AdapterCard, ...]:
+        """What must be on the device before it begins: all that its request names, but what only a model could use."""
+        cards = self.request.adapters
+        return tuple(card for card in cards if isinstance(card, UpscalerCard)) if self.modelless else cards
 
     @property
     def enlarging(self) -> Hires | Upscale | None:
@@ -246,7 +264,7 @@ class Row:
         if self.request.hires is not None:
             self._begin_again(self.request.hires)
         elif upscale is not None and upscale.tiles is not None and not self.tiles:
-            self._split(passes.tiled(self.request, upscale, upscale.tiles))
+            self._split(passes.tiled(self.origin, upscale, upscale.tiles))
             return self.tiles
         return ()
 

@@ -345,7 +345,7 @@ class TorchRunner:
         for row in batch.rows:
             state = self._states[row.id]
             try:
-                pixels = family.vae.pixels(state.latents)[0].cpu()
+                pixels = family.vae.pixels(state.latents)[0]
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue
@@ -354,7 +354,7 @@ class TorchRunner:
             if row.shown:
                 work.pictures[row.id] = as_picture(pixels)
             else:
-                self._enlargements.take(row, pixels, self._finder(row.key.model))
+                self._enlargements.take(row, pixels.cpu(), self._finder(row.key.model))
             work.advanced[row.id] = row.position
 
     def _enlarge(self, batch: Batch, work: "_Work") -> None:

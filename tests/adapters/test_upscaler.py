@@ -1,6 +1,7 @@
 """Upscalers: which files are taken, and that a picture in tiles is the picture whole."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -148,46 +149,30 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
 from hub_double import Hub, serving  # noqa: E402 - lies beside other tests
 
 SCRIPT = """
-import json, sys, torch
-from pipelines.adapters.upscaler import open_upscaler
-from pipelines.contract.adapters import UpscalerCard
+import json, os, sys
+from pipelines.adapters.files import locate
 from pipelines.contract.errors import ModelLoadFailed
-try:
-    card = UpscalerCard("x", "hf:org/model", file=json.loads(sys.argv[1]))
-    print(open_upscaler(card, torch.device("cpu"), lambda *_: None).scale)
-except ModelLoadFailed as error:
-    print(error.message)
+for downloads, name in json.loads(sys.argv[1]):
+    os.environ["AQUATINT_DOWNLOADS"] = downloads
+    try:
+        print(locate("hf:org/model", None, name, lambda *_: None).read_bytes().decode())
+    except ModelLoadFailed as error:
+        print(error.message)
 """
 
 
-@pytest.fixture
-def environment(tmp_path):
-    import os
-
+def test_a_repository_s_file_is_downloaded_once(tmp_path):
+    hub = Hub({"two.safetensors": b"2", "four.safetensors": b"4", "README.md": b"hello"})
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    return clean | {"HF_HOME": str(tmp_path / "hf")}
-
-
-def said(environment: dict[str, str], file: str | None) -> str:
-    command = [sys.executable, "-c", SCRIPT, json.dumps(file)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
-
-
-def test_a_repository_s_file_is_downloaded_once(tmp_path, environment):
-    files = {}
-    for name, scale in (("two", 2), ("four", 4)):
-        compact(tmp_path / "x.safetensors", scale=scale)
-        files[f"{name}.safetensors"] = (tmp_path / "x.safetensors").read_bytes()
-    hub = Hub({**files, "README.md": b"hello"})
+    asked = [("0", "two.safetensors"), ("1", None), ("1", "four.safetensors"), ("0", "four.safetensors"), ("0", None)]
+    asked.append(("1", "weights.pth"))
     with serving(hub) as url:
-        online = environment | {"HF_ENDPOINT": url, "AQUATINT_DOWNLOADS": "1"}
-        assert "downloads are off" in said(environment | {"HF_ENDPOINT": url}, "two.safetensors")
-        assert "several safetensors files (four.safetensors, two.safetensors)" in said(online, None)
-        assert said(online, "four.safetensors") == "4"
-        assert not any(method == "GET" and "two" in path for method, path, _ in hub.asked), "only what is wanted"
-        asked = len(hub.asked)
-        assert said(online, "four.safetensors") == "4"
-        assert len(hub.asked) == asked
-        assert "no safetensors file" in said(online, "weights.pth")
-        hub.files.pop("two.safetensors")
-        assert said(online, None) == "4"
+        environment = clean | {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": url}
+        command = [sys.executable, "-c", SCRIPT, json.dumps(asked)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
+    assert "downloads are off" in told[0]
+    assert "several safetensors files (four.safetensors, two.safetensors)" in told[1]
+    assert told[2:5] == ["4", "4", "4"]
+    assert "no safetensors file" in told[5]
+    fetched = [path for method, path, _ in hub.asked if method == "GET" and path.endswith(".safetensors")]
+    assert len(fetched) == 1, "only what is wanted, and once"
