@@ -8,6 +8,7 @@ masked picture. A second pass goes on with the same generator, in the order of i
 
 from collections.abc import Callable
 
+import msgspec
 import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
@@ -67,6 +68,8 @@ class Encoder:
         ``held`` is what a pass after the first begins from. Raises `InvalidRequest` for what this sampler or model cannot do.
         """
         family, request, init = self._family, row.request, row.request.init
+        if held is not None and held.controls:
+            request = msgspec.structs.replace(request, controls=held.controls)
         if init is None and held is None and family.facts.refines_only:
             msg = "This model is a refiner: it finishes a picture, or another model's image, and cannot begin one."
             raise Unsupported(msg, param="model")

@@ -13,14 +13,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - everyone's spelling
 
 from pipelines.adapters.opened import Find
-from pipelines.adapters.resampling import as_picture, resized
+from pipelines.adapters.resampling import as_picture, as_pixels, resized
 from pipelines.adapters.tiling import Canvas, Grid, cut, grid
 from pipelines.adapters.upscaler import Upscaler
+from pipelines.contract.control import ControlUse
 from pipelines.contract.enlarging import Hires, Tiles, Upscale
 from pipelines.contract.picture import Picture
 from pipelines.engine.row import Row, RowId
 from pipelines.engine.state import RowState
 from pipelines.families.family import Family
+from pipelines.families.pictures import fit, to_image, to_picture
 from pipelines.sampling.noise import Noise
 
 _MULTIPLE = 8
@@ -34,6 +36,8 @@ class Held(msgspec.Struct, frozen=True):
     """[1, C, h, w], clean and scaled, of the first size."""
     pixels: torch.Tensor | None = None
     """[1, 3, H, W] in -1..1, of the new size."""
+    controls: tuple[ControlUse, ...] = ()
+    """A tile: the request's, each with its part of the control image."""
 
 
 def enlarged(latents: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:
@@ -80,18 +84,27 @@ class Enlarging:
 class Redrawing:
     """An enlarged picture whose tiles are being drawn again by rows of their own. Mutable; owned by the runner."""
 
-    __slots__ = ("_canvas", "_grid", "pixels")
+    __slots__ = ("_canvas", "_controls", "_grid", "pixels")
 
-    def __init__(self, pixels: torch.Tensor, tiles: Tiles) -> None:
-        """Cut ``pixels`` [3, H, W] in 0..1 into ``tiles``."""
+    def __init__(self, pixels: torch.Tensor, tiles: Tiles, controls: tuple[ControlUse, ...]) -> None:
+        """Cut ``pixels`` [3, H, W] in 0..1 into ``tiles``; ``controls`` are about the whole picture and are cut with it."""
         self.pixels = pixels
         """As it is now: it changes when all tiles are there."""
         self._grid = grid(pixels.shape[2], pixels.shape[1], tiles.size, tiles.overlap, _MULTIPLE)
         self._canvas = Canvas(self._grid)
+        size = (pixels.shape[2], pixels.shape[1])
+        self._controls = [
+            (use, as_pixels(to_picture(fit(to_image(use.picture).convert("RGB"), *size, use.resize)))) for use in controls
+        ]
 
     def tile(self, index: int) -> torch.Tensor:
         """Tile ``index`` as it is to be redrawn, [3, h, w]."""
         return cut(self.pixels, self._grid.box(index))
+
+    def controls(self, index: int) -> tuple[ControlUse, ...]:
+        """The controls of tile ``index``."""
+        box = self._grid.box(index)
+        return tuple(msgspec.structs.replace(use, picture=as_picture(cut(whole, box))) for use, whole in self._controls)
 
     def put(self, index: int, drawn: torch.Tensor) -> None:
         """Take tile ``index`` as it has been redrawn, [3, h, w] in 0..1; each just once."""
@@ -136,7 +149,7 @@ class Enlargements:
         left = held.advance()
         upscale = row.request.upscale
         if not left and row.request.hires is None and upscale is not None and upscale.tiles is not None and not row.tiles:
-            self._held[row.id] = Redrawing(held.pixels, upscale.tiles)
+            self._held[row.id] = Redrawing(held.pixels, upscale.tiles, row.request.controls)
         return left
 
     def picture(self, row: Row) -> Picture:
@@ -150,8 +163,9 @@ class Enlargements:
         If the block fails the random numbers are as before; if not, what was enlarged for it is let go.
         """
         if row.whole is not None and row.tile is not None:
-            pixels = self._redrawing(row.whole).tile(row.tile)
-            yield Held(Noise(row.seed, family.device, family.dtype), pixels=_for_vae(pixels))
+            redrawing = self._redrawing(row.whole)
+            noise = Noise(row.seed, family.device, family.dtype)
+            yield Held(noise, pixels=_for_vae(redrawing.tile(row.tile)), controls=redrawing.controls(row.tile))
             return
         if not row.again:
             yield None

@@ -111,13 +111,13 @@ def _upscale_mistake(request: ImageRequest) -> AquatintError | None:
             "A finished picture is enlarged by 'lanczos' or a 'model'; 'latent' is for 'hires'.", param="upscale"
         )
     if upscale.tiles is not None:
-        wrong = _tiles_mistake(request, upscale.tiles)
+        wrong = _tiles_mistake(upscale.tiles)
         if wrong is not None:
             return wrong
     return _card_mistake(upscale.enlarger, named=upscale.card is not None, param="upscale")
 
 
-def _tiles_mistake(request: ImageRequest, tiles: Tiles) -> AquatintError | None:
+def _tiles_mistake(tiles: Tiles) -> AquatintError | None:
     if tiles.size < _LEAST_TILE or tiles.size % _TILE_MULTIPLE:
         msg = f"A tile's size must be a multiple of {_TILE_MULTIPLE}, {_LEAST_TILE} pixels at least."
         return InvalidRequest(msg, param="upscale")
@@ -125,9 +125,6 @@ def _tiles_mistake(request: ImageRequest, tiles: Tiles) -> AquatintError | None:
         return InvalidRequest("Tiles may overlap by half their size at most.", param="upscale")
     if not 0 < tiles.strength <= 1:
         return InvalidRequest("The tiles' strength must be above 0 and at most 1.", param="upscale")
-    if request.controls:
-        msg = "Redrawing by tiles cannot follow control images, which are about the whole picture; leave out one or the other."
-        return Unsupported(msg, param="upscale")
     return None
 
 

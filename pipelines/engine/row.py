@@ -296,8 +296,9 @@ class Row:
         key, first = Key(asked.model, asked.width, asked.height), len(asked.seeds) + self.image * following.rows
         self._pass_on()
         self.course, self.awaited = Course(0), following.rows
+        # Each is as old as if one came with every request: a picture of hundreds of tiles lets those pass that came meanwhile.
         self.tiles = tuple(
-            Row((asked.id, first + tile), asked, key, self.order, strength=following.strength, tile=tile, whole=self)
+            Row((asked.id, first + tile), asked, key, self.order + tile, strength=following.strength, tile=tile, whole=self)
             for tile in range(following.rows)
         )
 

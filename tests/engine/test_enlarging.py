@@ -12,7 +12,7 @@ from test_models import HandLoader, Show
 
 from pipelines.contract.adapters import LoraCard, UpscalerCard
 from pipelines.contract.catalog import ModelCard
-from pipelines.contract.control import ControlUse, LoraUse
+from pipelines.contract.control import LoraUse
 from pipelines.contract.enlarging import Enlarger, Hires, Tiles, Upscale
 from pipelines.contract.family import Family
 from pipelines.contract.messages import Completed, Failed, ImageDone, ModelLoaded, ModelUnloaded, Phase, Preview, Progress, Tick
@@ -201,17 +201,6 @@ def test_what_cannot_be_is_refused_at_once(changes, code, param):
     (refusal,) = made.generate(request(**changes))
     assert (refusal.error.code, refusal.error.param) == (code, param)
     assert not made.busy
-
-
-def test_tiles_do_not_follow_control_images():
-    from pipelines.contract.adapters import ControlCard
-
-    made, _ = engine([])
-    use = ControlUse(ControlCard("canny", "fake:", Family.FAKE), DOT)
-    tiled = request(upscale=Upscale(96, 96, tiles=Tiles(64, 16)), controls=(use,))
-    (refusal,) = made.generate(tiled)
-    assert (refusal.error.code, refusal.error.param) == ("unsupported", "upscale")
-    assert made.generate(msgspec.structs.replace(tiled, upscale=Upscale(96, 96))) == []
 
 
 def test_running_out_of_memory_while_enlarging_says_what_to_do():

@@ -22,9 +22,14 @@ from tiny_sd3 import TinySD3
 
 from pipelines.adapters.resampling import as_picture
 from pipelines.adapters.tiling import Canvas, cut, grid
+from pipelines.contract.adapters import ControlCard
+from pipelines.contract.control import ControlUse
 from pipelines.contract.enlarging import Enlarger, Hires, Tiles, Upscale
+from pipelines.contract.family import Family
 from pipelines.contract.messages import Completed, Phase, Progress
+from pipelines.contract.picture import Resize
 from pipelines.contract.request import Init, Refiner, Sampling
+from pipelines.engine.enlarging import Redrawing
 from pipelines.families.pictures import to_image, to_picture
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
@@ -216,6 +221,19 @@ def test_the_pixels_a_mask_keeps_are_enlarged_with_the_rest(tiny, larger):
     plainly = run({"tiny": tiny.family}, [msgspec.structs.replace(asked, upscale=None)])
     pixels = torch.from_numpy(plainly.pixels[asked.id, 0].astype(np.float32) / 255).permute(2, 0, 1)[None]
     assert close(result.pixels[asked.id, 0], resized(pixels, (150, 170))[0])
+
+
+def test_each_tile_gets_its_part_of_the_control_image():
+    """A control image as large as the picture is cut as the picture is; one of another size is fitted to it first."""
+    picture = tensor(picture_of(150, 170, 3))[0]
+    card = ControlCard("tile", "file:x", Family.SD)
+    same, small = (to_picture(picture_of(*size, 3)) for size in ((150, 170), (75, 85)))
+    redrawing = Redrawing(picture, TILES, (ControlUse(card, same), ControlUse(card, small, resize=Resize.STRETCH)))
+    for index in range(len(grid(150, 170, 64, 16, 8))):
+        first, second = redrawing.controls(index)
+        assert close(shown(first.picture), redrawing.tile(index))
+        wanted = cut(resized(tensor(to_image(small)), (150, 170))[0], grid(150, 170, 64, 16, 8).box(index))
+        assert close(shown(second.picture), wanted)
 
 
 @pytest.mark.parametrize(
