@@ -98,8 +98,6 @@ class Scheduler:
         ready = by_phase[Phase.DENOISE]
         if by_phase[Phase.DECODE] and (Phase.DECODE not in self._since_tick or not ready):
             return self._phase(Phase.DECODE, by_phase[Phase.DECODE], self._policy.decode_rows)
-        if by_phase[Phase.ENLARGE] and (Phase.ENLARGE not in self._since_tick or not ready):
-            return self._phase(Phase.ENLARGE, by_phase[Phase.ENLARGE], 1)
         # A row that changes models, or begins again, holds its tensors already: it needs no room.
         changing = [row for row in by_phase[Phase.ENCODE] if row.begun]
         room = self._policy.active_rows - len(ready) - len(by_phase[Phase.DECODE]) - len(changing)
@@ -107,6 +105,8 @@ class Scheduler:
         if joining and (Phase.ENCODE not in self._since_tick or not ready):
             most = self._policy.encode_rows
             return self._phase(Phase.ENCODE, joining, min(room, most) if room > 0 else most)
+        if by_phase[Phase.ENLARGE] and (Phase.ENLARGE not in self._since_tick or not ready):
+            return self._phase(Phase.ENLARGE, by_phase[Phase.ENLARGE], 1)
         return self._tick(ready) if ready else None
 
     def measured(self, batch: Batch, peak_bytes: int, free_bytes: int) -> None:
