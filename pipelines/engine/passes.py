@@ -9,9 +9,12 @@ from math import ceil
 import msgspec
 
 from pipelines.contract.enlarging import Enlarger, Hires, Tiles, Upscale
-from pipelines.contract.errors import AquatintError, InvalidRequest, Unsupported
+from pipelines.contract.errors import AquatintError, InvalidRequest, TooLarge, Unsupported
 from pipelines.contract.request import ImageRequest
 from pipelines.contract.samplers import kept_steps
+
+MOST_PIXELS = 1 << 26
+"""Of a picture made larger, 8192 x 8192: several copies of it are held as numbers, whatever limits a model's card has."""
 
 _LEAST_TILE = 64
 _TILE_MULTIPLE = 8
@@ -71,7 +74,7 @@ def later(request: ImageRequest, origin: ImageRequest) -> tuple[Pass, ...]:
 
 def mistake(request: ImageRequest) -> AquatintError | None:
     """What is wrong with how ``request`` asks for larger pictures, whatever the model."""
-    checks = (_hires_mistake(request), _upscale_mistake(request), _idle_mistake(request))
+    checks = (_size_mistake(request), _hires_mistake(request), _upscale_mistake(request), _idle_mistake(request))
     return next((error for error in checks if error is not None), None)
 
 
@@ -79,6 +82,14 @@ def _axis(side: int, tiles: Tiles) -> tuple[int, int]:
     """A tile's side, and how many there are along one side of the picture; `pipelines.adapters.tiling.grid` says where."""
     size = min(tiles.size, ceil(side / _TILE_MULTIPLE) * _TILE_MULTIPLE)
     return size, 1 if size >= side else ceil((side - tiles.overlap) / (size - tiles.overlap))
+
+
+def _size_mistake(request: ImageRequest) -> AquatintError | None:
+    for param, larger in (("hires", request.hires), ("upscale", request.upscale)):
+        if larger is not None and larger.width * larger.height > MOST_PIXELS:
+            msg = f"{param!r}: {larger.width}x{larger.height} is more than {MOST_PIXELS:,} pixels."
+            return TooLarge(msg, param=param)
+    return None
 
 
 def _hires_mistake(request: ImageRequest) -> AquatintError | None:

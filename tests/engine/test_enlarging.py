@@ -190,6 +190,8 @@ def test_a_picture_is_enlarged_without_its_model_and_waits_only_for_its_upscaler
         ({"hires": Hires(96, 96, strength=1.5)}, "invalid_request", "hires"),
         ({"hires": Hires(96, 96), "init": Init(DOT, mask=Picture(2, 1, "L", b"\0\1"))}, "unsupported", "hires"),
         ({"hires": Hires(96, 96), "init": Init(DOT, 0.0)}, "invalid_request", "hires"),
+        ({"upscale": Upscale(8192, 8200)}, "too_large", "upscale"),
+        ({"hires": Hires(80_000, 80_000)}, "too_large", "hires"),
         ({"upscale": Upscale(96, -1)}, "invalid_request", "upscale"),
         ({"upscale": Upscale(96, 96, Enlarger.LATENT)}, "invalid_request", "upscale"),
         ({"upscale": Upscale(96, 96, tiles=Tiles(72, 40))}, "invalid_request", "upscale"),
