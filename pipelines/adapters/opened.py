@@ -11,24 +11,26 @@ from pipelines.adapters.control.network import ControlNetwork
 from pipelines.adapters.control.opening import open_control
 from pipelines.adapters.references.image_prompt import ImagePrompt
 from pipelines.adapters.references.opening import open_reference
-from pipelines.contract.adapters import AdapterCard, ControlCard, LoraCard, ReferenceCard
-from pipelines.contract.errors import Unsupported
+from pipelines.adapters.upscaler import Upscaler
+from pipelines.contract.adapters import AdapterCard, ControlCard, LoraCard, ReferenceCard, UpscalerCard
 from pipelines.families.family import Family, Progress
 
-Adapter = lora.Lora | ControlNetwork | ImagePrompt
+Adapter = lora.Lora | ControlNetwork | ImagePrompt | Upscaler
 
 Find = Callable[[AdapterCard], Adapter]
 """The adapter of a card; it is there, for rows begin only then."""
 
 
-def key(card: AdapterCard, model: str, family: Family) -> tuple[str, ...]:
+def key(card: AdapterCard, model: str, family: Family | None) -> tuple[str, ...]:
     """Equal for what can be opened once: the card, what it is made fit for and, last, the state of its file.
 
-    A LoRA is bound to one model's network (``model`` is another one whenever it is loaded anew); the others to a family and its
-    precision only.
+    A LoRA is bound to one model's network (``model`` is another one whenever it is loaded anew); control networks and references
+    to a family and its precision only; an upscaler to nothing, so that ``family`` may be missing.
     """
     digest = hashlib.sha256(msgspec.json.encode(card, order="deterministic")).hexdigest()
-    fit = (model,) if isinstance(card, LoraCard) else (family.facts.family.value, family.facts.dtype)
+    fit: tuple[str, ...] = ()
+    if family is not None and not isinstance(card, UpscalerCard):
+        fit = (model,) if isinstance(card, LoraCard) else (family.facts.family.value, family.facts.dtype)
     return (type(card).__name__, card.name, digest, *fit, _stamp(card))
 
 
@@ -43,7 +45,9 @@ def _stamp(card: AdapterCard) -> str:
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
-def open_adapter(card: AdapterCard, family: Family, progress: Progress, others: Sequence[Adapter] = ()) -> Adapter:
+def open_adapter(
+    card: LoraCard | ControlCard | ReferenceCard, family: Family, progress: Progress, others: Sequence[Adapter] = ()
+) -> Adapter:
     """The adapter of ``card``, fit for ``family``'s network, on its device; it shares with ``others`` what it can.
 
     Raises `ModelLoadFailed` for what cannot be read, `Unsupported` for what was made for other models.
@@ -56,6 +60,3 @@ def open_adapter(card: AdapterCard, family: Family, progress: Progress, others: 
         case ReferenceCard():
             encoders = [other.encoder for other in others if isinstance(other, ImagePrompt)]
             return open_reference(card, family, progress, encoders)
-        case _:
-            msg = "Upscalers are not supported yet."
-            raise Unsupported(msg, param="upscale")

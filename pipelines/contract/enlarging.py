@@ -11,7 +11,7 @@ class Enlarger(StrEnum):
     """What makes an image larger."""
 
     LATENT = "latent"
-    """Interpolation between latents: only for a second pass, which has to mend it."""
+    """Interpolation between latents (bilinear, A1111's "Latent"): only for a second pass, which has to mend it."""
     LANCZOS = "lanczos"
     """A resampling filter: nothing is invented."""
     MODEL = "model"
@@ -19,10 +19,13 @@ class Enlarger(StrEnum):
 
 
 class Hires(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A second pass over the image at a larger size, as part of the same request."""
+    """A second pass over the image at a larger size, as part of the same request: img2img on the enlarged first pass.
+
+    Its random numbers go on where the first pass has left them. A refiner finishes the second pass and leaves the first alone.
+    """
 
     width: int
-    """Pixels; a multiple like the request's own."""
+    """Pixels; a multiple like the request's own, and no less than it."""
     height: int
     enlarger: Enlarger = Enlarger.LATENT
     card: UpscalerCard | None = None
@@ -34,17 +37,21 @@ class Hires(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Redraw an enlarged picture tile by tile (SD upscale): img2img on overlapping tiles, blended."""
+    """Redraw an enlarged picture tile by tile (SD upscale): img2img on overlapping tiles, blended.
+
+    Tiles are numbered row by row from the top left; tile n of an image has the image's seed + n, and the request's steps.
+    """
 
     size: int = 512
     """Pixels along a side of a tile, a multiple of 8."""
     overlap: int = 64
+    """Pixels, at most half of `size`."""
     strength: float = 0.3
     """0 < strength <= 1."""
 
 
 class Upscale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is done to the finished picture."""
+    """What is done to the finished picture; smaller is possible too."""
 
     width: int
     """Pixels of the result."""

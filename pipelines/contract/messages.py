@@ -17,11 +17,13 @@ PROTOCOL = 3
 
 
 class Phase(StrEnum):
-    """The three kinds of work a device does, one at a time."""
+    """The four kinds of work a device does, one at a time."""
 
     ENCODE = "encode"
     DENOISE = "denoise"
     DECODE = "decode"
+    ENLARGE = "enlarge"
+    """One bounded piece of making a picture larger: a filter, or one tile through a network."""
 
 
 class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
@@ -178,6 +180,8 @@ class RunStats(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluations: int
     company: float
     """Mean number of evaluations in the ticks it shared, its own included."""
+    enlarge_seconds: float = 0.0
+    """Making pictures larger, what redrawing them took left out."""
 
 
 class Completed(_Event, frozen=True, tag="completed"):

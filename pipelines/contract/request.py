@@ -82,7 +82,8 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     picture: Picture
     strength: float = 0.8
-    """0 < strength <= 1: the share of the steps that is run; 1 forgets the picture, but for what a mask keeps."""
+    """0 < strength <= 1: the share of the steps that is run; 1 forgets the picture, but for what a mask keeps.
+    0, with `ImageRequest.upscale` or `ImageRequest.hires`: nothing is drawn before that, the picture itself is made larger."""
     resize: Resize = Resize.CROP
     mask: Picture | None = None
     """Mode L, any size; 128 and above is repainted, below is kept (binarised as in diffusers); `masking` may say otherwise."""

@@ -14,7 +14,7 @@ import msgspec
 
 from pipelines.contract.adapters import AdapterCard, ControlCard, LoraCard, ReferenceCard, UpscalerCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed, ModelTooLarge, OutOfMemory
-from pipelines.contract.messages import AdapterMemory, Event, Phase
+from pipelines.contract.messages import AdapterMemory, Event
 from pipelines.engine.loader import Ended, Loader
 from pipelines.engine.row import Row, RowId
 from pipelines.engine.runner import AdapterKey, DeviceFault, LoadProgress, OpenAdapter, Runner
@@ -120,13 +120,13 @@ class Adapters:
         held: set[AdapterKey] = set()
         needs: dict[RowId, tuple[_Need, ...]] = {}
         for row in rows:
-            begun = row.phase is not Phase.ENCODE or row.total > 0
-            if not begun and not ready(row.key.model):
+            begun = row.begun
+            if not begun and not row.modelless and not ready(row.key.model):
                 continue  # what fits it may change with the model
             own = self._needs.get(row.id)
             if own is None:
                 model = row.key.model
-                own = tuple(_Need(self._runner.adapter_key(model, card), card, model) for card in row.request.adapters)
+                own = tuple(_Need(self._runner.adapter_key(model, card), card, model) for card in row.adapters)
             needs[row.id] = own
             if begun:
                 held.update(need.key for need in own)

@@ -9,14 +9,14 @@ from pipelines.engine.row import Course, Key, Row, RowId
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Rows for one tick, or one encode or decode phase. All share ``key``."""
+    """Rows for one tick, or one batch of another phase. All share ``key``."""
 
     phase: Phase
     key: Key
     rows: tuple[Row, ...]
     budget: int
     """Denoise: network evaluations in one forward at most; only a single guided row may need more, in forwards of its own.
-    Encode and decode: rows at most."""
+    Else: rows at most."""
     bucket: int = 0
     """Denoise: pad the evaluations to this many; 0 for no padding."""
     buckets: tuple[int, ...] = ()
@@ -37,13 +37,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
     seconds: float
     advanced: dict[RowId, int] = {}
-    """Rows that succeeded. Encode: how many evaluations the row will take in all. Else: how many it has done."""
+    """Rows that succeeded. Encode: how many evaluations the row will take in this pass. Denoise, decode: how many it has done.
+    Enlarge: how many pieces are left."""
     courses: dict[RowId, Course] = {}
     """Encode: what is known of the rows' ways now."""
     switches: dict[RowId, int] = {}
     """Encode: after how many evaluations a row's refiner takes over; rows without one are not named."""
     pictures: dict[RowId, Picture] = {}
-    """Decode: the finished images."""
+    """Decode and enlarge: the finished images."""
     previews: dict[RowId, Picture] = {}
     failed: dict[RowId, ErrorReport] = {}
     """Rows that cannot go on, each by its own fault."""

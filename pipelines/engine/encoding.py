@@ -4,11 +4,13 @@ The order in which an image draws its random numbers is the order of diffusers' 
 picture: txt2img draws the noise; img2img the latents of the picture, then the noise; inpainting with four channels the same
 and then, for nothing, the latents of the masked picture; with nine channels the picture (unless strength is 1), the noise, the
 masked picture. Inpainting at full strength begins with the noise alone, as there; where other content than the picture is
-asked for, which diffusers has not, that content is under the noise.
+asked for, which diffusers has not, that content is under the noise. A second pass goes on with the same generator, in the order
+of img2img: see `pipelines.engine.enlarging`.
 """
 
 from collections.abc import Callable
 
+import msgspec
 import torch
 
 from pipelines.adapters import inpainting, lora
@@ -19,8 +21,9 @@ from pipelines.contract.catalog import Emphasis, ModelCard
 from pipelines.contract.errors import InvalidRequest, Unsupported
 from pipelines.contract.family import Family as Architecture
 from pipelines.contract.inpainting import MaskedContent
-from pipelines.contract.request import Init
+from pipelines.contract.request import Init, Sampling
 from pipelines.engine.embeddings import Embeddings
+from pipelines.engine.enlarging import Held, enlarged
 from pipelines.engine.row import Row
 from pipelines.engine.state import Kept, RowState, Timeline
 from pipelines.engine.wordings import Cue, Reader
@@ -36,13 +39,17 @@ Encode = Callable[[torch.Tensor], Moments]
 
 def _check(row: Row, family: Family) -> None:
     """Refuse a size the network cannot be cut into, and an option it has no place for."""
-    multiple = family.vae.scale * family.facts.patch
-    if row.key.width % multiple or row.key.height % multiple:
-        msg = f"The size {row.key.width}x{row.key.height} will not do: both sides must be multiples of {multiple} for this model."
-        raise InvalidRequest(msg, param="size")
+    _check_size(row.key.width, row.key.height, family)
     if row.request.sampling.skip_layers is not None and family.facts.family is not Architecture.SD3:
         msg = "Skip-layer guidance is for SD3 models only."
         raise Unsupported(msg, param="skip_layers")
+
+
+def _check_size(width: int, height: int, family: Family) -> None:
+    multiple = family.vae.scale * family.facts.patch
+    if width % multiple or height % multiple:
+        msg = f"The size {width}x{height} will not do: both sides must be multiples of {multiple} for this model."
+        raise InvalidRequest(msg, param="size")
 
 
 class Encoder:
@@ -60,18 +67,21 @@ class Encoder:
         self._schedulers = Schedulers(family.scheduler_config)
         self._ready: tuple[Init, inpainting.Repainting] | None = None
 
-    def state(self, row: Row, encode: Encode, find: Find, shaped: Shaping | None = None) -> RowState:
+    def state(self, row: Row, encode: Encode, find: Find, shaped: Shaping | None = None, *, held: Held | None = None) -> RowState:
         """The state in which ``row`` begins; ``encode`` gives the latent moments of pixels [1, 3, H, W], ``find`` its adapters.
 
-        ``shaped`` is what they do to another image of the same request: the same as to this one.
-        Raises `InvalidRequest` for what this sampler or model cannot do.
+        ``shaped`` is what they do to another image of the same request: the same as to this one. ``held`` is what a pass after
+        the first begins from. Raises `InvalidRequest` for what this sampler or model cannot do.
         """
         family, request, init = self._family, row.request, row.request.init
-        if init is None and family.facts.refines_only:
+        if held is not None and held.controls:
+            request = msgspec.structs.replace(request, controls=held.controls)
+        if init is None and held is None and family.facts.refines_only:
             msg = "This model is a refiner: it finishes a picture, or another model's image, and cannot begin one."
             raise Unsupported(msg, param="model")
-        noise = Noise(row.seed, family.device, family.dtype)
+        noise = Noise(row.seed, family.device, family.dtype) if held is None else held.noise
         _check(row, family)
+        ahead = self.ahead(row)
         shape = (
             1,
             family.vae.channels,
@@ -80,7 +90,10 @@ class Encoder:
         )
         solver = self._solver(row, noise)
         kept, channels = None, None
-        if init is None:
+        if held is not None:
+            picture = enlarged(held.latents, shape) if held.pixels is None else self._sample(encode(held.pixels), noise)
+            latents = solver.noised(picture, noise.draw(shape))
+        elif init is None:
             latents = solver.initial(noise.draw(shape))
         elif not init.inpaints:
             picture = self._sample(encode(pictures.init_pixels(init, row.key.width, row.key.height)), noise)
@@ -101,7 +114,22 @@ class Encoder:
             paste=init if init is not None and inpainting.puts_back(init) else None,
             skip_layers=request.sampling.skip_layers,
             shaping=shaping(request, family, find) if shaped is None else shaped,
+            ahead=ahead,
         )
+
+    def ahead(self, row: Row) -> int:
+        """Steps of the passes that follow the present one of ``row``; what cannot be done is refused now, not when it is due."""
+        steps = 0
+        for each in row.to_come:
+            try:
+                _check_size(each.request.width, each.request.height, self._family)
+                idle = Noise(0, self._family.device, self._family.dtype)
+                size = (each.request.width, each.request.height)
+                steps += each.rows * self._solver_for(each.request.sampling, idle, size, each.strength).steps
+            except InvalidRequest as error:
+                msg = f"{each.param!r}: {error.message}"
+                raise type(error)(msg, param=each.param) from error
+        return steps
 
     def refined(self, row: Row, state: RowState, find: Find) -> RowState:
         """``state`` as it goes on with this model, the refiner that ``row`` asks for, from where another model has left it.
@@ -123,7 +151,7 @@ class Encoder:
             latents=state.latents.to(family.device, family.dtype),
             solver=self._solver(row, state.solver.noise, start=request.refiner.switch_at),
             timelines=self._timelines(row, find),
-            steps=row.steps,
+            steps=row.own_steps,
             guidance=state.guidance,
             guidance_rescale=state.guidance_rescale,
             kept=state.kept,
@@ -131,6 +159,7 @@ class Encoder:
             paste=state.paste,
             skip_layers=state.skip_layers,
             begun=state.position,
+            ahead=state.ahead,
         )
 
     def prompts(self, row: Row, find: Find) -> tuple[tuple[Cue, ...], ...]:
@@ -147,15 +176,20 @@ class Encoder:
         return tuple(tuple((cue.begins, told(cue.prompt)) for cue in cues) for cues in prompts)
 
     def _solver(self, row: Row, noise: Noise, *, start: float | None = None) -> Solver:
-        family, init = self._family, row.request.init
-        side = family.vae.scale * family.facts.patch
-        return self._schedulers.solver(
-            row.request.sampling,
-            noise,
-            strength=None if init is None else init.strength,
-            start=start,
-            tokens=(row.key.height // side) * (row.key.width // side),
-        )
+        return self._solver_for(row.request.sampling, noise, (row.key.width, row.key.height), row.strength, start=start)
+
+    def _solver_for(
+        self,
+        sampling: Sampling,
+        noise: Noise,
+        size: tuple[int, int],
+        strength: float | None,
+        *,
+        start: float | None = None,
+    ) -> Solver:
+        side = self._family.vae.scale * self._family.facts.patch
+        tokens = (size[1] // side) * (size[0] // side)
+        return self._schedulers.solver(sampling, noise, strength=strength, start=start, tokens=tokens)
 
     def _inpaint(
         self, init: Init, shape: tuple[int, int, int, int], solver: Solver, noise: Noise, encode: Encode

@@ -19,7 +19,6 @@ from pipelines.contract.errors import (
     OutOfMemory,
     ShuttingDown,
     UnknownModel,
-    Unsupported,
 )
 from pipelines.contract.inpainting import check
 from pipelines.contract.messages import (
@@ -34,6 +33,7 @@ from pipelines.contract.messages import (
     Tick,
 )
 from pipelines.contract.request import ImageRequest
+from pipelines.engine import passes
 from pipelines.engine.adapters import Adapters
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.loader import InlineLoader
@@ -191,7 +191,7 @@ class Engine:
             self._notes.recall(card)
 
     def _account(self, batch: Batch, outcome: Outcome) -> list[Event]:
-        before = {row.id: row.step for row in batch.rows}
+        before = {row.image_row: row.image_row.step for row in batch.rows}
         hopeless = self._scheduler.update(
             batch,
             advanced=outcome.advanced,
@@ -202,29 +202,27 @@ class Engine:
         )
         events: list[Event] = [self._tick(batch, outcome)]
         if batch.phase is Phase.DENOISE:
-            events += self._progress(batch, outcome, before)
+            events += self._progress(outcome, before)
         for row in batch.rows:
             if row.id in outcome.pictures:
                 events += self._finish(row, outcome)
+            elif row.tile is not None and batch.phase is Phase.DECODE and row.id in outcome.advanced:
+                self._let_go([row.id])
         for (request, _), report in outcome.failed.items():
             events += self._fail(request, report.to_exception())
         for row in hopeless:
             events += self._fail(row.request.id, _hopeless(row, outcome))
         return events
 
-    def _progress(self, batch: Batch, outcome: Outcome, before: Mapping[RowId, int]) -> Iterable[Event]:
-        for row in batch.rows:
-            if row.id not in outcome.advanced:
-                continue
-            request, image = row.id
-            if row.step > before[row.id]:
-                yield Progress(request, image, row.step, row.steps)
+    def _progress(self, outcome: Outcome, before: Mapping[Row, int]) -> Iterable[Event]:
+        for row, step in before.items():
+            if row.step > step:
+                yield Progress(row.request.id, row.image, row.step, row.steps)
             if row.id in outcome.previews:
-                yield Preview(request, image, row.step, outcome.previews[row.id])
+                yield Preview(row.request.id, row.image, row.step, outcome.previews[row.id])
 
     def _finish(self, row: Row, outcome: Outcome) -> list[Event]:
-        self._scheduler.remove([row.id])
-        self._runner.drop([row.id])
+        self._let_go([row.id])
         request, image = row.id
         events: list[Event] = [ImageDone(request, image, outcome.pictures[row.id])]
         if self._tracker.image_done(request, image):
@@ -236,10 +234,14 @@ class Engine:
         """End a request with ``error``, all its images with it; once only."""
         if request not in self._tracker:
             return []
-        ids = [(request, image) for image in range(len(self._tracker.close(request).seeds))]
-        self._scheduler.remove(ids)
-        self._runner.drop(ids)
+        self._tracker.close(request)
+        ids = [row.id for row in self._scheduler.rows(request)]
+        self._let_go(ids)
         return [Failed(request, error.report())]
+
+    def _let_go(self, rows: Iterable[RowId]) -> None:
+        self._scheduler.remove(rows)
+        self._runner.drop(rows)
 
     def _expire(self) -> list[Event]:
         late = self._tracker.late(self._wall())
@@ -270,13 +272,14 @@ def _mistake(request: ImageRequest) -> AquatintError | None:
             check(init.masking, init.outpaint, (init.picture.width, init.picture.height), masked=init.mask is not None)
         except InvalidRequest as mistake:
             return mistake
-    for param in ("hires", "upscale"):
-        if getattr(request, param):
-            return Unsupported(f"{param!r} is not supported yet.", param=param)
-    return None
+    return passes.mistake(request)
 
 
 def _hopeless(row: Row, outcome: Outcome) -> AquatintError:
+    if outcome.out_of_memory and row.phase is Phase.ENLARGE:
+        return OutOfMemory(
+            "Enlarging the image does not fit this device's memory; give the upscaler a smaller tile.", param="upscale"
+        )
     if outcome.out_of_memory:
         size = f"{row.key.width}x{row.key.height}"
         return OutOfMemory(f"One image of {size} does not fit this device's memory, even alone.", param="size")

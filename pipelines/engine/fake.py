@@ -33,6 +33,7 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Each denoise batch takes so long."""
     encode: float = 0.0
     decode: float = 0.0
+    enlarge: float = 0.0
     load: float = 0.0
     bytes: int = 0
     """What the model takes up on the device."""
@@ -177,18 +178,17 @@ class FakeRunner:
         """Wait as told, then advance every row."""
         self.batches = [*self.batches[-999:], batch]
         faults = self._faults.get(batch.key.model, Faults())
-        seconds = {Phase.ENCODE: faults.encode, Phase.DENOISE: faults.tick, Phase.DECODE: faults.decode}[batch.phase]
+        delays = {Phase.ENCODE: faults.encode, Phase.DENOISE: faults.tick, Phase.DECODE: faults.decode}
+        seconds = delays.get(batch.phase, faults.enlarge)
         self._sleep(seconds)
         if batch.phase is Phase.ENCODE:
-            totals = {row.id: row.steps * _order(row) for row in batch.rows}
+            totals = {row.id: row.own_steps * _order(row) for row in batch.rows}
             return Outcome(seconds, advanced=totals, switches=_switches(batch, totals))
         if batch.phase is Phase.DENOISE:
             return self._tick(batch, faults, seconds)
-        return Outcome(
-            seconds,
-            advanced={row.id: row.position for row in batch.rows},
-            pictures={row.id: gradient(row, 1.0, row.request.finished_size) for row in batch.rows},
-        )
+        # A picture is enlarged in one piece: nothing is left after the first.
+        advanced = {row.id: 0 if batch.phase is Phase.ENLARGE else row.position for row in batch.rows}
+        return Outcome(seconds, advanced, pictures={row.id: gradient(row, 1.0) for row in batch.rows if row.shown})
 
     def drop(self, rows: Iterable[RowId]) -> None:
         """Nothing is held."""
@@ -217,12 +217,14 @@ class FakeRunner:
         )
 
 
-def gradient(row: Row, share: float, size: tuple[int, int] | None = None) -> Picture:
+def gradient(row: Row, share: float) -> Picture:
     """Two colours of the prompt and seed, top to bottom; ``share`` of the rows are drawn, the rest is grey.
 
-    ``size`` is width and height; None for the latents' own.
+    It is as large as the finished picture is to be at this stage; while it is drawn, as large as its latents.
     """
-    width, height = (row.key.width, row.key.height) if size is None else size
+    width, height = (row.key.width, row.key.height) if row.phase is Phase.DENOISE else row.request.finished_size
+    if row.phase is Phase.ENLARGE and row.request.upscale is not None:
+        width, height = row.request.upscale.width, row.request.upscale.height
     mark = crc32(f"{row.request.styled_prompt}\0{row.seed}".encode())
     top, bottom = (mark & 255, mark >> 8 & 255, mark >> 16 & 255), (mark >> 24 & 255, mark >> 4 & 255, mark >> 12 & 255)
     drawn = round(height * share)
@@ -236,7 +238,7 @@ def gradient(row: Row, share: float, size: tuple[int, int] | None = None) -> Pic
 
 def _switches(batch: Batch, totals: Mapping[RowId, int]) -> dict[RowId, int]:
     """Any fake model refines any other, from the asked share of the steps on."""
-    fresh = ((row, row.request.refiner) for row in batch.rows if not row.refining)
+    fresh = ((row, row.request.refiner) for row in batch.rows if not (row.refining or row.request.hires))
     return {row.id: round(totals[row.id] * refiner.switch_at) for row, refiner in fresh if refiner is not None}
 
 

@@ -1,8 +1,9 @@
 """Who runs next. No tensors, no clock of its own: every decision can be tested by hand.
 
-Between two ticks there is at most one encode and one decode batch, so newcomers join quickly, finished rows leave quickly, and
-nobody's tick waits for a long queue of either. Within a tick the order is priority, deadline, age; a row that does not fit any
-more is passed over for one that does. A row overtaken too often leads the next batch, whatever its priority: nothing starves.
+Between two ticks there is at most one encode, one decode and one enlarge batch, so newcomers join quickly, finished rows leave
+quickly, and nobody's tick waits for a long queue of any. Within a tick the order is priority, deadline, age; a row that does not
+fit any more is passed over for one that does. A row overtaken too often leads the next batch, whatever its priority: nothing
+starves.
 """
 
 from collections.abc import Iterable, Mapping
@@ -68,10 +69,10 @@ class Scheduler:
         """What there is to do for each model that has rows."""
         found: dict[str, tuple[int, int]] = {}
         for row in self._rows.values():
+            if row.modelless:
+                continue
             work, begun = found.get(row.key.model, (0, 0))
-            left = max(row.total - row.position, 1) if row.total else row.steps
-            own = left * row.cost * row.key.width * row.key.height
-            found[row.key.model] = (work + own, begun + (row.phase is not Phase.ENCODE))
+            found[row.key.model] = (work + row.left, begun + row.bound)
         return {model: Demand(work, begun) for model, (work, begun) in found.items()}
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -97,13 +98,15 @@ class Scheduler:
         ready = by_phase[Phase.DENOISE]
         if by_phase[Phase.DECODE] and (Phase.DECODE not in self._since_tick or not ready):
             return self._phase(Phase.DECODE, by_phase[Phase.DECODE], self._policy.decode_rows)
-        # A row that changes models holds its tensors already: it needs no room.
-        changing = [row for row in by_phase[Phase.ENCODE] if row.refining]
+        # A row that changes models, or begins again, holds its tensors already: it needs no room.
+        changing = [row for row in by_phase[Phase.ENCODE] if row.begun]
         room = self._policy.active_rows - len(ready) - len(by_phase[Phase.DECODE]) - len(changing)
         joining = by_phase[Phase.ENCODE] if room > 0 else changing
         if joining and (Phase.ENCODE not in self._since_tick or not ready):
             most = self._policy.encode_rows
             return self._phase(Phase.ENCODE, joining, min(room, most) if room > 0 else most)
+        if by_phase[Phase.ENLARGE] and (Phase.ENLARGE not in self._since_tick or not ready):
+            return self._phase(Phase.ENLARGE, by_phase[Phase.ENLARGE], 1)
         return self._tick(ready) if ready else None
 
     def measured(self, batch: Batch, peak_bytes: int, free_bytes: int) -> None:
@@ -131,11 +134,8 @@ class Scheduler:
             if row.id in advanced:
                 row.suspect = False
                 row.overtaken = 0
-                if row.phase is Phase.ENCODE:
-                    row.course = courses.get(row.id, row.course)
-                    row.encoded(advanced[row.id], switches.get(row.id))
-                elif row.phase is Phase.DENOISE:
-                    row.denoised(advanced[row.id])
+                row.course = courses.get(row.id, row.course)
+                self.add(row.went(advanced[row.id], switches.get(row.id)))
         self._note_overtaken(batch)
         if batch.phase is Phase.DENOISE:
             behind = sum(row.work for row in self._rows.values() if row.key == batch.key and row.phase is Phase.DENOISE)
@@ -205,8 +205,11 @@ class Scheduler:
                 row.overtaken += 1
 
     def _waits(self, row: Row) -> bool:
-        """Whether its model, or an adapter, is not there to begin with it."""
-        return row.phase is Phase.ENCODE and (row.key.model in self._held or row.id in self._held_rows)
+        """Whether its model, an adapter, or its tiles are not there to go on with it."""
+        if row.phase is not Phase.ENCODE:
+            return row.awaited > 0
+        unserved = row.key.model in self._held and not row.bound and not row.modelless
+        return unserved or row.id in self._held_rows
 
 
 def _alone_if_suspect(rows: list[Row]) -> list[Row]:
@@ -216,6 +219,6 @@ def _alone_if_suspect(rows: list[Row]) -> list[Row]:
 
 def _preview_due(row: Row) -> bool:
     every = row.request.preview_every
-    if every < 1 or row.position + 1 >= row.total:
+    if every < 1 or row.position + 1 >= row.total or row.whole is not None:
         return False
     return row.next_step > row.step and row.next_step % every == 0

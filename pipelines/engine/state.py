@@ -73,11 +73,13 @@ class RowState:
     """What LoRAs, control networks and references do to it."""
     begun: int = 0
     """Evaluations that another model has done before."""
+    ahead: int = 0
+    """Steps of the passes after this one."""
 
     def course(self) -> Course:
         """Where the row's way leads, and where it takes one evaluation more: for the scheduler."""
         first, last = self._skipping()
-        return Course(self.solver.steps, (self.begun + first, self.begun + last))
+        return Course(self.solver.steps, (self.begun + first, self.begun + last), self.ahead)
 
     @property
     def position(self) -> int:

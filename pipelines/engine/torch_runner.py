@@ -1,8 +1,9 @@
 """The runner with tensors: encode, denoise and decode on one device."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import cast
 
@@ -12,19 +13,22 @@ from pipelines.adapters import inpainting, opened
 from pipelines.adapters.additions import NOTHING, Shaping
 from pipelines.adapters.evaluation import evaluate
 from pipelines.adapters.opened import Adapter, Find
-from pipelines.contract.adapters import AdapterCard
+from pipelines.adapters.resampling import as_picture, as_pixels
+from pipelines.adapters.upscaler import open_upscaler
+from pipelines.contract.adapters import AdapterCard, UpscalerCard
 from pipelines.contract.catalog import ModelCard, ModelFacts
 from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport, ModelLoadFailed, OutOfMemory
 from pipelines.contract.messages import Phase
 from pipelines.contract.picture import Picture
 from pipelines.engine.batch import Batch, Outcome
-from pipelines.engine.encoding import Encoder
+from pipelines.engine.encoding import Encode, Encoder
+from pipelines.engine.enlarging import Enlargements
 from pipelines.engine.meter import Meter, meter_of
 from pipelines.engine.previews import Previewer
-from pipelines.engine.row import Course, RowId
+from pipelines.engine.row import Course, Row, RowId
 from pipelines.engine.runner import AdapterKey, DeviceFault, Loaded, LoadProgress, OpenAdapter, Shelf
 from pipelines.engine.state import Evaluation, RowState
-from pipelines.families import loading, sizes
+from pipelines.families import loading, pictures, sizes
 from pipelines.families.autoencoder import Moments
 from pipelines.families.conditioning import Conditioning, stack
 from pipelines.families.construction import undisturbed
@@ -64,6 +68,13 @@ class TorchRunner:
         self._conditioning: dict[tuple[int, ...], Conditioning] = {}
         self._adapters: dict[AdapterKey, Adapter] = {}
         self._loads = count()
+        self._enlargements = Enlargements()
+        self._phases: dict[Phase, Callable[[Batch, _Work], None]] = {
+            Phase.ENCODE: self._encode,
+            Phase.DENOISE: self._denoise,
+            Phase.DECODE: self._decode,
+            Phase.ENLARGE: self._enlarge,
+        }
 
     def expected(self, card: ModelCard) -> int:
         """Bytes of the weights in the card's source, in the precision that it will have here; 0 if nobody can tell."""
@@ -95,18 +106,24 @@ class TorchRunner:
 
     def adapter_key(self, model: str, card: AdapterCard) -> AdapterKey:
         """By what it is made fit for: see `pipelines.adapters.opened`."""
+        if isinstance(card, UpscalerCard):
+            return opened.key(card, model, None)
         resident = self._models[model]
         return opened.key(card, resident.name, resident.family)
 
     def open_adapter(self, model: str, card: AdapterCard) -> Callable[[LoadProgress], OpenAdapter]:
         """Open it for the network of ``model``; touches nothing that batches use."""
-        family, others = self._models[model].family, tuple(self._adapters.values())
+        opening: Callable[[LoadProgress], Adapter] = (
+            partial(open_upscaler, card, self._device)
+            if isinstance(card, UpscalerCard)
+            else partial(opened.open_adapter, card, self._models[model].family, others=tuple(self._adapters.values()))
+        )
 
         def work(progress: LoadProgress) -> OpenAdapter:
             if self._device.type == "cuda":
                 torch.cuda.set_device(self._device)
             try:
-                return opened.open_adapter(card, family, progress, others)
+                return opening(progress)
             except AquatintError as error:
                 raise _cause(error) from error
             except RuntimeError as error:
@@ -160,6 +177,7 @@ class TorchRunner:
         """Free what is held for these rows."""
         for row in rows:
             self._states.pop(row, None)
+            self._enlargements.drop(row)
         self._conditioning.clear()
 
     @torch.inference_mode()
@@ -174,7 +192,7 @@ class TorchRunner:
         out_of_memory, fault = False, None
         self._meter.begin()
         try:
-            {Phase.ENCODE: self._encode, Phase.DENOISE: self._denoise, Phase.DECODE: self._decode}[batch.phase](batch, work)
+            self._phases[batch.phase](batch, work)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             out_of_memory = _is_out_of_memory(error)
             if not out_of_memory and _is_device_fault(error):
@@ -202,38 +220,46 @@ class TorchRunner:
         )
 
     def _encode(self, batch: Batch, work: "_Work") -> None:
-        resident = self._models[batch.key.model]
-        find = self._finder(batch.key.model)
-        wanted: list[Prompt] = []
+        drawn = [row for row in batch.rows if not row.idle]
         for row in batch.rows:
-            try:
-                wanted += [cue.prompt for cues in resident.encoder.prompts(row, find) for cue in cues]
-            except AquatintError as error:
-                work.failed[row.id] = error.report()
-        with suppress(AquatintError):  # one row's fault is told below, to that row
-            resident.encoder.embeddings.fetch(wanted)
-        moments: dict[tuple[str, int], Moments] = {}
-        shapings: dict[str, Shaping] = {}
-        for row in batch.rows:
+            if row.idle:
+                self._set_out(row, work)
+        if drawn:
+            self._begin(drawn, self._models[batch.key.model], work)
+
+    def _set_out(self, row: Row, work: "_Work") -> None:
+        """``row`` draws nothing yet: its picture is only to be enlarged."""
+        try:
+            ahead = 0 if row.modelless else self._models[row.key.model].encoder.ahead(row)
+        except AquatintError as error:
+            work.failed[row.id] = error.report()
+            return
+        if row.request.init is None:
+            msg = "unreachable: an idle row has a picture"
+            raise ValueError(msg)
+        pixels = pictures.init_pixels(row.request.init, row.key.width, row.key.height)[0] / 2 + 0.5
+        self._enlargements.take(row, pixels, self._finder(row.key.model))
+        work.advanced[row.id], work.courses[row.id] = 0, Course(0, ahead=ahead)
+
+    def _begin(self, rows: Sequence[Row], resident: Resident, work: "_Work") -> None:
+        self._read_prompts(rows, resident, work)
+        moments: dict[tuple[str | RowId, int], Moments] = {}
+        shapings: dict[str | RowId, Shaping] = {}
+        for row in rows:
             if row.id in work.failed:
                 continue
-            asked = 0
+            # n images of one request ask for the same in the same order, in their first pass: each picture is encoded once.
+            whose: str | RowId = row.id if row.later else row.request.id
+            asked = count()
 
-            def encode(pixels: torch.Tensor, request: str = row.request.id) -> Moments:
-                # n images of one request ask for the same pictures in the same order: each is encoded once.
-                nonlocal asked
-                key = (request, asked)
-                asked += 1
+            def encode(pixels: torch.Tensor, whose: str | RowId = whose, asked: Iterator[int] = asked) -> Moments:
+                key = (whose, next(asked))
                 if key not in moments:
                     moments[key] = resident.family.vae.moments(pixels)[0]
                 return moments[key]
 
-            encoder = resident.encoder
             try:
-                if row.refining:
-                    state = encoder.refined(row, self._states[row.id], find)
-                else:
-                    state = encoder.state(row, encode, find, shapings.get(row.request.id))
+                state = self._state(row, resident, encode, shapings.get(whose))
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue
@@ -241,11 +267,29 @@ class TorchRunner:
                 # What the row was told before is let go: another conditioning may come to have its identity.
                 self._conditioning.clear()
             self._states[row.id] = state
-            shapings[row.request.id] = state.shaping
+            shapings[whose] = state.shaping
             work.advanced[row.id] = state.total
             work.courses[row.id] = state.course()
-            if row.request.refiner is not None and not row.refining:
-                work.switches[row.id] = state.solver.before(row.request.refiner.switch_at)
+            work.switches |= _switch(row, state)
+
+    def _read_prompts(self, rows: Sequence[Row], resident: Resident, work: "_Work") -> None:
+        """Encode what all ``rows`` are told, in one go."""
+        wanted: list[Prompt] = []
+        for row in rows:
+            try:
+                wanted += [cue.prompt for cues in resident.encoder.prompts(row, self._finder(row.key.model)) for cue in cues]
+            except AquatintError as error:
+                work.failed[row.id] = error.report()
+        with suppress(AquatintError):  # one row's fault is told to that row, when it is its turn
+            resident.encoder.embeddings.fetch(wanted)
+
+    def _state(self, row: Row, resident: Resident, encode: Encode, shaped: Shaping | None) -> RowState:
+        """What ``row`` begins with, whichever pass or model comes next."""
+        encoder, find = resident.encoder, self._finder(row.key.model)
+        if row.refining:
+            return encoder.refined(row, self._states[row.id], find)
+        with self._enlargements.held(row, self._states.get(row.id), resident.family) as held:
+            return encoder.state(row, encode, find, shaped, held=held)
 
     def _denoise(self, batch: Batch, work: "_Work") -> None:
         resident = self._models[batch.key.model]
@@ -332,16 +376,28 @@ class TorchRunner:
         for row in batch.rows:
             state = self._states[row.id]
             try:
-                pixels = family.vae.decode(state.latents)[0].cpu()
+                pixels = family.vae.pixels(state.latents)[0]
             except AquatintError as error:
                 work.failed[row.id] = error.report()
                 continue
-            height, width = pixels.shape[:2]
-            picture = Picture(width=width, height=height, mode="RGB", data=pixels.numpy().tobytes())
             if state.paste is not None:
-                picture = inpainting.put_back(state.paste, picture, row.request.width, row.request.height)
-            work.pictures[row.id] = picture
+                put_back = inpainting.put_back(state.paste, as_picture(pixels), row.request.width, row.request.height)
+                pixels = as_pixels(put_back)
+            if row.shown:
+                work.pictures[row.id] = as_picture(pixels)
+            else:
+                self._enlargements.take(row, pixels.cpu(), self._finder(row.key.model))
             work.advanced[row.id] = row.position
+
+    def _enlarge(self, batch: Batch, work: "_Work") -> None:
+        for row in batch.rows:
+            try:
+                work.advanced[row.id] = left = self._enlargements.advance(row)
+            except AquatintError as error:
+                work.failed[row.id] = error.report()
+                continue
+            if row.shown and not left:
+                work.pictures[row.id] = self._enlargements.picture(row)
 
     def latents(self, row: RowId) -> torch.Tensor:
         """A copy of a row's latents, for parity tests and checks."""
@@ -361,6 +417,14 @@ class _Work:
         self.pictures: dict[RowId, Picture] = {}
         self.previews: dict[RowId, Picture] = {}
         self.failed: dict[RowId, ErrorReport] = {}
+
+
+def _switch(row: Row, state: RowState) -> dict[RowId, int]:
+    """When ``row``'s refiner takes over; with a second pass to come the image is not the refiner's to finish yet."""
+    refiner = row.request.refiner
+    if refiner is None or row.refining or row.request.hires is not None:
+        return {}
+    return {row.id: state.solver.before(refiner.switch_at)}
 
 
 def _bucket(evaluations: int, batch: Batch) -> int:

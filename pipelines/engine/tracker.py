@@ -89,4 +89,5 @@ class Tracker:
             decode_seconds=track.seconds[Phase.DECODE],
             evaluations=track.evaluations,
             company=track.company / max(track.ticks, 1),
+            enlarge_seconds=track.seconds[Phase.ENLARGE],
         )

@@ -7,7 +7,6 @@ import msgspec
 
 from pipelines.contract.catalog import Emphasis
 from pipelines.contract.errors import InvalidRequest, TooLarge
-from pipelines.contract.request import ImageRequest
 from pipelines.contract.samplers import kept_steps
 from pipelines.engine.row import Row
 from pipelines.families.family import Change, Family, Prompt
@@ -58,17 +57,17 @@ class Reader:
         if not 0 <= request.clip_skip <= self._family.max_clip_skip:
             msg = f"clip_skip must be 0 to {self._family.max_clip_skip} for this model, not {request.clip_skip}."
             raise InvalidRequest(msg, param="clip_skip")
-        steps = self._steps(request)
-        positive = self._read(request.styled_prompt, steps, "prompt", request.clip_skip, change)
+        steps = self._steps(row)
+        positive = self._read(request.styled_prompt, steps, "prompt", request.clip_skip)
         if not request.sampling.guided:
             return (positive,)
         # Like diffusers, the negative prompt is never tapped early: clip_skip is about the picture's description.
         return (self._read(request.styled_negative, steps, "negative_prompt", 0, change), positive)
 
-    def _steps(self, request: ImageRequest) -> int:
+    def _steps(self, row: Row) -> int:
         """The steps that will really be run: flow models round otherwise, and the row does not know its course yet."""
-        whole, init = request.sampling.steps, request.init
-        return whole if init is None else max(1, kept_steps(whole, init.strength, flow=self._family.facts.family.flow))
+        whole, strength = row.request.sampling.steps, row.strength
+        return whole if strength is None else max(1, kept_steps(whole, strength, flow=self._family.facts.family.flow))
 
     def _cues(self, text: str, steps: int, param: str, clip_skip: int, change: Change | None) -> tuple[Cue, ...]:
         script = Script(text, literal=self._emphasis is Emphasis.NONE)

@@ -86,6 +86,11 @@ class Autoencoder:
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pixels [n, H, W, 3], uint8, of scaled clean latents [n, C, h, w]; raises `EngineFailure` if they are not finite."""
+        quantised: torch.Tensor = (self.pixels(latents) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return quantised
+
+    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        """The same as [n, 3, H, W], float32 in 0..1."""
         height, width = (side * self.scale for side in latents.shape[-2:])
 
         def decode() -> torch.Tensor:
@@ -93,9 +98,8 @@ class Autoencoder:
             return decoded
 
         pixels = self._finite(decode, "drawing", width, height)
-        levels = (pixels.float() / 2 + 0.5).clamp(0, 1) * 255
-        quantised: torch.Tensor = levels.round().to(torch.uint8).permute(0, 2, 3, 1)
-        return quantised
+        levels: torch.Tensor = (pixels.float() / 2 + 0.5).clamp(0, 1)
+        return levels
 
     def _finite(self, run: Callable[[], torch.Tensor], doing: str, width: int, height: int) -> torch.Tensor:
         """What ``run`` gives, tiled if the picture is large, in float32 if half precision overflowed."""

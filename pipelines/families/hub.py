@@ -105,7 +105,7 @@ def file(repo: str, revision: str | None, name: str | None, progress: Progress) 
             raise ModelLoadFailed(msg)
         revisions = [f"--revision={revision}"] if revision else []
         path = _download(repo, [repo, f"--file={wanted}", *revisions], progress)
-        found = sorted(path.rglob(wanted))
+        found = _files(path, wanted)
     if len(found) != 1:
         names = ", ".join(each.name for each in found)
         msg = f"hf:{repo} has several safetensors files ({names}): say which is meant with 'file'."
@@ -121,7 +121,11 @@ def _cached_files(repo: str, revision: str | None, wanted: str) -> list[Path]:
         path = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[wanted]))
     except LocalEntryNotFoundError:
         return []
-    return sorted(path.rglob(wanted))
+    return _files(path, wanted)
+
+
+def _files(path: Path, wanted: str) -> list[Path]:
+    return sorted(path.rglob(wanted)) if wanted == ONE_FILE else [file for file in (path / wanted,) if file.is_file()]
 
 
 def _complete(path: Path, only: str | None, without: Sequence[str]) -> bool:

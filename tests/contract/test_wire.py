@@ -147,7 +147,7 @@ MESSAGES = [
     Progress("r1", 1, 3, 20),
     Preview("r1", 1, 3, DOT),
     ImageDone("r1", 0, DOT),
-    Completed("r1", RunStats(0.1, 0.2, 0.3, 0.4, 40, 11.5)),
+    Completed("r1", RunStats(0.1, 0.2, 0.3, 0.4, 40, 11.5, 0.6)),
     Failed("r1", REPORT),
     Tick("demo", Phase.DENOISE, 5, 9, 3, 0.05, out_of_memory=False, waiting=7),
     Drained(),

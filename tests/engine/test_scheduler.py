@@ -1,5 +1,6 @@
 """Decisions of the scheduler, one by one."""
 
+from pipelines.contract.enlarging import Tiles, Upscale
 from pipelines.contract.messages import Phase
 from pipelines.contract.request import ImageRequest, Priority, Refiner, Sampling
 from pipelines.engine.row import Course, Key, Row, rows_of
@@ -273,3 +274,37 @@ def test_steps_never_go_back_when_the_refiner_takes_longer():
     assert steps == sorted(steps)
     assert steps[0] == 5
     assert steps[-1] == 10
+
+
+def test_between_two_ticks_there_is_one_piece_of_enlarging_and_newcomers_come_first():
+    enlarging = [row(order, phase=Phase.ENLARGE, upscale=Upscale(128, 128)) for order in (0, 1)]
+    made = scheduler(*enlarging, row(2), row(3, phase=Phase.ENCODE))
+    phases = []
+    for _ in range(6):
+        batch = made.schedule()
+        phases.append(batch.phase)
+        assert len(batch.rows) == 1 or batch.phase is Phase.DENOISE
+        left = {each.id: 5 for each in batch.rows}
+        tick(made, batch, **({"advanced": left} if batch.phase is Phase.ENLARGE else {}))
+    assert phases == [Phase.ENCODE, Phase.ENLARGE, Phase.DENOISE, Phase.ENLARGE, Phase.DENOISE, Phase.ENLARGE]
+
+
+def test_a_tile_waits_for_nobody_and_its_whole_for_the_tile():
+    asked = Upscale(128, 64, tiles=Tiles(64, 0, 0.5))
+    whole = row(0, phase=Phase.ENLARGE, total=4, upscale=asked)
+    made = scheduler(whole, row(1, phase=Phase.ENCODE))
+    made.hold({"m"})
+    tick(made, advanced={whole.id: 0})
+    assert len(made) == 4
+    assert made.demand()["m"].begun == 2, "its tiles hold the model"
+    batch = made.schedule()
+    assert [each.tile for each in batch.rows] == [0, 1]
+    while batch.phase is not Phase.DECODE:
+        tick(made, batch)
+        batch = made.schedule()
+        assert len(batch.rows) == 2
+    tick(made, batch)
+    made.remove([each.id for each in batch.rows])
+    last = made.schedule()
+    assert (last.phase, last.rows) == (Phase.ENLARGE, (whole,))
+    assert whole.shown
