@@ -253,6 +253,8 @@ def _mistake(request: ImageRequest) -> AquatintError | None:
         return InvalidRequest("The refiner must take over after 0 and before 1 of the schedule.", param="refiner")
     if not request.seeds:
         return InvalidRequest("At least one seed is needed.", param="seeds")
+    if any(use.preprocessor is not None for use in request.controls):
+        return InvalidRequest("A control's preprocessor must be run before: the engine takes control images only.", param="controls")
     for param in ("hires", "upscale"):
         if getattr(request, param):
             return Unsupported(f"{param!r} is not supported yet.", param=param)

@@ -69,6 +69,34 @@ def snapshot(
     return _download(repo, [*arguments, *([f"--revision={revision}"] if revision else [])], progress)
 
 
+def files(repo: str, revision: str | None, names: Sequence[str], progress: Progress) -> tuple[Path, ...]:
+    """The files ``names`` of ``repo`` as of ``revision`` (the main branch if None), whatever they hold.
+
+    No call is made when the cache has them. Raises `ModelLoadFailed` when it has not, and downloads are off or fail.
+    """
+    if not _NAME.fullmatch(repo):
+        msg = f"'hf:{repo}' names no repository; write hf:OWNER/NAME."
+        raise ModelLoadFailed(msg)
+    found = _cached_files(repo, revision, names)
+    if found is not None:
+        return found
+    if os.environ.get(DOWNLOADS) != "1":
+        lacking = ", ".join(names)
+        msg = f"{lacking} of hf:{repo} is not in the cache, and downloads are off (HF_HUB_OFFLINE)."
+        raise ModelLoadFailed(msg)
+    arguments = [repo, *(f"--file={name}" for name in names), *([f"--revision={revision}"] if revision else [])]
+    folder = _download(repo, arguments, progress)
+    return tuple(folder / name for name in names)
+
+
+def _cached_files(repo: str, revision: str | None, names: Sequence[str]) -> tuple[Path, ...] | None:
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - half a second that folders need not wait for
+
+    found = [try_to_load_from_cache(repo, name, revision=revision) for name in names]
+    paths = tuple(Path(each) for each in found if isinstance(each, str))
+    return paths if len(paths) == len(names) else None
+
+
 def cached(repo: str, revision: str | None, *, only: str | None = None, without: Sequence[str] = ()) -> Path | None:
     """The folder of ``repo`` in the cache; None if something of it is missing."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - half a second that folders need not wait for
