@@ -1,8 +1,8 @@
 """Preprocessors: what makes a control image of an ordinary picture, under every name that users know, and what each can be told.
 
-The table lives in the contract because the server lists them and refuses a wrong name or option before any work, without torch. Who
-does the work behind an id is `pipelines.preprocessing`; a test holds the two together. Ids are those of A1111's ControlNet extension
-where it has one.
+The table lives in the contract because the server lists them and refuses a wrong name or option before any work, without torch.
+Who does the work behind an id is `pipelines.preprocessing`; a test holds the two together. Ids are those of A1111's ControlNet
+extension where it has one.
 """
 
 import math
@@ -158,13 +158,19 @@ PREPROCESSORS: tuple[PreprocessorSpec, ...] = (
     ),
     PreprocessorSpec("softedge_teed", Makes.EDGES, "Soft edges by TEED.", ("teed",), weights=TEED),
     PreprocessorSpec("softedge_anyline", Makes.LINES, "TEED's edges and fine lines together.", ("anyline",), weights=ANYLINE),
-    PreprocessorSpec("scribble_hed", Makes.SCRIBBLE, "Thick strokes from HED's edges.", ("scribble", "fake_scribble"), weights=HED),
+    PreprocessorSpec(
+        "scribble_hed", Makes.SCRIBBLE, "Thick strokes from HED's edges.", ("scribble", "fake_scribble"), weights=HED
+    ),
     PreprocessorSpec("scribble_hedsafe", Makes.SCRIBBLE, "Thick strokes from HED in few grey levels.", weights=HED),
     PreprocessorSpec(
         "scribble_pidinet", Makes.SCRIBBLE, "Thick strokes from PiDiNet's edges.", ("t2ia_sketch_pidi",), weights=PIDINET
     ),
     PreprocessorSpec(
-        "scribble_pidsafe", Makes.SCRIBBLE, "Thick strokes from PiDiNet in few grey levels.", ("scribble_pidisafe",), weights=PIDINET
+        "scribble_pidsafe",
+        Makes.SCRIBBLE,
+        "Thick strokes from PiDiNet in few grey levels.",
+        ("scribble_pidisafe",),
+        weights=PIDINET,
     ),
     PreprocessorSpec(
         "scribble_xdog",
@@ -186,7 +192,9 @@ PREPROCESSORS: tuple[PreprocessorSpec, ...] = (
         ),
         LERES,
     ),
-    PreprocessorSpec("normal_bae", Makes.NORMALS, "Directions of surfaces as colours.", ("normalbae", "normal"), weights=NORMAL_BAE),
+    PreprocessorSpec(
+        "normal_bae", Makes.NORMALS, "Directions of surfaces as colours.", ("normalbae", "normal"), weights=NORMAL_BAE
+    ),
     PreprocessorSpec(
         "normal_midas",
         Makes.NORMALS,
@@ -273,7 +281,15 @@ _REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("tile_colorfix", "tile_colorfix_sharp"), "it changes the sampling, not the picture: use 'tile_resample'"),
     **dict.fromkeys(("inpaint_only", "inpaint_only_lama", "inpaint_global_harmonious"), "send a mask with the request"),
     **dict.fromkeys(
-        ("reference_only", "reference_adain", "reference_adain_attn", "ip_adapter", "clip_vision", "t2ia_style_clipvision", "revision"),
+        (
+            "reference_only",
+            "reference_adain",
+            "reference_adain_attn",
+            "ip_adapter",
+            "clip_vision",
+            "t2ia_style_clipvision",
+            "revision",
+        ),
         "send the picture as a reference instead of a control",
     ),
 }
@@ -374,7 +390,12 @@ def _spec(name: str) -> PreprocessorSpec | None:
 def _value(parameter: Parameter, given: object) -> Value:
     param = f"options.{parameter.name}"
     whole = parameter.kind is Kind.INTEGER
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or (whole and given != int(given)):
+    if (
+        isinstance(given, bool)
+        or not isinstance(given, int | float)
+        or not math.isfinite(given)
+        or (whole and given != int(given))
+    ):
         msg = f"{parameter.name!r} must be {'a whole number' if whole else 'a number'}, not {given!r}."
         raise InvalidRequest(msg, param=param)
     least, most = parameter.least, parameter.most

@@ -254,7 +254,9 @@ def _mistake(request: ImageRequest) -> AquatintError | None:
     if not request.seeds:
         return InvalidRequest("At least one seed is needed.", param="seeds")
     if any(use.preprocessor is not None for use in request.controls):
-        return InvalidRequest("A control's preprocessor must be run before: the engine takes control images only.", param="controls")
+        return InvalidRequest(
+            "A control's preprocessor must be run before: the engine takes control images only.", param="controls"
+        )
     for param in ("hires", "upscale"):
         if getattr(request, param):
             return Unsupported(f"{param!r} is not supported yet.", param=param)

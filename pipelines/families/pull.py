@@ -50,9 +50,7 @@ def main() -> int:
     return 1 if "error" in told else 0
 
 
-def pull(
-    repo: str, revision: str | None, wanted: dict[str, Any], *, lines: bool, names: Sequence[str] = ()
-) -> dict[str, Any]:
+def pull(repo: str, revision: str | None, wanted: dict[str, Any], *, lines: bool, names: Sequence[str] = ()) -> dict[str, Any]:
     """``path``, ``files`` and ``bytes`` of the downloaded repository, or ``error``; ``wanted`` are the hub's file patterns.
 
     With ``names``, these files must be there; without, some safetensors.

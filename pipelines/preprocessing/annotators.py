@@ -1,6 +1,6 @@
 """controlnet-aux's modules one by one.
 
-Its package imports all of its detectors, and with them mediapipe, mmpose's remains and their warnings: ten seconds for what a second
+Its package imports all of its detectors, and with them mediapipe, mmpose's remains and their warnings: ten seconds for what one
 does. Here its folder is a package of another name, without that ``__init__``; the modules in it import each other relatively.
 """
 
@@ -26,7 +26,7 @@ def annotator(name: str) -> Any:
         package = ModuleType(_PACKAGE)
         package.__path__ = list(found.submodule_search_locations)
         sys.modules[_PACKAGE] = package
-    with warnings.catch_warnings():
         # Old names of timm's and torch's that its modules are written in: nothing that whoever reads the log could mend.
-        warnings.simplefilter("ignore")
-        return importlib.import_module(f"{_PACKAGE}.{name}")
+        warnings.filterwarnings("ignore", module=rf"{_PACKAGE}|timm")
+        warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+    return importlib.import_module(f"{_PACKAGE}.{name}")

@@ -55,4 +55,5 @@ def xdog(pixels: Pixels, options: Options) -> Pixels:
     values = pixels.astype(np.float32)
     fine, coarse = (cv2.GaussianBlur(values, (0, 0), sigma) for sigma in (0.5, 5.0))
     darker = (coarse - fine).min(axis=2).clip(0, 255)
-    return (2 * darker > options["threshold"]).astype(np.uint8) * np.uint8(255)
+    found: Pixels = (2 * darker > options["threshold"]).astype(np.uint8) * np.uint8(255)
+    return found

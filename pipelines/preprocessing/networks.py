@@ -1,13 +1,11 @@
 """Annotators with weights: controlnet-aux's networks, filled by us.
 
-Its own ``from_pretrained`` asks the hub and unpickles; neither happens here. Each opener takes the tensors of each of the files that
-`pipelines.contract.preprocessing` lists, and gives what its runner needs.
+Its own ``from_pretrained`` asks the hub and unpickles; neither happens here. Each opener takes the tensors of each of the files
+that `pipelines.contract.preprocessing` lists, and gives what its runner needs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import partial
-from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +19,9 @@ from pipelines.contract.preprocessing import Options
 from pipelines.preprocessing.annotators import annotator
 from pipelines.preprocessing.checkpoint import Tensors, fill
 from pipelines.preprocessing.pixels import Pixels
+
+_POINTS = 16
+"""Along a side, at which Segment Anything looks for things: half of its default, which takes minutes on a CPU."""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -68,8 +69,7 @@ def _midas(files: Sequence[Tensors]) -> Opened:
 
 def _zoe(files: Sequence[Tensors]) -> Opened:
     module = annotator("zoe")
-    with redirect_stdout(StringIO()):
-        model = module.ZoeDepth.build_from_config(module.get_config("zoedepth", "infer"))
+    model = module.ZoeDepth.build_from_config(module.get_config("zoedepth", "infer"))
     # The index of relative positions follows from the size; newer releases of timm do not save it.
     network = fill(model, files[0], "ZoeDepth", derived=("relative_position_index",))
     return Opened(module.ZoeDetector(network), (network,))
@@ -84,9 +84,7 @@ def _leres(files: Sequence[Tensors]) -> Opened:
 def _normal_bae(files: Sequence[Tensors]) -> Opened:
     module = annotator("normalbae")
     told = SimpleNamespace(mode="client", architecture="BN", pretrained="scannet", sampling_ratio=0.4, importance_ratio=0.7)
-    with redirect_stdout(StringIO()):
-        model = module.NNET(told)
-    network = fill(model, files[0], "NormalBae")
+    network = fill(module.NNET(told), files[0], "NormalBae")
     return Opened(module.NormalBaeDetector(network), (network,))
 
 
@@ -114,7 +112,8 @@ def _sam(files: Sequence[Tensors]) -> Opened:
         msg = "These are no weights for Segment Anything: its image encoder is missing, or of a size that is not known here."
         raise ModelLoadFailed(msg)
     network = fill(module.sam_model_registry[kind](), files[0], f"Segment Anything ({kind})", derived=("attention_bias_idxs",))
-    return Opened(module.SamAutomaticMaskGenerator(network), (network,))
+    generator = module.SamAutomaticMaskGenerator(network, points_per_side=_POINTS, points_per_batch=_POINTS)
+    return Opened(generator, (network,))
 
 
 def _openpose(files: Sequence[Tensors], *, hand: bool = False, face: bool = False) -> Opened:

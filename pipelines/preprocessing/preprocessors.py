@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from threading import Thread
 from typing import Any
 
 import cv2
@@ -51,8 +52,7 @@ class Preprocessors:
 
     def __init__(self, *, threads: int = 1, kept_bytes: int = KEPT_BYTES) -> None:
         """Limit this thread's work to ``threads`` cores and the networks at hand to ``kept_bytes``."""
-        torch.set_num_threads(threads)  # of the calling thread alone: OpenMP counts for each
-        cv2.setNumThreads(threads)
+        _limit(threads)
         self._kept_bytes = kept_bytes
         self._opened: OrderedDict[tuple[str, PreprocessorCard], Opened] = OrderedDict()
 
@@ -96,3 +96,16 @@ class Preprocessors:
     def _make_room(self, wanted: int) -> None:
         while self._opened and wanted + sum(each.bytes for each in self._opened.values()) > self._kept_bytes:
             self._opened.popitem(last=False)
+
+
+def _limit(threads: int) -> None:
+    """Keep this thread's work to ``threads`` cores, and no other thread's.
+
+    torch counts for each thread, but new threads begin with what was set last; so another one sets what was before.
+    """
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    others = Thread(target=torch.set_num_threads, args=(usual,))
+    others.start()
+    others.join()
+    cv2.setNumThreads(threads)

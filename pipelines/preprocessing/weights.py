@@ -17,11 +17,9 @@ def files(card: PreprocessorCard, weights: Weights, progress: Progress) -> tuple
     `ModelLoadFailed` when one is not there.
     """
     source = sources.parse(card.source, card.revision)
-    if source.scheme == "file" or card.file is not None:
-        if len(weights.files) > 1:
-            wanted = ", ".join(weights.files)
-            msg = f"The preprocessor {card.name!r} needs {len(weights.files)} files ({wanted}): name a folder (dir:) that has them."
-            raise ModelLoadFailed(msg)
+    if (source.scheme == "file" or card.file is not None) and len(weights.files) > 1:
+        msg = f"{', '.join(weights.files)} are needed: name a folder (dir:) that has them, not one file."
+        raise ModelLoadFailed(msg)
     names = weights.files if card.file is None else (card.file,)
     if source.scheme == "hf":
         return hub.files(source.rest, source.revision, names, progress)

@@ -105,7 +105,7 @@ def _hear(link: Link, engine: Engine, preparation: Preparation) -> bool:
     return draining
 
 
-def _obey(command: Command, engine: Engine, preparation: Preparation) -> list[Event]:
+def _obey(command: Command, engine: Engine, preparation: Preparation) -> list[Event]:  # noqa: PLR0911 - one arm per command
     match command:
         case Generate(request=request):
             return engine.generate(request)

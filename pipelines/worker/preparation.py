@@ -1,4 +1,4 @@
-"""Preprocessing beside the ticks: one thread, a bounded queue, and a file descriptor that tells when there is something to collect."""
+"""Preprocessing beside the ticks: one thread, a bounded queue, and a file descriptor that tells when there is a result."""
 
 import contextlib
 import queue
@@ -40,9 +40,7 @@ class Work(Protocol):
 class Preparation:
     """Does `Preprocess` commands one by one, in the order they came. Call it from one place; the work runs elsewhere."""
 
-    def __init__(
-        self, begin: Callable[[], Work], *, waiting: int = WAITING, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, begin: Callable[[], Work], *, waiting: int = WAITING, clock: Callable[[], float] = time.monotonic) -> None:
         """``begin`` is called in the thread, before its first work: imports that take long belong there."""
         self._begin = begin
         self._most = waiting
@@ -131,12 +129,15 @@ class Preparation:
                 self._running = id_
             try:
                 work = work or self._begin()
-                began = self._clock()
-                picture = work(command, lambda part, fraction: self._tell(Preparing(id_, part, fraction)))
-                result: Event = Preprocessed(id_, picture, self._clock() - began)
+                result: Event = self._made(work, command)
             except Exception as error:  # noqa: BLE001 - whatever happens must be heard of, and the next work be done
                 result = Failed(id_, _known(error).report())
             self._tell(result, done=True)
+
+    def _made(self, work: Work, command: Preprocess) -> Event:
+        began = self._clock()
+        picture = work(command, lambda part, fraction: self._tell(Preparing(command.id, part, fraction)))
+        return Preprocessed(command.id, picture, self._clock() - began)
 
     def _tell(self, event: Event, *, done: bool = False) -> None:
         with self._change:  # not between its end and its report: `busy` would say that nothing is left
