@@ -165,7 +165,7 @@ class Fleet:
 
     def _send(self, errand: Errand) -> None:
         if alive := self._alive(errand):
-            min(alive, key=lambda each: (each.errands, each.backlog)).preprocess(errand)
+            min(alive, key=lambda each: (not each.up, each.errands, each.backlog)).preprocess(errand)
 
     def _alive(self, work: Flight | Errand) -> list[Supervisor]:
         """The workers that ``work`` could go to; it fails if there are none."""

@@ -155,6 +155,11 @@ class Supervisor:
         self._advance()
 
     @property
+    def up(self) -> bool:
+        """Whether there is a worker that takes work, with its models or without."""
+        return self._worker is not None and self._worker.hello is not None and not self._worker.leaving
+
+    @property
     def errands(self) -> int:
         """How many pictures it has to preprocess."""
         return len(self._errands) + (len(self._worker.errands) if self._worker else 0)

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -67,14 +69,14 @@ class Prepared:
         for index, use in enumerate(request.controls):
             if use.preprocessor is not None:
                 options = _options(use, request)
-                keys[index] = await self._key(use, options)
+                with _naming(index):
+                    keys[index] = await self._key(use, options)
                 wanted.setdefault(keys[index], (index, use, options))
         # Held here too: what is kept may be thrown out while the others are being made.
         made = {key: picture for key in wanted if (picture := self._recall(key)) is not None}
-        work = {key: each for key, each in wanted.items() if key not in made}
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = {key: group.create_task(self._make(*each, call)) for key, each in work.items()}
+                tasks = {key: group.create_task(self._make(*work, call)) for key, work in wanted.items() if key not in made}
         except* AquatintError as errors:
             raise _first(errors) from None
         for key, task in tasks.items():
@@ -87,12 +89,8 @@ class Prepared:
         return replace(request, controls=controls)
 
     async def _make(self, index: int, use: ControlUse, options: Options, call: Call) -> Picture:
-        try:
+        with _naming(index):
             return await self._preprocesses.preprocess(use.preprocessor or "", use.picture, options, deadline=call.deadline)
-        except AquatintError as error:
-            if error.param is not None:
-                error.param = f"controls[{index}].{error.param.replace('options.', 'preprocessor_options.', 1)}"
-            raise
 
     async def _key(self, use: ControlUse, options: Options) -> Key:
         picture, name = use.picture, find(use.preprocessor or "").id
@@ -126,8 +124,19 @@ def _options(use: ControlUse, request: ImageRequest) -> Options:
     return {**use.preprocessor_options, RESOLUTION.name: int(min(max(side, RESOLUTION.least), RESOLUTION.most))}
 
 
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """Errors inside the block name the control that they are about."""
+    try:
+        yield
+    except AquatintError as error:
+        if error.param is not None:
+            error.param = f"controls[{index}].{error.param.replace('options.', 'preprocessor_options.', 1)}"
+        raise
+
+
 def _first(errors: ExceptionGroup[AquatintError]) -> AquatintError:
-    """The error that a caller can act on before those that only followed."""
+    """The first one; it cancelled the others."""
     found: BaseException = errors
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
