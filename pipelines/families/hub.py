@@ -80,11 +80,11 @@ def files(repo: str, revision: str | None, names: Sequence[str], progress: Progr
     found = _cached_files(repo, revision, names)
     if found is not None:
         return found
-    if os.environ.get(DOWNLOADS) != "1":
-        lacking = ", ".join(names)
-        msg = f"{lacking} of hf:{repo} is not in the cache, and downloads are off (HF_HUB_OFFLINE)."
-        raise ModelLoadFailed(msg)
     arguments = [repo, *(f"--file={name}" for name in names), *([f"--revision={revision}"] if revision else [])]
+    if os.environ.get(DOWNLOADS) != "1":
+        command = f"python -m pipelines.families.pull {' '.join(arguments)}"
+        msg = f"hf:{repo} is not in the cache, and downloads are off (HF_HUB_OFFLINE): get it with '{command}'."
+        raise ModelLoadFailed(msg)
     folder = _download(repo, arguments, progress)
     return tuple(folder / name for name in names)
 

@@ -220,7 +220,8 @@ before = torch.get_num_threads()
 import threading
 def side():
     run = Preprocessors(threads=1).run
-    run(Preprocess("p", "softedge_hed", PreprocessorCard("hed", "dir:{folder}"), Picture(64, 64, "L", bytes(4096)), {{"resolution": 64}}))
+    dot = Picture(64, 64, "L", bytes(4096))
+    run(Preprocess("p", "softedge_hed", PreprocessorCard("hed", "dir:{folder}"), dot, {{"resolution": 64}}))
     print("side", torch.get_num_threads())
 thread = threading.Thread(target=side)
 thread.start()

@@ -17,7 +17,6 @@ from pipelines.contract.messages import (
     Failed,
     Generate,
     LoadModel,
-    ModelLoaded,
     Preparing,
     Preprocess,
     Preprocessed,
