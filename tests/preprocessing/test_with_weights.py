@@ -167,7 +167,7 @@ def test_a_wrong_shape_is_named(folder, tmp_path):
 def test_one_file_is_not_enough_for_several(folder):
     card_for("openpose_full", folder)
     path = folder / "body_pose_model.pth"
-    with pytest.raises(ModelLoadFailed, match="hand_pose_model.pth"):
+    with pytest.raises(ModelLoadFailed, match=r"hand_pose_model\.pth"):
         Preprocessors().run(work("openpose_full", PreprocessorCard("openpose_full", f"file:{path}")))
 
 
