@@ -96,9 +96,7 @@ def _preprocessors(threads: int) -> Work:
     return Preprocessors(threads=threads).run
 
 
-def _run(
-    link: Link, signals: Signals, made: tuple[Engine, tuple[ThreadLoader, ...]], preparation: Preparation
-) -> None:
+def _run(link: Link, signals: Signals, made: tuple[Engine, tuple[ThreadLoader, ...]], preparation: Preparation) -> None:
     engine, loaders = made
     serve(link, engine, signals, loaders, preparation)
     if any(loader.busy for loader in loaders) or preparation.busy:

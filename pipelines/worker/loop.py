@@ -64,9 +64,7 @@ class Signals:
         self.terminated = True
 
 
-def serve(
-    link: Link, engine: Engine, signals: Signals, loaders: Sequence[ThreadLoader], preparation: Preparation
-) -> None:
+def serve(link: Link, engine: Engine, signals: Signals, loaders: Sequence[ThreadLoader], preparation: Preparation) -> None:
     """Run until the peer is gone, or until everything is finished after `Drain` or SIGTERM; ``loaders`` are the engine's."""
     selector = selectors.DefaultSelector()
     sources: list[Link | Signals | ThreadLoader | Preparation] = [link, signals, *loaders, preparation]

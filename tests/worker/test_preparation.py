@@ -74,7 +74,7 @@ class Played:
         self.bench, self.sock = Bench(), ours
         ours.settimeout(20)
         self.preparation = Preparation(lambda: self.bench, **options)
-        arguments = Link(theirs), Engine(FakeRunner()), NoSignals(), ThreadLoader(), self.preparation
+        arguments = Link(theirs), Engine(FakeRunner()), NoSignals(), [ThreadLoader()], self.preparation
         self.thread = threading.Thread(target=serve, args=arguments, daemon=True)
         self.thread.start()
         self.unread = b""
