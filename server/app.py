@@ -16,6 +16,7 @@ from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
 from server.api.links import Links
+from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
@@ -31,6 +32,7 @@ from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
 from server.gateway.finish import Gateway
+from server.gateway.preparing import Prepared
 from server.jobs.admission import Admission
 from server.jobs.memory import MemoryRepository
 from server.jobs.service import JobService
@@ -77,7 +79,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     retention = Retention(settings.outputs_hours * 3600, settings.outputs_bytes)
     store = FolderStore(settings.outputs, retention, clock)
     jobs = JobService(
-        Gateway(LocalProvider(fleet), store, counts),
+        Gateway(Prepared(LocalProvider(fleet), fleet), store, counts),
         MemoryRepository(clock),
         Admission(settings.queue_limit, counts),
         clock=clock,
@@ -110,6 +112,7 @@ def application(parts: Parts) -> Litestar:
     dialects = [
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
+        Router("/", route_handlers=[preprocessing.preprocess, preprocessing.preprocessors], guards=guards, tags=["Controls"]),
     ]
     app = Litestar(
         route_handlers=[*dialects, output, healthz, readyz, metrics],

@@ -6,6 +6,7 @@ import msgspec
 
 from pipelines.contract.adapters import ControlCard, LoraCard, ReferenceCard
 from pipelines.contract.picture import Picture, Resize
+from pipelines.contract.preprocessing import Options
 
 
 class LoraUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,6 +52,8 @@ class ControlUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resize: Resize = Resize.CROP
     mode: str | None = None
     """UNION: which of the card's modes the picture is."""
+    preprocessor_options: Options = {}
+    """What the preprocessor is told; without ``resolution`` it works at the size of the image."""
 
 
 class ReferenceUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,9 +7,11 @@ from enum import StrEnum
 
 import msgspec
 
+from pipelines.contract.adapters import PreprocessorCard
 from pipelines.contract.catalog import ModelCard, ModelFacts
 from pipelines.contract.errors import ErrorReport
 from pipelines.contract.picture import Picture
+from pipelines.contract.preprocessing import Options
 from pipelines.contract.request import ImageRequest
 
 PROTOCOL = 3
@@ -61,8 +63,24 @@ class Generate(_Command, frozen=True, tag="generate"):
     request: ImageRequest
 
 
+class Preprocess(_Command, frozen=True, tag="preprocess"):
+    """Make a control image of ``picture``, beside the ticks; answered by `Preprocessed`, or by `Failed`."""
+
+    id: str
+    """Of this work; no request has the same."""
+    preprocessor: str
+    """An id of `pipelines.contract.preprocessing`."""
+    card: PreprocessorCard | None
+    """Its weights; None for one that needs none."""
+    picture: Picture
+    options: Options = {}
+
+
 class Cancel(_Command, frozen=True, tag="cancel"):
-    """Drop the request before the next tick; answered by `Failed` with code ``cancelled``. Unknown ids are ignored."""
+    """Drop the request before the next tick, or the preprocessing; answered by `Failed` with code ``cancelled``.
+
+    Unknown ids are ignored.
+    """
 
     id: str
 
@@ -71,7 +89,7 @@ class Drain(_Command, frozen=True, tag="drain"):
     """Finish what is in flight, refuse the rest, then leave; answered by `Drained`."""
 
 
-Command = LoadModel | KnowModel | UnloadModel | Generate | Cancel | Drain
+Command = LoadModel | KnowModel | UnloadModel | Generate | Preprocess | Cancel | Drain
 
 
 class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
@@ -184,6 +202,23 @@ class RunStats(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Making pictures larger, what redrawing them took left out."""
 
 
+class Preparing(_Event, frozen=True, tag="preparing"):
+    """A preprocessor's weights are on their way: ``part`` is at hand, ``fraction`` of it is done."""
+
+    id: str
+    part: str
+    fraction: float
+
+
+class Preprocessed(_Event, frozen=True, tag="preprocessed"):
+    """The control image is made."""
+
+    id: str
+    picture: Picture
+    seconds: float
+    """What the work took, without waiting for its turn."""
+
+
 class Completed(_Event, frozen=True, tag="completed"):
     """Every image of the request has been sent."""
 
@@ -192,7 +227,7 @@ class Completed(_Event, frozen=True, tag="completed"):
 
 
 class Failed(_Event, frozen=True, tag="failed"):
-    """The request ends without (all of) its images."""
+    """The request ends without (all of) its images, or the preprocessing without its control image."""
 
     id: str
     error: ErrorReport
@@ -230,6 +265,8 @@ Event = (
     | Progress
     | Preview
     | ImageDone
+    | Preparing
+    | Preprocessed
     | Completed
     | Failed
     | Tick

@@ -272,6 +272,10 @@ def _mistake(request: ImageRequest) -> AquatintError | None:
             check(init.masking, init.outpaint, (init.picture.width, init.picture.height), masked=init.mask is not None)
         except InvalidRequest as mistake:
             return mistake
+    if any(use.preprocessor is not None for use in request.controls):
+        return InvalidRequest(
+            "A control's preprocessor must be run before: the engine takes control images only.", param="controls"
+        )
     return passes.mistake(request)
 
 

@@ -64,7 +64,7 @@ def convert(source: Path, target: Path) -> str:
     if not is_pickle(source):
         msg = f"{source} is no pickle; {_what_then(source)}"
         raise Unconvertible(msg)
-    tensors, left_out = _tensors(_load(source))
+    tensors, left_out = _tensors(read(source))
     if not tensors:
         msg = f"{source} holds no tensors."
         raise Unconvertible(msg)
@@ -78,7 +78,8 @@ def convert(source: Path, target: Path) -> str:
     return f"{target}: {len(tensors)} tensors, {target.stat().st_size} bytes; {left_out} other things left out."
 
 
-def _load(source: Path) -> Any:
+def read(source: Path) -> Any:
+    """What the pickle ``source`` holds, without anything that it names being run; raises `Unconvertible` if it holds code."""
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(source)
     except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError):
@@ -86,7 +87,7 @@ def _load(source: Path) -> Any:
         unknown = []
     harmful = [name for name in unknown if not name.startswith(_BALLAST)]
     if harmful:
-        msg = f"{source} names code that it would run when loaded: {', '.join(harmful)}. It is not converted."
+        msg = f"{source} names code that it would run when loaded: {', '.join(harmful)}. It is not read."
         raise Unconvertible(msg)
     try:
         with torch.serialization.safe_globals([(Inert, name) for name in unknown]):

@@ -72,6 +72,34 @@ def snapshot(
     return _download(repo, [*arguments, *([f"--revision={revision}"] if revision else [])], progress)
 
 
+def files(repo: str, revision: str | None, names: Sequence[str], progress: Progress) -> tuple[Path, ...]:
+    """The files ``names`` of ``repo`` as of ``revision`` (the main branch if None), whatever they hold.
+
+    No call is made when the cache has them. Raises `ModelLoadFailed` when it has not, and downloads are off or fail.
+    """
+    if not _NAME.fullmatch(repo):
+        msg = f"'hf:{repo}' names no repository; write hf:OWNER/NAME."
+        raise ModelLoadFailed(msg)
+    found = _cached_files(repo, revision, names)
+    if found is not None:
+        return found
+    arguments = [repo, *(f"--file={name}" for name in names), *([f"--revision={revision}"] if revision else [])]
+    if os.environ.get(DOWNLOADS) != "1":
+        command = f"python -m pipelines.families.pull {' '.join(arguments)}"
+        msg = f"hf:{repo} is not in the cache, and downloads are off (HF_HUB_OFFLINE): get it with '{command}'."
+        raise ModelLoadFailed(msg)
+    folder = _download(repo, arguments, progress)
+    return tuple(folder / name for name in names)
+
+
+def _cached_files(repo: str, revision: str | None, names: Sequence[str]) -> tuple[Path, ...] | None:
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - half a second that folders need not wait for
+
+    found = [try_to_load_from_cache(repo, name, revision=revision) for name in names]
+    paths = tuple(Path(each) for each in found if isinstance(each, str))
+    return paths if len(paths) == len(names) else None
+
+
 def cached(repo: str, revision: str | None, *, only: str | None = None, without: Sequence[str] = ()) -> Path | None:
     """The folder of ``repo`` in the cache; None if something of it is missing."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - half a second that folders need not wait for
@@ -98,13 +126,13 @@ def file(repo: str, revision: str | None, name: str | None, progress: Progress) 
         msg = f"hf:{repo}: {name!r} is no safetensors file; other formats are not loaded."
         raise ModelLoadFailed(msg)
     wanted = ONE_FILE if name is None else name
-    found = _cached_files(repo, revision, wanted)
+    found = _cached_one(repo, revision, wanted)
     if not found:
         if os.environ.get(DOWNLOADS) != "1":
             msg = f"{wanted} of hf:{repo} is not in the cache, and downloads are off (HF_HUB_OFFLINE)."
             raise ModelLoadFailed(msg)
         revisions = [f"--revision={revision}"] if revision else []
-        path = _download(repo, [repo, f"--file={wanted}", *revisions], progress)
+        path = _download(repo, [repo, f"--one={wanted}", *revisions], progress)
         found = _files(path, wanted)
     if len(found) != 1:
         names = ", ".join(each.name for each in found)
@@ -113,7 +141,7 @@ def file(repo: str, revision: str | None, name: str | None, progress: Progress) 
     return found[0]
 
 
-def _cached_files(repo: str, revision: str | None, wanted: str) -> list[Path]:
+def _cached_one(repo: str, revision: str | None, wanted: str) -> list[Path]:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - half a second that folders need not wait for
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 

@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +35,29 @@ def main() -> int:
     parser.add_argument("--revision", help="commit, tag or branch; the main branch if left out")
     parser.add_argument("--only", help="only this component, with its tokenizer")
     parser.add_argument("--without", action="append", default=[], help="not this component (repeat for more)")
-    parser.add_argument("--file", help="only this one safetensors file; a pattern that must match just one")
+    parser.add_argument("--one", help="only the one safetensors file that this pattern matches")
+    parser.add_argument("--file", action="append", default=[], help="only this file, whatever it holds (repeat for more)")
     parser.add_argument("--lines", action="store_true", help="progress as JSON lines")
     arguments = parser.parse_args()
     try:
         repo, _, revision = arguments.repo.partition("@")
-        wanted = {"allow_patterns": hub.patterns(arguments.only, arguments.without), "ignore_patterns": list(hub.IGNORED)}
-        if arguments.file is not None:
-            wanted = {"allow_patterns": [arguments.file]}
-        told = pull(repo, revision or arguments.revision, wanted, lines=arguments.lines)
+        wanted: dict[str, Any] = {"allow_patterns": arguments.file or [arguments.one]}
+        if not arguments.file and arguments.one is None:
+            wanted = {"allow_patterns": hub.patterns(arguments.only, arguments.without), "ignore_patterns": list(hub.IGNORED)}
+        told = pull(repo, revision or arguments.revision, wanted, lines=arguments.lines, names=arguments.file)
     except BrokenPipeError:  # nobody waits for it any more
         return 1
     _say(told)
     return 1 if "error" in told else 0
 
 
-def pull(repo: str, revision: str | None, wanted: dict[str, Any], *, lines: bool) -> dict[str, Any]:
-    """``path``, ``files`` and ``bytes`` of the downloaded repository, or ``error``; ``wanted`` are the hub's file patterns."""
+def pull(repo: str, revision: str | None, wanted: dict[str, Any], *, lines: bool, names: Sequence[str] = ()) -> dict[str, Any]:
+    """``path``, ``files`` and ``bytes`` of the downloaded repository, or ``error``; ``wanted`` are the hub's file patterns.
+
+    With ``names``, these files must be there; without, some safetensors.
+    """
     try:
-        return _pull(repo, revision, wanted, lines=lines)
+        return _pull(repo, revision, wanted, lines=lines, names=names)
     except GatedRepoError:
         problem = f"{repo} is gated: accept its licence on its page and set HF_TOKEN."
     except RevisionNotFoundError:
@@ -66,14 +71,17 @@ def pull(repo: str, revision: str | None, wanted: dict[str, Any], *, lines: bool
     return {"error": problem}
 
 
-def _pull(repo: str, revision: str | None, wanted: dict[str, Any], *, lines: bool) -> dict[str, Any]:
+def _pull(repo: str, revision: str | None, wanted: dict[str, Any], *, lines: bool, names: Sequence[str]) -> dict[str, Any]:
     commit = HfApi().model_info(repo, revision=revision).sha
     files = snapshot_download(repo, revision=revision, dry_run=True, **wanted)
-    if not any(file.filename.endswith(".safetensors") for file in files):
+    lacking = set(names) - {file.filename for file in files}
+    if lacking:
+        return {"error": f"{repo} has no file {', '.join(sorted(lacking))}."}
+    if not names and not any(file.filename.endswith(".safetensors") for file in files):
         return {"error": f"{repo} holds no safetensors that Aquatint could load; it reads no pickles and no variants."}
-    if "ignore_patterns" not in wanted and len(files) > 1:
-        names = ", ".join(sorted(file.filename for file in files))
-        return {"error": f"{repo} has several safetensors files ({names}): say which is meant with 'file'."}
+    if not names and "ignore_patterns" not in wanted and len(files) > 1:
+        several = ", ".join(sorted(file.filename for file in files))
+        return {"error": f"{repo} has several safetensors files ({several}): say which is meant with 'file'."}
     bar = _lines(sum(file.file_size for file in files if file.will_download)) if lines else tqdm
     path = Path(snapshot_download(repo, revision=revision, tqdm_class=bar, **wanted))
     if lines:

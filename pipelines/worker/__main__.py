@@ -18,8 +18,10 @@ from pipelines.engine.runner import DeviceFault, Runner
 from pipelines.engine.scheduler import Policy, Scheduler
 from pipelines.memory.ledger import Ledger
 from pipelines.memory.residency import Residency
+from pipelines.preprocessing.fake import fake
 from pipelines.worker.link import Link
 from pipelines.worker.loop import Signals, serve
+from pipelines.worker.preparation import Preparation, Work
 
 DEVICE_FAULT = 70
 """Exit code after a device fault (EX_SOFTWARE): the process is beyond help, a new one is not."""
@@ -47,7 +49,7 @@ def main() -> int:
             budget = Ledger(arguments.memory_mb, arguments.ram_mb or 0)
             nowhere = Surroundings("fake", 0, "none")
             made = _engine(FakeRunner(), (budget, arguments.adapter_mb), Policy(), nowhere, arguments.state)
-            _run(link, signals, made)
+            _run(link, signals, made, Preparation(lambda: fake))
             return 0
         # Imported here: a fake worker starts in a fraction of a second because it never sees torch.
         # A library that looks at the hub by itself would stall an air-gapped box. Read at import. What a card names as hf: and
@@ -68,7 +70,8 @@ def main() -> int:
         )
         try:
             adapters = found.adapter_bytes if arguments.adapter_mb is None else arguments.adapter_mb
-            _run(link, signals, _engine(found.runner, (budget, adapters), found.policy, found.surroundings, arguments.state))
+            made = _engine(found.runner, (budget, adapters), found.policy, found.surroundings, arguments.state)
+            _run(link, signals, made, Preparation(lambda: _preprocessors(found.spare_threads)))
         except DeviceFault as fault:
             sys.stderr.write(f"worker on {arguments.device}: {fault}\n")
             return DEVICE_FAULT
@@ -86,11 +89,18 @@ def _engine(
     return Engine(runner, Scheduler(policy, rows), models, notes, adapters), loaders
 
 
-def _run(link: Link, signals: Signals, made: tuple[Engine, tuple[ThreadLoader, ...]]) -> None:
+def _preprocessors(threads: int) -> Work:
+    """Called in the thread that will use them: their imports would hold the ticks up."""
+    from pipelines.preprocessing.preprocessors import Preprocessors  # noqa: PLC0415
+
+    return Preprocessors(threads=threads).run
+
+
+def _run(link: Link, signals: Signals, made: tuple[Engine, tuple[ThreadLoader, ...]], preparation: Preparation) -> None:
     engine, loaders = made
-    serve(link, engine, signals, loaders)
-    if any(loader.busy for loader in loaders):
-        # Nobody waits for this load any more, and an interpreter that shuts down under a thread inside torch may crash.
+    serve(link, engine, signals, loaders, preparation)
+    if any(loader.busy for loader in loaders) or preparation.busy:
+        # Nobody waits for this any more, and an interpreter that shuts down under a thread inside torch may crash.
         sys.stderr.flush()
         os._exit(0)
 

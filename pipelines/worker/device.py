@@ -40,6 +40,8 @@ class Opened(msgspec.Struct, frozen=True):
     """What LoRAs, ControlNets and their like may take up unless told otherwise."""
     ram_bytes: int = 0
     """What evicted models may take up in RAM unless told otherwise."""
+    spare_threads: int = 1
+    """CPU threads that preprocessing may take beside the ticks."""
 
 
 def open_device(name: str, threads: int) -> Opened:
@@ -63,6 +65,7 @@ def open_device(name: str, threads: int) -> Opened:
             weights_bytes=facts.total_memory - max(int(facts.total_memory * _RESERVE_SHARE), _RESERVE_BYTES) - adapters,
             adapter_bytes=adapters,
             ram_bytes=int(memory * _RAM_SHARE / torch.cuda.device_count()),
+            spare_threads=max(1, (os.cpu_count() or 1) // (2 * torch.cuda.device_count())),
         )
     # No compiled graphs on a CPU, and every padded row costs its full time: no buckets.
     product = f"CPU, {torch.get_num_threads()} threads"

@@ -7,10 +7,22 @@ from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Self
 
-from pipelines.contract.messages import Cancel, Command, Drain, Drained, Event, Generate, KnowModel, LoadModel, UnloadModel
+from pipelines.contract.messages import (
+    Cancel,
+    Command,
+    Drain,
+    Drained,
+    Event,
+    Generate,
+    KnowModel,
+    LoadModel,
+    Preprocess,
+    UnloadModel,
+)
 from pipelines.engine.engine import Engine
 from pipelines.engine.loader import ThreadLoader
 from pipelines.worker.link import Closed, Link
+from pipelines.worker.preparation import Preparation
 
 
 class Signals:
@@ -52,10 +64,10 @@ class Signals:
         self.terminated = True
 
 
-def serve(link: Link, engine: Engine, signals: Signals, loaders: Sequence[ThreadLoader]) -> None:
+def serve(link: Link, engine: Engine, signals: Signals, loaders: Sequence[ThreadLoader], preparation: Preparation) -> None:
     """Run until the peer is gone, or until everything is finished after `Drain` or SIGTERM; ``loaders`` are the engine's."""
     selector = selectors.DefaultSelector()
-    sources: list[Link | Signals | ThreadLoader] = [link, signals, *loaders]
+    sources: list[Link | Signals | ThreadLoader | Preparation] = [link, signals, *loaders, preparation]
     for source in sources:
         selector.register(source, selectors.EVENT_READ)
     draining = False
@@ -65,13 +77,14 @@ def serve(link: Link, engine: Engine, signals: Signals, loaders: Sequence[Thread
                 if ready.fileobj is signals:
                     signals.consume()
                 elif ready.fileobj is link:
-                    draining = _hear(link, engine) or draining
+                    draining = _hear(link, engine, preparation) or draining
             if signals.terminated or draining:
                 draining = True
                 engine.drain()
-            for event in engine.step():
+                preparation.drain()
+            for event in (*engine.step(), *preparation.poll()):
                 link.send(event)
-            if draining and not engine.busy:
+            if draining and not engine.busy and not preparation.busy:
                 link.send(Drained())
                 return
     except Closed:
@@ -80,22 +93,24 @@ def serve(link: Link, engine: Engine, signals: Signals, loaders: Sequence[Thread
         selector.close()
 
 
-def _hear(link: Link, engine: Engine) -> bool:
+def _hear(link: Link, engine: Engine, preparation: Preparation) -> bool:
     """Carry out the commands that have come; True if `Drain` was among them."""
     draining = False
     for command in link.receive():
         draining = draining or isinstance(command, Drain)
-        for event in _obey(command, engine):
+        for event in _obey(command, engine, preparation):
             link.send(event)
     return draining
 
 
-def _obey(command: Command, engine: Engine) -> list[Event]:
+def _obey(command: Command, engine: Engine, preparation: Preparation) -> list[Event]:  # noqa: PLR0911 - one arm per command
     match command:
         case Generate(request=request):
             return engine.generate(request)
         case Cancel(id=id_):
-            return engine.cancel(id_)
+            return [*engine.cancel(id_), *preparation.cancel(id_)]
+        case Preprocess():
+            return preparation.submit(command)
         case LoadModel(card=card):
             return engine.load(card)
         case KnowModel(card=card):

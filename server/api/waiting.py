@@ -1,9 +1,9 @@
 """A synchronous answer is a job that is awaited; a client that leaves cancels it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from litestar import Request
 
@@ -12,6 +12,8 @@ from server.domain.job import Job, JobState, Order
 from server.jobs.service import JobService
 
 AnyRequest = Request[Any, Any, Any]
+
+T = TypeVar("T")
 
 
 async def run_to_end(request: AnyRequest, jobs: JobService, order: Order) -> Job:
@@ -51,3 +53,25 @@ async def cancelled_on_disconnect(request: AnyRequest, jobs: JobService, job: Jo
     finally:
         watcher.cancel()
         jobs.cancel(job.id)  # no effect on one that is over
+
+
+async def while_connected(request: AnyRequest, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is no job; a dropped connection cancels it. The request's body must have been read."""
+    task = asyncio.create_task(work)
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if watcher.done():
+            msg = "The client left before the work was finished."
+            raise Cancelled(msg) from None
+        raise
+    finally:
+        watcher.cancel()
+        task.cancel()  # no effect on one that is over

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from pipelines.contract.adapters import PreprocessorCard
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, UnknownModel
 from pipelines.contract.request import ImageRequest, Style
@@ -20,6 +21,7 @@ class Catalog(msgspec.Struct, frozen=True):
     cards: Mapping[str, ModelCard]
     aliases: Mapping[str, str] = _NO_ALIASES
     styles: Mapping[str, Style] = PRESETS
+    preprocessors: Mapping[str, PreprocessorCard] = MappingProxyType({})
 
     def card(self, name: str | None) -> ModelCard:
         """The card a client means by ``name`` (an id, an alias, or None for the default)."""

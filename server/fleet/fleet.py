@@ -3,16 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from itertools import count
 
 from structlog.typing import FilteringBoundLogger
 
-from pipelines.contract.errors import InvalidRequest, ShuttingDown, UnknownModel, WorkerLost
+from pipelines.contract.errors import DeadlineExceeded, InvalidRequest, Overloaded, ShuttingDown, UnknownModel, WorkerLost
+from pipelines.contract.picture import Picture
+from pipelines.contract.preprocessing import Options, card_for, find, settle
 from pipelines.contract.request import ImageRequest
 from server.catalog.catalog import Catalog
 from server.catalog.current import CurrentCatalog
 from server.domain.call import Call
 from server.domain.clock import Clock
 from server.domain.generation import Generation
+from server.fleet.errand import Errand
 from server.fleet.flight import Flight
 from server.fleet.health import ModelStatus, WorkerHealth
 from server.fleet.host import Host
@@ -24,12 +28,14 @@ from server.telemetry.metrics import Metrics
 
 LEAVE_SECONDS = 10.0
 """Time for workers to leave once nothing is in flight."""
+MOST_ERRANDS = 64
+"""Pictures that wait to be preprocessed, on all workers; each is held in memory."""
 
 
 class Fleet:
     """The workers of this server, one per device."""
 
-    __slots__ = ("_current", "_log", "_stopping", "_supervisors")
+    __slots__ = ("_clock", "_current", "_errands", "_log", "_stopping", "_supervisors")
 
     def __init__(
         self,
@@ -42,7 +48,9 @@ class Fleet:
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
+        self._clock = clock
         self._current = current
+        self._errands = count(1)
         self._log = log
         self._stopping = False
         loads, listed = LoadTimes(), roster(current.catalog)
@@ -83,9 +91,42 @@ class Fleet:
         try:
             return await flight.result
         except asyncio.CancelledError:
-            for each in self._supervisors:
-                each.withdraw(flight)
+            self._withdraw(flight)
             raise
+
+    async def preprocess(
+        self, preprocessor: str, picture: Picture, options: Options, *, deadline: float | None = None
+    ) -> Picture:
+        """The control image of ``picture``, made on some worker beside its ticks; cancelling the task cancels the work.
+
+        ``preprocessor`` may be any of its names, ``deadline`` is Unix time. Raises what `find`, `settle` and `card_for` do, and
+        `Overloaded` when too much waits.
+        """
+        spec = find(preprocessor)
+        settled, card = settle(spec, options), card_for(spec, self._current.catalog.preprocessors)
+        if self._stopping:
+            msg = "The server is shutting down."
+            raise ShuttingDown(msg)
+        if sum(each.errands for each in self._supervisors) >= MOST_ERRANDS:
+            msg = f"{MOST_ERRANDS} pictures wait to be preprocessed already."
+            raise Overloaded(msg, retry_after=5.0)
+        errand = Errand(f"preprocess-{next(self._errands)}", spec, card, picture, settled)
+        self._send(errand)
+        try:
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - self._clock.time())):
+                return await errand.result
+        except TimeoutError:
+            self._withdraw(errand)
+            msg = "The deadline passed before the picture was preprocessed."
+            raise DeadlineExceeded(msg) from None
+        except asyncio.CancelledError:
+            self._withdraw(errand)
+            raise
+
+    def identity(self, preprocessor: str) -> str:
+        """What tells the weights that ``preprocessor`` has now from others that it could have; empty if it needs none."""
+        card = card_for(find(preprocessor), self._current.catalog.preprocessors)
+        return "" if card is None else f"{card.source} {card.revision} {card.file}"
 
     def health(self) -> tuple[WorkerHealth, ...]:
         """How each worker stands."""
@@ -112,10 +153,8 @@ class Fleet:
         return (sum(each.backlog for each in alive) + pixel_steps) / rate
 
     def _place(self, flight: Flight) -> None:
-        alive = [each for each in self._supervisors if not each.failed]
+        alive = self._alive(flight)
         if not alive:
-            reasons = "; ".join(f"{each.name} on {each.device}: {each.reason}" for each in self._supervisors)
-            flight.fail(WorkerLost(f"No worker can be started ({reasons}).", retry_after=30.0))
             return
         able = [each for each in alive if each.failure(flight) is None]
         if able:
@@ -123,6 +162,22 @@ class Fleet:
             return
         model, report = next(found for each in alive if (found := each.failure(flight)) is not None)
         flight.fail(load_failure(model, report))
+
+    def _send(self, errand: Errand) -> None:
+        if alive := self._alive(errand):
+            min(alive, key=lambda each: (not each.up, each.errands, each.backlog)).preprocess(errand)
+
+    def _alive(self, work: Flight | Errand) -> list[Supervisor]:
+        """The workers that ``work`` could go to; it fails if there are none."""
+        alive = [each for each in self._supervisors if not each.failed]
+        if not alive:
+            reasons = "; ".join(f"{each.name} on {each.device}: {each.reason}" for each in self._supervisors)
+            work.fail(WorkerLost(f"No worker can be started ({reasons}).", retry_after=30.0))
+        return alive
+
+    def _withdraw(self, work: Flight | Errand) -> None:
+        for each in self._supervisors:
+            each.withdraw(work)
 
     def _chosen(self, model: str, worker: str | None) -> list[Supervisor]:
         if model not in self._current.catalog.cards:
@@ -139,14 +194,16 @@ class Fleet:
         for each in self._supervisors:
             each.adopt(listed)
 
-    def _replace(self, flights: Iterable[Flight]) -> None:
-        for flight in flights:
-            if flight.over:
+    def _replace(self, displaced: Iterable[Flight | Errand]) -> None:
+        for work in displaced:
+            if work.over:
                 continue
             if self._stopping:
-                flight.fail(ShuttingDown("The server is shutting down."))
+                work.fail(ShuttingDown("The server is shutting down."))
+            elif isinstance(work, Errand):
+                self._send(work)
             else:
-                self._place(flight)
+                self._place(work)
 
     async def _drain(self, lives: "list[asyncio.Task[None]]") -> None:
         self._stopping = True

@@ -10,6 +10,8 @@ from pipelines.contract.errors import DeadlineExceeded, ErrorReport, ModelLoadFa
 from pipelines.contract.messages import KnowModel, LoadModel, Memory
 from server.domain.clock import Clock
 from server.fleet.backoff import Backoff
+from server.fleet.errand import Errand
+from server.fleet.errands import Errands
 from server.fleet.flight import Flight
 from server.fleet.health import (
     MODEL_STATES,
@@ -60,6 +62,7 @@ class Supervisor:
         "_clock",
         "_deaths",
         "_displaced",
+        "_errands",
         "_false_starts",
         "_host",
         "_loads",
@@ -92,7 +95,7 @@ class Supervisor:
         clock: Clock,
         metrics: Metrics,
         log: FilteringBoundLogger,
-        displaced: Callable[[Iterable[Flight]], None],
+        displaced: Callable[[Iterable[Flight | Errand]], None],
     ) -> None:
         self.name = name
         self.device = device
@@ -105,6 +108,7 @@ class Supervisor:
         self._metrics = metrics
         self._log = log.bind(worker=name)
         self._displaced = displaced
+        self._errands = Errands(self._log)
         self._backoff = Backoff()
         self._false_starts = 0
         self._deaths: dict[str, int] = {}
@@ -148,6 +152,21 @@ class Supervisor:
     def submit(self, flight: Flight) -> None:
         """Take ``flight``: it is run as soon as there is a worker that can."""
         self._waiting.append(flight)
+        self._advance()
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a worker that takes work, with its models or without."""
+        return self._worker is not None and self._worker.hello is not None and not self._worker.leaving
+
+    @property
+    def errands(self) -> int:
+        """How many pictures it has to preprocess."""
+        return len(self._errands) + (len(self._worker.errands) if self._worker else 0)
+
+    def preprocess(self, errand: Errand) -> None:
+        """Take ``errand``: it is run as soon as there is a worker, whatever models that has."""
+        self._errands.take(errand)
         self._advance()
 
     def adopt(self, roster: Roster) -> None:
@@ -195,8 +214,12 @@ class Supervisor:
             return ModelStatus(self.name, ModelState.FAILED, error=report.message)
         return ModelStatus(self.name, ModelState.COLD)
 
-    def withdraw(self, flight: Flight) -> None:
-        """Nobody wants ``flight`` any more."""
+    def withdraw(self, work: Flight | Errand) -> None:
+        """Nobody wants ``work`` any more."""
+        if isinstance(work, Errand):
+            self._errands.withdraw(work, self._worker)
+            return
+        flight = work
         if flight in self._waiting:
             self._waiting.remove(flight)
         elif self._worker is not None:
@@ -260,14 +283,14 @@ class Supervisor:
         if self._process is not None:
             self._process.kill()
 
-    def abandon(self) -> list[Flight]:
-        """Every flight it still has; they are the caller's now, and the worker drops them."""
+    def abandon(self) -> list[Flight | Errand]:
+        """Everything it still has; it is the caller's now, and the worker drops it."""
         flights, self._waiting = self._waiting, []
         if self._worker is not None:
             flights.extend(self._worker.flights.values())
             for flight in self._worker.flights.values():
                 self._worker.cancel(flight)
-        return flights
+        return [*flights, *self._errands.abandon(self._worker)]
 
     async def _live(self) -> str:
         """One life of a worker; returns what ended it."""
@@ -313,6 +336,10 @@ class Supervisor:
         starting, working = self._patience.starting, self._patience.working
         while True:
             await asyncio.sleep(min(1.0, min(starting, working) / 4))
+            stuck = self._clock.monotonic() - worker.stirred
+            if worker.errands and stuck > starting:
+                process.kill()
+                return f"its preprocessing hung: not a word for {stuck:.1f} seconds"
             if worker.hello is not None and worker.able:
                 limit = working
             elif worker.hello is None or worker.models.loading or worker.flights:
@@ -338,9 +365,9 @@ class Supervisor:
             # It has been of use: what ended it is no reason to let the others wait.
             self._backoff.succeed()
         if self._stop.is_set():
-            self._displaced([*worker.flights.values(), *worker.refused])
+            self._displaced([*worker.flights.values(), *worker.refused, *worker.errands.values(), *worker.refused_errands])
             return
-        homeless = [flight for flight in worker.refused if not flight.over]
+        homeless: list[Flight | Errand] = [flight for flight in worker.refused if not flight.over]
         for flight in worker.flights.values():
             if flight.over:
                 continue
@@ -350,12 +377,12 @@ class Supervisor:
                 continue
             flight.restart()
             homeless.append(flight)
-        self._displaced(homeless)
+        self._displaced([*homeless, *self._errands.bury(worker, clean=clean)])
 
     def _gave_up(self) -> None:
-        if self.failed and self._waiting:
+        if self.failed and (self._waiting or self._errands):
             waiting, self._waiting = self._waiting, []
-            self._displaced(waiting)
+            self._displaced([*waiting, *self._errands.give_up()])
 
     def _advance(self) -> None:
         """Something changed: start what can be started."""
@@ -365,8 +392,10 @@ class Supervisor:
                 self._settle(worker)
             self._tidy(worker)
             self._dispatch(worker)
-        if worker is not None and worker.refused:
-            refused, worker.refused = worker.refused, []
+            self._errands.dispatch(worker)
+        if worker is not None and (worker.refused or worker.refused_errands):
+            refused: list[Flight | Errand] = [*worker.refused, *worker.refused_errands]
+            worker.refused, worker.refused_errands = [], []
             self._displaced(refused)
         self._observe()
 
@@ -421,6 +450,8 @@ class Supervisor:
         runnable = [flight for flight in list(self._waiting) if self._runnable(worker, flight)]
         if any(flight.suspect for flight in worker.flights.values()):
             return
+        if any(errand.suspect for errand in worker.errands.values()):
+            runnable = [flight for flight in runnable if not flight.suspect]
         suspects = [flight for flight in runnable if flight.suspect]
         if suspects:
             cleared = all(flight.cleared for flight in worker.flights.values())

@@ -27,6 +27,8 @@ from pipelines.contract.messages import (
     ModelLoaded,
     ModelLoading,
     ModelUnloaded,
+    Preparing,
+    Preprocessed,
     Preview,
     Progress,
     Tick,
@@ -35,6 +37,7 @@ from pipelines.contract.messages import (
     encode,
 )
 from server.domain.clock import Clock
+from server.fleet.errand import Errand
 from server.fleet.flight import Flight
 from server.fleet.holdings import Holdings, ModelEvent
 from server.fleet.link import Link
@@ -61,12 +64,15 @@ class Worker:
         "_name",
         "_pace",
         "completed",
+        "errands",
         "flights",
         "heard",
         "hello",
         "leaving",
         "models",
         "refused",
+        "refused_errands",
+        "stirred",
     )
 
     def __init__(
@@ -94,6 +100,11 @@ class Worker:
         self.flights: dict[str, Flight] = {}
         self.refused: list[Flight] = []
         """Flights that it did not take, as it is leaving or cannot load their model; they are to go elsewhere."""
+        self.errands: dict[str, Errand] = {}
+        self.refused_errands: list[Errand] = []
+        """Errands that it did not take, as it is leaving."""
+        self.stirred = clock.monotonic()
+        """When its preprocessing last gave a sign of life, or was given the first thing to do."""
         self.leaving = False
         self.completed = 0
         """Requests it has brought to a good end."""
@@ -144,6 +155,18 @@ class Worker:
         if self.flights.get(flight.id) is flight:
             self._say(Cancel(flight.id))
 
+    def preprocess(self, errand: Errand) -> None:
+        """Give it a picture to preprocess, beside its other work."""
+        self._say(errand.order)
+        if not self.errands:
+            self.stirred = self._clock.monotonic()
+        self.errands[errand.id] = errand
+
+    def cancel_errand(self, errand: Errand) -> None:
+        """Have ``errand`` dropped; it stays on the list until the worker says so."""
+        if self.errands.get(errand.id) is errand:
+            self._say(Cancel(errand.id))
+
     def drain(self) -> None:
         """Have it finish and leave."""
         self.leaving = True
@@ -172,8 +195,14 @@ class Worker:
                     flight.picture(event.image, event.picture)
             case Completed():
                 self._complete(event)
+            case Failed() if event.id in self.errands:
+                self._fail_errand(event)
             case Failed():
                 self._fail(event)
+            case Preparing():
+                self.stirred = self._clock.monotonic()
+            case Preprocessed():
+                self._deliver(event)
             case Hello():
                 self._greet(event)
             case ModelLoading() | ModelLoaded() | ModelFailed() | ModelUnloaded() | Memory() | AdapterMemory():
@@ -234,6 +263,25 @@ class Worker:
                 self.refused.append(flight)  # another worker may have more room, or better luck
             else:
                 flight.fail(error)
+        self._changed()
+
+    def _deliver(self, event: Preprocessed) -> None:
+        self.stirred = self._clock.monotonic()
+        if errand := self.errands.pop(event.id, None):
+            self.completed += 1
+            self._metrics.preprocessed(self._name, errand.order.preprocessor, event.seconds)
+            errand.complete(event.picture)
+        self._changed()
+
+    def _fail_errand(self, event: Failed) -> None:
+        self.stirred = self._clock.monotonic()
+        errand = self.errands.pop(event.id)
+        error = event.error.to_exception()
+        if isinstance(error, ShuttingDown):
+            self.leaving = True
+            self.refused_errands.append(errand)
+        else:
+            errand.fail(error)
         self._changed()
 
     def _plain(self, report: ErrorReport) -> ErrorReport:

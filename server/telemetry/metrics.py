@@ -78,6 +78,13 @@ class Metrics:
             ["worker"],
             registry=registry,
         )
+        self._preprocess_seconds = Histogram(
+            "aquatint_preprocess_seconds",
+            "Time to make a control image, without waiting.",
+            ["worker", "preprocessor"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._reloads = Counter("aquatint_catalog_reloads", "Edits of models.yaml.", ["result"], registry=registry)
         self._catalog_refused = Gauge(
             "aquatint_catalog_refused", "1 while models.yaml, as it stands now, cannot be used.", registry=registry
@@ -167,6 +174,10 @@ class Metrics:
     def encoded(self, form: str, seconds: float) -> None:
         """One image was encoded."""
         self._encode.labels(form).observe(seconds)
+
+    def preprocessed(self, worker: str, preprocessor: str, seconds: float) -> None:
+        """A control image was made."""
+        self._preprocess_seconds.labels(worker, preprocessor).observe(seconds)
 
     def decoded(self, seconds: float) -> None:
         """One upload was decoded."""

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from pipelines.contract import errors
-from pipelines.contract.adapters import ControlCard, ControlKind, LoraCard, ReferenceCard, UpscalerCard
+from pipelines.contract.adapters import ControlCard, ControlKind, LoraCard, PreprocessorCard, ReferenceCard, UpscalerCard
 from pipelines.contract.catalog import (
     Attention,
     Compile,
@@ -50,6 +50,9 @@ from pipelines.contract.messages import (
     ModelLoading,
     ModelUnloaded,
     Phase,
+    Preparing,
+    Preprocess,
+    Preprocessed,
     Preview,
     Progress,
     RunStats,
@@ -126,7 +129,9 @@ MESSAGES = [
             ),
             clip_skip=1,
             loras=(LoraUse(PAPER, 0.7, -0.5),),
-            controls=(ControlUse(POSES, DOT, "openpose", 1.2, 0.1, 0.8, Balance.CONTROL, Resize.STRETCH, "pose"),),
+            controls=(
+                ControlUse(POSES, DOT, "openpose", 1.2, 0.1, 0.8, Balance.CONTROL, Resize.STRETCH, "pose", {"resolution": 512}),
+            ),
             references=(ReferenceUse(FACES, (DOT, DOT), 0.5, 0.2, 0.9),),
             hires=Hires(256, 384, Enlarger.MODEL, LARGER, 0.4, 12),
             upscale=Upscale(512, 768, Enlarger.MODEL, LARGER, Tiles(256, 32, 0.2)),
@@ -134,6 +139,9 @@ MESSAGES = [
             priority=Priority.BULK,
             deadline=1800000000.5,
         )
+    ),
+    Preprocess(
+        "p1", "softedge_hed", PreprocessorCard("hed", "hf:owner/name", "main", "a.pth"), DOT, {"resolution": 512, "s": 0.5}
     ),
     Cancel("r1"),
     Drain(),
@@ -147,6 +155,8 @@ MESSAGES = [
     Progress("r1", 1, 3, 20),
     Preview("r1", 1, 3, DOT),
     ImageDone("r1", 0, DOT),
+    Preparing("p1", "hed", 0.5),
+    Preprocessed("p1", DOT, 0.25),
     Completed("r1", RunStats(0.1, 0.2, 0.3, 0.4, 40, 11.5, 0.6)),
     Failed("r1", REPORT),
     Tick("demo", Phase.DENOISE, 5, 9, 3, 0.05, out_of_memory=False, waiting=7),

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipelines.contract.adapters import ControlCard
 from pipelines.contract.catalog import Defaults, Limits, ModelCard
+from pipelines.contract.control import ControlUse
 from pipelines.contract.family import Family
 from pipelines.contract.messages import Completed, Failed, ImageDone, ModelLoaded, ModelUnloaded, Phase, Progress
+from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Priority, Refiner, Sampling
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.engine import Engine
@@ -215,3 +218,13 @@ def test_cancelling_on_either_side_of_the_switch_leaves_nothing(cancelled_at):
     ended = [event for event in events if isinstance(event, (Completed, Failed))]
     assert len(ended) == 1
     assert not made.busy
+
+
+def test_a_control_that_is_still_to_be_preprocessed_is_refused():
+    made, _ = engine([])
+    dot = Picture(1, 1, "RGB", bytes(3))
+    use = ControlUse(ControlCard("edges", "dir:/x", Family.FAKE), dot, "canny")
+    request = ImageRequest("r", "m", "p", 64, 64, (1,), Sampling("euler", 2, 1.0), controls=(use,))
+    (refusal,) = made.generate(request)
+    assert (refusal.error.code, refusal.error.param) == ("invalid_request", "controls")
+    assert "preprocessor" in refusal.error.message

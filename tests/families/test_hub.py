@@ -133,9 +133,9 @@ except ModelLoadFailed as error:
 """
 
 
-def snapshot(hub, **changes):
+def snapshot(hub, program=PROGRAM, **changes):
     environment = {**hub.environment, "HF_HUB_OFFLINE": "1", **changes}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout)
 
 
@@ -171,3 +171,31 @@ def test_the_command_pulls_where_the_server_is_kept_offline(hub, tmp_path, monke
     monkeypatch.setenv("HF_HOME", str(tmp_path / "other"))
     result = CliRunner().invoke(main, ["models", "pull", "m", "--models", str(tmp_path / "models.yaml")])
     assert (result.exit_code, "accept its licence" in result.output) == (1, True)
+
+
+def test_named_files_are_fetched_whatever_they_hold(hub):
+    code, (told,) = pull(hub, "--file=model.ckpt", "--file=unet/config.json")
+    assert (code, told["files"]) == (0, 2), told
+    assert below(told["path"]) == {"model.ckpt", "unet/config.json"}
+
+
+def test_a_named_file_that_is_not_there_is_named(hub):
+    code, (told,) = pull(hub, "--file=model.ckpt", "--file=absent.pth")
+    assert (code, told["error"]) == (1, "org/model has no file absent.pth.")
+
+
+def test_a_worker_downloads_named_files_once(hub):
+    names = ("model.ckpt", "unet/config.json")
+    program = PROGRAM.replace(
+        'hub.snapshot("org/model", None, lambda part, done: said.append([part, done]), without=("text_encoder_3",))',
+        f'hub.files("org/model", "main", {names!r}, lambda part, done: said.append([part, done]))[0].parent',
+    )
+    refused = snapshot(hub, program)
+    assert "pipelines.families.pull org/model --file=model.ckpt --file=unet/config.json" in refused["error"]
+    assert hub.asked == []
+    first = snapshot(hub, program, AQUATINT_DOWNLOADS="1")
+    assert below(first["path"]) == set(names)
+    assert first["said"][0] == ["downloading org/model", 0.0]
+    hub.asked.clear()
+    second = snapshot(hub, program)
+    assert (second["path"], second["said"], hub.asked) == (first["path"], [], [])
