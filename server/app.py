@@ -24,6 +24,9 @@ from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
+from server.db.database import Database, beside
+from server.db.jobs import SqlJobs
+from server.db.opening import opened
 from server.domain.clock import Clock, SystemClock
 from server.domain.ports import AssetStore
 from server.fleet.devices import count_cuda, resolve
@@ -32,7 +35,7 @@ from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
 from server.gateway.finish import Gateway
 from server.jobs.admission import Admission
-from server.jobs.memory import MemoryRepository
+from server.jobs.runner import Pace
 from server.jobs.service import JobService
 from server.providers.local import LocalProvider
 from server.settings import Settings
@@ -51,6 +54,7 @@ class Parts(msgspec.Struct, frozen=True):
     metrics: Metrics
     fleet: Fleet
     store: AssetStore
+    database: Database
     jobs: JobService
 
 
@@ -76,15 +80,17 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     )
     retention = Retention(settings.outputs_hours * 3600, settings.outputs_bytes)
     store = FolderStore(settings.outputs, retention, clock)
+    database = Database(settings.database_url or beside(settings.home))
     jobs = JobService(
         Gateway(LocalProvider(fleet), store, counts),
-        MemoryRepository(clock),
+        SqlJobs(database, clock),
         Admission(settings.queue_limit, counts),
         clock=clock,
         metrics=counts,
         log=log,
+        pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, store, database, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -93,7 +99,12 @@ def application(parts: Parts) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
-        async with parts.current.watched(), parts.fleet.running(), parts.jobs.running():
+        async with (
+            opened(parts.database, parts.settings.home / "state", parts.log) as alone,
+            parts.current.watched(),
+            parts.fleet.running(),
+            parts.jobs.running(alone=alone),
+        ):
             yield
 
     given = {

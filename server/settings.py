@@ -33,6 +33,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     adapter_memory_mb: int | None = None
     """What LoRAs, ControlNets and their like may take up on each device, beside the models; None leaves it to the worker."""
     queue_limit: int = 256
+    database_url: str | None = None
+    """None: SQLite below `home`."""
+    jobs_hours: float = 7 * 24.0
+    """How long finished jobs are remembered."""
     max_upload_bytes: int = 50 << 20
     max_upload_pixels: int = 32_000_000
     """A picture of twice as many, with its mask, would not fit into a frame of the workers' pipe."""
@@ -135,6 +139,16 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _database(value: str) -> str:
+    """An address that SQLAlchemy understands, with the drivers that come with us."""
+    drivers = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
+    scheme, found, rest = value.partition("://")
+    if not found or scheme not in (*drivers, *drivers.values()):
+        msg = "must be postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH"
+        raise ValueError(msg)
+    return f"{drivers.get(scheme, scheme)}://{rest}"
+
+
 def _path(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
@@ -201,6 +215,8 @@ OPTIONS: tuple[Option, ...] = (
         "--worker-start-seconds",
     ),
     Option("public_url", "AQUATINT_PUBLIC_URL", "Where clients reach this server; for result URLs.", _url, "--public-url"),
+    Option("database_url", "AQUATINT_DATABASE_URL", "postgresql://USER@HOST/NAME, not SQLite.", _database, "--database-url"),
+    Option("jobs_hours", "AQUATINT_JOBS_HOURS", "Finished jobs are remembered for so long.", _seconds, "--jobs-hours"),
     Option("outputs_hours", "AQUATINT_OUTPUTS_HOURS", "Results are kept for so long.", _seconds, "--outputs-hours"),
     Option("outputs_bytes", "AQUATINT_OUTPUTS_BYTES", "Results take so much disk, at most.", _bytes, "--outputs-bytes"),
     Option("log_format", "AQUATINT_LOG_FORMAT", "console or json.", _choice("console", "json"), "--log-format"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from server.cli.database import db
 from server.cli.models import models
 from server.cli.options import settings_from, settings_options
 
@@ -35,3 +36,4 @@ def serve(**flags: Any) -> None:
 
 
 main.add_command(models)
+main.add_command(db)
