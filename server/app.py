@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import httpcore
 import msgspec
 from litestar import Litestar, Router
 from litestar.di import Provide
@@ -27,8 +28,11 @@ from server.catalog.current import CurrentCatalog
 from server.db.database import Database, beside
 from server.db.jobs import SqlJobs
 from server.db.opening import opened
+from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
 from server.domain.ports import AssetStore
+from server.egress.addresses import Allowed, networks
+from server.egress.guarded import GuardedBackend
 from server.fleet.devices import count_cuda, resolve
 from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
@@ -37,6 +41,7 @@ from server.gateway.finish import Gateway
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
+from server.jobs.webhooks import Courier, compose
 from server.providers.local import LocalProvider
 from server.settings import Settings
 from server.storage.blobs import FolderStore, Retention
@@ -55,6 +60,7 @@ class Parts(msgspec.Struct, frozen=True):
     fleet: Fleet
     store: AssetStore
     database: Database
+    courier: Courier
     jobs: JobService
 
 
@@ -81,16 +87,27 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     retention = Retention(settings.outputs_hours * 3600, settings.outputs_bytes)
     store = FolderStore(settings.outputs, retention, clock)
     database = Database(settings.database_url or beside(settings.home))
+    links = Links(settings.public_url)
+    outbox = Outbox(lambda job: compose(job, links.absolute))
+    fence = GuardedBackend(Allowed(networks(settings.webhook_networks)))
+    courier = Courier(
+        SqlDeliveries(database, clock),
+        httpcore.AsyncConnectionPool(network_backend=fence, max_connections=16, keepalive_expiry=5.0),
+        settings.webhook_secrets,
+        clock=clock,
+        log=log,
+    )
     jobs = JobService(
         Gateway(LocalProvider(fleet), store, counts),
-        SqlJobs(database, clock),
+        SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
         metrics=counts,
         log=log,
+        ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, database, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, store, database, courier, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -102,6 +119,7 @@ def application(parts: Parts) -> Litestar:
         async with (
             opened(parts.database, parts.settings.home / "state", parts.log) as alone,
             parts.current.watched(),
+            parts.courier.running(),
             parts.fleet.running(),
             parts.jobs.running(alone=alone),
         ):

@@ -35,6 +35,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue_limit: int = 256
     database_url: str | None = None
     """None: SQLite below `home`."""
+    webhook_secrets: tuple[str, ...] = ()
+    """``whsec_...``; each signs every webhook, so that receivers can change from one to the next."""
+    webhook_networks: str = ""
+    """Networks beside the public ones to which webhooks may go."""
     jobs_hours: float = 7 * 24.0
     """How long finished jobs are remembered."""
     max_upload_bytes: int = 50 << 20
@@ -139,6 +143,24 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _signing(value: str) -> tuple[str, ...]:
+    found = _keys(value)
+    if not all(re.fullmatch(r"whsec_[A-Za-z0-9+/]{32,88}={0,2}", secret) for secret in found):
+        msg = "each must be whsec_ and 24 to 64 random bytes in base64"
+        raise ValueError(msg)
+    return found
+
+
+def _networks(value: str) -> str:
+    for part in _keys(value):
+        try:
+            ipaddress.ip_network(part, strict=False)
+        except ValueError:
+            msg = f"{part!r} is no network such as 10.1.0.0/16"
+            raise ValueError(msg) from None
+    return value
+
+
 def _database(value: str) -> str:
     """An address that SQLAlchemy understands, with the drivers that come with us."""
     drivers = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
@@ -216,6 +238,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("public_url", "AQUATINT_PUBLIC_URL", "Where clients reach this server; for result URLs.", _url, "--public-url"),
     Option("database_url", "AQUATINT_DATABASE_URL", "postgresql://USER@HOST/NAME, not SQLite.", _database, "--database-url"),
+    Option("webhook_secrets", "AQUATINT_WEBHOOK_SECRETS", "whsec_... that sign webhooks, separated by commas.", _signing, None),
+    Option(
+        "webhook_networks",
+        "AQUATINT_WEBHOOK_NETWORKS",
+        "Private networks that webhooks may go to: 10.1.0.0/16,127.0.0.1.",
+        _networks,
+        "--webhook-networks",
+    ),
     Option("jobs_hours", "AQUATINT_JOBS_HOURS", "Finished jobs are remembered for so long.", _seconds, "--jobs-hours"),
     Option("outputs_hours", "AQUATINT_OUTPUTS_HOURS", "Results are kept for so long.", _seconds, "--outputs-hours"),
     Option("outputs_bytes", "AQUATINT_OUTPUTS_BYTES", "Results take so much disk, at most.", _bytes, "--outputs-bytes"),

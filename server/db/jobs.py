@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.db.database import Database
 from server.db.tables import INPUTS, JOBS
+from server.db.webhooks import Outbox
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
 from server.domain.ports import JobFilter, JobPage
@@ -27,10 +28,11 @@ _AT_ONCE = 256
 class SqlJobs:
     """A `JobRepository` over SQLite or PostgreSQL."""
 
-    __slots__ = ("_clock", "_database")
+    __slots__ = ("_clock", "_database", "_outbox")
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database, self._clock = database, clock
+    def __init__(self, database: Database, clock: Clock, outbox: Outbox) -> None:
+        """``outbox`` takes the messages about jobs that are over, in the transaction that ends them."""
+        self._database, self._clock, self._outbox = database, clock, outbox
 
     async def add(self, job: Job) -> None:
         """Insert ``job``; its input pictures with it if it is durable."""
@@ -60,6 +62,8 @@ class SqlJobs:
                 return None
             after = advance(job, happening, self._clock.time())
             await _write(connection, [after])
+            if not job.state.final:
+                await self._outbox.put(connection, [after], self._clock.time())
             return after
 
     async def claim(self, owner: str, lease: float, most: int) -> tuple[Job, ...]:
@@ -112,6 +116,7 @@ class SqlJobs:
                 records = (await connection.execute(found)).scalars().all()
                 changed += [advance(_job(record), happening, now) for record in records]
             await _write(connection, changed)
+            await self._outbox.put(connection, changed, now)
         return tuple(changed)
 
     async def ahead(self, job: Job) -> int:

@@ -37,6 +37,24 @@ JOBS = Table(
 """One row per job. ``record`` is the whole `server.domain.job.Job` as msgpack, without pictures; the columns are what is searched
 by. Times are Unix seconds."""
 
+WEBHOOKS = Table(
+    "webhooks",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("job_id", String(64), nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("url", String(2048), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("due", Float, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("outcome", String(512), nullable=False),
+    Index("ix_webhooks_due", "state", "due"),
+    Index("ix_webhooks_job", "job_id"),
+)
+"""The outbox: `server.domain.webhook.Delivery`, a row each."""
+
 INPUTS = Table(
     "job_inputs",
     METADATA,

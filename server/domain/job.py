@@ -11,6 +11,7 @@ from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
+from server.domain.webhook import Notify
 
 DOT = Picture(1, 1, "L", b"\0")
 
@@ -40,6 +41,7 @@ class Order(msgspec.Struct, frozen=True):
     priority: Priority = Priority.NORMAL
     cards: tuple[ModelCard, ...] = ()
     """The cards of the request's models at the time of the order: an edit of models.yaml does not change what was ordered."""
+    notify: Notify | None = None
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import msgspec
 from server.domain.asset import Format
 from server.domain.job import Job, JobState
 from server.domain.transitions import Happening
+from server.domain.webhook import Delivery
 
 
 class JobFilter(msgspec.Struct, frozen=True):
@@ -82,6 +83,22 @@ class JobRepository(Protocol):
 
     async def forget(self, finished_before: float) -> tuple[Job, ...]:
         """Delete jobs that were over before that Unix time, some at once; returns them."""
+        ...
+
+
+class DeliveryRepository(Protocol):
+    """The outbox, as the one who empties it sees it."""
+
+    async def claim(self, until: float, most: int) -> tuple[Delivery, ...]:
+        """Take up to ``most`` messages that are due, the oldest first; nobody else tries them before ``until``."""
+        ...
+
+    async def note(self, delivery: Delivery) -> None:
+        """Write down what became of an attempt; a receiver that is gone gets nothing any more."""
+        ...
+
+    async def next_due(self) -> float | None:
+        """Unix time at which the next message is due; None if none waits."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from structlog.typing import FilteringBoundLogger
@@ -23,7 +23,18 @@ from server.telemetry.metrics import Metrics
 class JobService:
     """The only door to the gateway."""
 
-    __slots__ = ("_admission", "_bus", "_clock", "_gateway", "_metrics", "_queue_most", "_repository", "_runner", "_sinks")
+    __slots__ = (
+        "_admission",
+        "_bus",
+        "_clock",
+        "_gateway",
+        "_metrics",
+        "_queue_most",
+        "_repository",
+        "_runner",
+        "_sinks",
+        "_told",
+    )
 
     def __init__(
         self,
@@ -34,10 +45,15 @@ class JobService:
         clock: Clock,
         metrics: Metrics,
         log: FilteringBoundLogger,
+        ended: Callable[[Job], None] = lambda _job: None,
         queue_most: int = 10_000,
         pace: Pace = Pace(),  # noqa: B008 - a frozen struct
     ) -> None:
-        """``queue_most`` bounds the images of queued jobs, ``admission`` those that are waited for or at work."""
+        """``queue_most`` bounds the images of queued jobs, ``admission`` those that are waited for or at work.
+
+        ``ended`` hears of every job that is over.
+        """
+        self._told = ended
         self._gateway, self._repository, self._admission = gateway, repository, admission
         self._clock, self._metrics, self._queue_most = clock, metrics, queue_most
         self._bus = Bus()
@@ -148,7 +164,7 @@ class JobService:
             return await self._repository.get(job_id)
         job = await self._repository.happen(job_id, CancelAsked())
         if job is not None and job.state is JobState.CANCELLED:
-            self._bus.finished(job)
+            self._ended(job)
         return job
 
     def close(self) -> None:
@@ -177,6 +193,7 @@ class JobService:
         self._sinks.pop(job.id, None)
         if job.durable:
             self._bus.finished(job)
+        self._told(job)
 
 
 def new_id() -> str:

@@ -12,6 +12,7 @@ from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Init, Priority, Sampling
 from server.db.jobs import SqlJobs
+from server.db.webhooks import Outbox
 from server.domain.asset import Asset, Format
 from server.domain.clock import SetClock
 from server.domain.job import Job, JobState, Order
@@ -38,7 +39,7 @@ def clock():
 
 @pytest.fixture
 def jobs(database, clock):
-    return SqlJobs(database, clock)
+    return SqlJobs(database, clock, Outbox(lambda job: job.id.encode()))
 
 
 async def test_what_is_added_is_there_without_its_pictures_and_claimed_with_them(jobs):

@@ -11,6 +11,7 @@ from pipelines.contract.request import ImageRequest, Init, Sampling
 from server.db.database import Database, beside
 from server.db.jobs import SqlJobs
 from server.db.migrating import migrate
+from server.db.webhooks import Outbox
 from server.domain.asset import Delivery, Format
 from server.domain.clock import SetClock
 from server.domain.job import JobState, Order
@@ -45,7 +46,7 @@ class Bench:
         self.clock, self.metrics = SetClock(), Metrics()
         self.store = FolderStore(folder, Retention(1e9, 1 << 30), self.clock)
         self.database = Database(beside(folder))
-        self.repository = SqlJobs(self.database, self.clock)
+        self.repository = SqlJobs(self.database, self.clock, Outbox(lambda job: job.id.encode()))
         self.admission = Admission(limit, self.metrics)
         gateway = Gateway(FunctionProvider(function, wait=7.0), self.store, self.metrics)
         self.jobs = JobService(

@@ -1,4 +1,4 @@
-"""Jobs and their inputs."""
+"""Jobs, their inputs, and the outbox."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -31,6 +31,21 @@ def upgrade() -> None:
     op.create_index("ix_jobs_tenant", "jobs", ["tenant", "created", "id"])
     op.create_index("ix_jobs_lease", "jobs", ["state", "lease"])
     op.create_table(
+        "webhooks",
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("job_id", sa.String(64), nullable=False),
+        sa.Column("tenant", sa.String(128), nullable=False),
+        sa.Column("url", sa.String(2048), nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.Column("created", sa.Float, nullable=False),
+        sa.Column("due", sa.Float, nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("outcome", sa.String(512), nullable=False),
+    )
+    op.create_index("ix_webhooks_due", "webhooks", ["state", "due"])
+    op.create_index("ix_webhooks_job", "webhooks", ["job_id"])
+    op.create_table(
         "job_inputs",
         sa.Column("job_id", sa.String(64), primary_key=True),
         sa.Column("order", sa.LargeBinary, nullable=False),
@@ -40,4 +55,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the tables."""
     op.drop_table("job_inputs")
+    op.drop_table("webhooks")
     op.drop_table("jobs")
