@@ -9,6 +9,7 @@ import click
 from server.cli.database import db
 from server.cli.models import models
 from server.cli.options import settings_from, settings_options
+from server.cli.webhooks import webhooks
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,3 +38,4 @@ def serve(**flags: Any) -> None:
 
 main.add_command(models)
 main.add_command(db)
+main.add_command(webhooks)

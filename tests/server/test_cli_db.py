@@ -1,6 +1,14 @@
+import asyncio
+
 from click.testing import CliRunner
+from msgspec.structs import asdict
+from sqlalchemy import insert
 
 from server.cli import main
+from server.db.database import Database, beside
+from server.db.migrating import migrate
+from server.db.tables import WEBHOOKS
+from server.domain.webhook import Delivery, DeliveryState
 
 
 def test_upgrade_makes_the_tables_once(tmp_path):
@@ -19,3 +27,27 @@ def test_a_database_that_is_not_there_is_told():
 def test_an_address_of_another_kind_is_refused():
     result = CliRunner().invoke(main, ["db", "upgrade", "--database-url", "mysql://h/d"])
     assert "must be postgresql://" in result.output
+
+
+async def one_message(url):
+    database = Database(url)
+    await migrate(database)
+    message = Delivery("msg_1", "job1", "t", "https://receiver.example/", b"{}", 1.0, 5.0, DeliveryState.FAILED, 10, "500")
+    async with database.writing() as connection:
+        await connection.execute(insert(WEBHOOKS).values({**asdict(message), "state": "failed"}))
+    await database.close()
+
+
+def test_webhooks_are_listed_and_sent_again(tmp_path):
+    asyncio.run(one_message(beside(tmp_path)))
+
+    def run(*arguments):
+        return CliRunner().invoke(main, ["webhooks", *arguments, "--home", str(tmp_path)])
+
+    shown = run("list", "--state", "failed").output
+    assert shown == "msg_1\tfailed\t10\t-\tjob1\thttps://receiver.example/\t500\n"
+    assert run("list", "--job", "other").output == ""
+    assert run("resend", "msg_1").exit_code == 0
+    assert "msg_1\tpending\t0\t20" in run("list").output
+    failed = run("resend", "msg_2")
+    assert (failed.exit_code, "no message msg_2" in failed.output) == (1, True)
