@@ -27,9 +27,12 @@ from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
 from server.db.database import Database, beside
 from server.db.jobs import SqlJobs
+from server.db.keys import SqlKeys
+from server.db.migrating import migrate
 from server.db.opening import opened
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
+from server.domain.key import Scope
 from server.domain.ports import AssetStore
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
@@ -61,6 +64,7 @@ class Parts(msgspec.Struct, frozen=True):
     store: AssetStore
     database: Database
     courier: Courier
+    keys: KeyRing
     jobs: JobService
 
 
@@ -87,6 +91,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     retention = Retention(settings.outputs_hours * 3600, settings.outputs_bytes)
     store = FolderStore(settings.outputs, retention, clock)
     database = Database(settings.database_url or beside(settings.home))
+    keys = KeyRing(settings.api_keys, SqlKeys(database), clock, may_be_open=settings.may_be_open)
     links = Links(settings.public_url)
     outbox = Outbox(lambda job: compose(job, links.absolute))
     fence = GuardedBackend(Allowed(networks(settings.webhook_networks)))
@@ -107,7 +112,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, database, courier, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, store, database, courier, keys, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -123,6 +128,7 @@ def application(parts: Parts) -> Litestar:
             parts.fleet.running(),
             parts.jobs.running(alone=alone),
         ):
+            await check_exposure(parts)
             yield
 
     given = {
@@ -134,11 +140,12 @@ def application(parts: Parts) -> Litestar:
         "uploads": Uploads(settings.max_upload_pixels, parts.metrics),
         "answers": Answers(parts.store, Links(settings.public_url)),
     }
-    guards = [key_guard(KeyRing(settings.api_keys))]
+    guards = [key_guard(parts.keys)]
     images = [openai.generations, openai.edits, openai.models, openai.model]
     dialects = [
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
-        Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
+        Router("/", route_handlers=[native.models, native.model], guards=guards, tags=["Models"]),
+        Router("/", route_handlers=[native.move], guards=[key_guard(parts.keys, Scope.ADMIN)], tags=["Models"]),
     ]
     app = Litestar(
         route_handlers=[*dialects, output, healthz, readyz, metrics],
@@ -159,6 +166,22 @@ def application(parts: Parts) -> Litestar:
     return app
 
 
+class Exposed(Exception):
+    """Other machines could come in, and nothing keeps anybody out."""
+
+
+async def check_exposure(parts: Parts) -> None:
+    """Raise `Exposed` if other machines can reach the server, there is no key, and nobody has said that this is meant."""
+    settings = parts.settings
+    if settings.api_keys or settings.may_be_open or await parts.keys.live():
+        return
+    msg = (
+        f"--host {settings.host} lets other machines in, and there is no key: make one with 'aquatint keys create' or set "
+        "AQUATINT_API_KEY; or say --open-access if anyone who reaches it may use it."
+    )
+    raise Exposed(msg)
+
+
 def build(settings: Settings, log: FilteringBoundLogger | None = None) -> Litestar:
     """The application for ``settings``, for whoever brings a server of their own."""
     return application(assemble(settings, log or silent()))
@@ -168,6 +191,9 @@ async def run(settings: Settings) -> None:
     """Run the whole server until it is told to stop."""
     log = configure(settings.log_format, settings.log_level)
     parts = assemble(settings, log)
+    # Before anything is listened on or loaded, so that what is wrong is said in one line.
+    await migrate(parts.database)
+    await check_exposure(parts)
     await serve(
         application(parts),
         parts.jobs,

@@ -53,11 +53,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_format: str = "console"
     log_level: str = "info"
     api_keys: tuple[str, ...] = ()
-    insecure_no_keys: bool = False
+    open_access: bool = False
 
     def __repr__(self) -> str:
-        shown = {field: getattr(self, field) for field in self.__struct_fields__ if field != "api_keys"}
-        return f"Settings({', '.join(f'{field}={value!r}' for field, value in shown.items())}, api_keys=({len(self.api_keys)}))"
+        hidden = {"api_keys", "webhook_secrets", "database_url"}
+        shown = {field: "..." if field in hidden else repr(getattr(self, field)) for field in self.__struct_fields__}
+        return f"Settings({', '.join(f'{field}={value}' for field, value in shown.items())})"
+
+    @property
+    def may_be_open(self) -> bool:
+        """Whether everyone may enter as long as there is no key: only this machine can reach it, or the operator says so."""
+        return loopback(self.host) or self.open_access
 
     @property
     def outputs(self) -> Path:
@@ -260,11 +266,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("api_keys", "AQUATINT_API_KEYS", "Keys that callers present, separated by commas.", _keys),
     Option("api_keys", "AQUATINT_API_KEY", "A key that callers present.", _keys),
     Option(
-        "insecure_no_keys",
-        "AQUATINT_INSECURE_NO_KEYS",
+        "open_access",
+        "AQUATINT_OPEN_ACCESS",
         "Serve other machines without any key.",
         _flag,
-        "--insecure-no-keys",
+        "--open-access",
         switch=True,
     ),
 )
@@ -291,9 +297,7 @@ def parse(environ: Mapping[str, str], flags: Mapping[str, str], *, cwd: Path) ->
     values.setdefault("home", _home(environ))
     if "models" not in values and (cwd / "models.yaml").is_file():
         values["models"] = cwd / "models.yaml"
-    settings = Settings(**values)
-    _check_exposure(settings)
-    return settings
+    return Settings(**values)
 
 
 def loopback(host: str) -> bool:
@@ -309,13 +313,3 @@ def loopback(host: str) -> bool:
 def _home(environ: Mapping[str, str]) -> Path:
     data = environ.get("XDG_DATA_HOME", "").strip() or "~/.local/share"
     return Path(data).expanduser().absolute() / "aquatint"
-
-
-def _check_exposure(settings: Settings) -> None:
-    if loopback(settings.host) or settings.api_keys or settings.insecure_no_keys:
-        return
-    msg = (
-        f"--host {settings.host} lets other machines in, and no key is set: "
-        "set AQUATINT_API_KEY, or say --insecure-no-keys if anyone who reaches it may use it."
-    )
-    raise SettingsError(msg)

@@ -28,6 +28,12 @@ class Unauthorized(errors.AquatintError):
     code = "invalid_api_key"
 
 
+class Forbidden(errors.AquatintError):
+    """A key that does not open this."""
+
+    code = "forbidden"
+
+
 class Problem(msgspec.Struct, frozen=True):
     """An error, with all that any dialect's envelope needs."""
 
@@ -56,6 +62,7 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     errors.UnknownModel: _Rule(HTTPStatus.NOT_FOUND, _INVALID, "model_not_found"),
     TooManyBytes: _Rule(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _INVALID),
     Unauthorized: _Rule(HTTPStatus.UNAUTHORIZED, _INVALID),
+    Forbidden: _Rule(HTTPStatus.FORBIDDEN, _INVALID),
     errors.Overloaded: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
     errors.ShuttingDown: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
     errors.Cancelled: _Rule(CLIENT_CLOSED_REQUEST, _INVALID),

@@ -1,6 +1,6 @@
 """The tables. A change here needs a migration in `server/db/migrations`."""
 
-from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
 
 METADATA = MetaData(
     # Named, so that migrations can name them too.
@@ -54,6 +54,21 @@ WEBHOOKS = Table(
     Index("ix_webhooks_job", "job_id"),
 )
 """The outbox: `server.domain.webhook.Delivery`, a row each."""
+
+KEYS = Table(
+    "keys",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("tenant", String(128), nullable=False),
+    Column("name", String(256), nullable=False),
+    Column("scopes", String(256), nullable=False),
+    Column("models", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("revoked", Float),
+)
+"""`server.domain.key.Key`, a row each, and the digest of its secret."""
 
 INPUTS = Table(
     "job_inputs",

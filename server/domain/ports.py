@@ -7,6 +7,7 @@ import msgspec
 
 from server.domain.asset import Format
 from server.domain.job import Job, JobState
+from server.domain.key import Key
 from server.domain.transitions import Happening
 from server.domain.webhook import Delivery
 
@@ -83,6 +84,18 @@ class JobRepository(Protocol):
 
     async def forget(self, finished_before: float) -> tuple[Job, ...]:
         """Delete jobs that were over before that Unix time, some at once; returns them."""
+        ...
+
+
+class KeyRepository(Protocol):
+    """The keys of the database, as the doorkeeper sees them."""
+
+    async def by_digest(self, digest: str) -> Key | None:
+        """The key with that secret, live or not."""
+        ...
+
+    async def live(self, now: float) -> int:
+        """How many keys open something at Unix time ``now``."""
         ...
 
 

@@ -51,3 +51,26 @@ def test_webhooks_are_listed_and_sent_again(tmp_path):
     assert "msg_1\tpending\t0\t20" in run("list").output
     failed = run("resend", "msg_2")
     assert (failed.exit_code, "no message msg_2" in failed.output) == (1, True)
+
+
+def keys_command(tmp_path, *arguments):
+    return CliRunner().invoke(main, ["keys", *arguments, "--home", str(tmp_path)])
+
+
+def test_keys_are_made_listed_rotated_and_revoked(tmp_path):
+    asked = ("--tenant", "shop", "--name", "web", "--scope", "jobs:read", "--model", "sdxl", "--expires-in", "30d")
+    made = keys_command(tmp_path, "create", *asked)
+    secret = made.output.strip()
+    assert secret.startswith("sk-aquatint-")
+    key_id, state, tenant, scopes, models, expires, name = keys_command(tmp_path, "list").output.strip().split("\t")
+    assert (state, tenant, scopes, models, name) == ("live", "shop", "jobs:read", "sdxl", "web")
+    assert expires.startswith("20")
+    assert secret not in keys_command(tmp_path, "list").output
+    second = keys_command(tmp_path, "rotate", key_id, "--grace", "1h").output.strip()
+    assert second.startswith("sk-aquatint-")
+    assert second != secret
+    assert [line.split("\t")[1] for line in keys_command(tmp_path, "list").output.splitlines()] == ["live", "live"]
+    assert keys_command(tmp_path, "revoke", key_id).exit_code == 0
+    assert keys_command(tmp_path, "revoke", key_id).exit_code == 1
+    assert keys_command(tmp_path, "rotate", key_id).exit_code == 1
+    assert keys_command(tmp_path, "create", "--expires-in", "soon").exit_code == 2

@@ -9,7 +9,7 @@ from litestar.params import FromPath
 from litestar.response import Stream as EventStream
 
 from server.api.bodies import from_json
-from server.api.guard import tenant_of
+from server.api.guard import check_models, tenant_of
 from server.api.openai import translate
 from server.api.openai.answers import Answers
 from server.api.openai.forms import read_edit
@@ -34,6 +34,7 @@ async def generations(
     """Make images from a prompt."""
     body = from_json(await request.body(), GenerateBody)
     asked = translate.generation(body, catalog, job_id=new_id(), tenant=tenant_of(request), draw=draw_seed)
+    check_models(request, asked.order)
     return await _answer(request, asked, "image_generation", jobs, answers)
 
 
@@ -50,6 +51,7 @@ async def edits(
     picture = await uploads.picture(sent.image, "image")
     mask = None if sent.mask is None else await uploads.mask(sent.mask, "mask")
     asked = translate.edit(sent.body, catalog, picture, mask, job_id=new_id(), tenant=tenant_of(request), draw=draw_seed)
+    check_models(request, asked.order)
     wanted = asked.order.request
     if wanted.init is not None:
         asked = translate.with_init(asked, await uploads.trimmed(wanted.init, wanted.width, wanted.height))

@@ -1,4 +1,4 @@
-"""Jobs, their inputs, and the outbox."""
+"""Jobs, their inputs, the outbox, and keys."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -46,6 +46,19 @@ def upgrade() -> None:
     op.create_index("ix_webhooks_due", "webhooks", ["state", "due"])
     op.create_index("ix_webhooks_job", "webhooks", ["job_id"])
     op.create_table(
+        "keys",
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("tenant", sa.String(128), nullable=False),
+        sa.Column("name", sa.String(256), nullable=False),
+        sa.Column("scopes", sa.String(256), nullable=False),
+        sa.Column("models", sa.JSON, nullable=False),
+        sa.Column("created", sa.Float, nullable=False),
+        sa.Column("expires", sa.Float),
+        sa.Column("revoked", sa.Float),
+        sa.UniqueConstraint("digest", name="uq_keys_digest"),
+    )
+    op.create_table(
         "job_inputs",
         sa.Column("job_id", sa.String(64), primary_key=True),
         sa.Column("order", sa.LargeBinary, nullable=False),
@@ -55,5 +68,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the tables."""
     op.drop_table("job_inputs")
+    op.drop_table("keys")
     op.drop_table("webhooks")
     op.drop_table("jobs")
