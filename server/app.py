@@ -20,12 +20,13 @@ from server.api.native import routes as native
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
+from server.api.pictures import Pictures
 from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
 from server.domain.clock import Clock, SystemClock
-from server.domain.ports import AssetStore
+from server.domain.ports import AssetStore, InputStore
 from server.fleet.devices import count_cuda, resolve
 from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
@@ -36,9 +37,14 @@ from server.jobs.memory import MemoryRepository
 from server.jobs.service import JobService
 from server.providers.local import LocalProvider
 from server.settings import Settings
-from server.storage.blobs import FolderStore, Retention
+from server.storage.blobs import FolderStore
+from server.storage.files import Retention
+from server.storage.inputs import InputFolder
 from server.telemetry.logs import configure, silent
 from server.telemetry.metrics import Metrics
+
+MOST_ASSETS = 10_000
+"""Uploads of one caller: a folder of them is listed at each new one."""
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -51,6 +57,7 @@ class Parts(msgspec.Struct, frozen=True):
     metrics: Metrics
     fleet: Fleet
     store: AssetStore
+    inputs: InputStore
     jobs: JobService
 
 
@@ -75,6 +82,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     )
     retention = Retention(settings.outputs_hours * 3600, settings.outputs_bytes)
     store = FolderStore(settings.outputs, retention, clock)
+    inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
     jobs = JobService(
         Gateway(LocalProvider(fleet), store, counts),
         MemoryRepository(clock),
@@ -83,7 +91,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         metrics=counts,
         log=log,
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, store, inputs, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -95,13 +103,16 @@ def application(parts: Parts) -> Litestar:
         async with parts.current.watched(), parts.fleet.running(), parts.jobs.running():
             yield
 
+    uploads = Uploads(settings.max_upload_pixels, parts.metrics)
     given = {
         "current": parts.current,
         "jobs": parts.jobs,
         "fleet": parts.fleet,
         "store": parts.store,
         "metrics": parts.metrics,
-        "uploads": Uploads(settings.max_upload_pixels, parts.metrics),
+        "inputs": parts.inputs,
+        "uploads": uploads,
+        "pictures": Pictures(uploads, parts.inputs, settings.max_upload_pixels),
         "answers": Answers(parts.store, Links(settings.public_url)),
     }
     guards = [key_guard(KeyRing(settings.api_keys))]

@@ -6,6 +6,7 @@ import msgspec
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import ErrorReport
+from pipelines.contract.messages import RunStats
 from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
 
@@ -47,6 +48,8 @@ class Job(msgspec.Struct, frozen=True):
     started: float | None = None
     finished: float | None = None
     assets: tuple[Asset, ...] = ()
+    stats: RunStats | None = None
+    """Where its time went; None until it has succeeded."""
     error: ErrorReport | None = None
 
     @property
@@ -56,7 +59,8 @@ class Job(msgspec.Struct, frozen=True):
 
     def without_input(self) -> "Job":
         """The same job without its input pictures: what is worth remembering once it is over."""
-        if self.order.request.init is None:
+        request = self.order.request
+        if request.init is None and not request.controls and not request.references:
             return self
-        request = msgspec.structs.replace(self.order.request, init=None)
+        request = msgspec.structs.replace(request, init=None, controls=(), references=())
         return msgspec.structs.replace(self, order=msgspec.structs.replace(self.order, request=request))

@@ -9,12 +9,11 @@ import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import AquatintError, Cancelled, EngineFailure, ShuttingDown
-from server.domain.asset import Asset
 from server.domain.call import Call, Emit, ignore
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
 from server.domain.ports import JobRepository
-from server.gateway.finish import Gateway
+from server.gateway.finish import Finished, Gateway
 from server.jobs.admission import Admission
 from server.telemetry.metrics import Metrics
 
@@ -131,12 +130,16 @@ class JobService:
         except Exception:  # noqa: BLE001 - a job must not take the others with it: TaskGroup would cancel them all
             self._log.exception("job failed", job=job.id)
             return await self._end(running, JobState.FAILED, error=EngineFailure("The server made a mistake; it is logged."))
-        return await self._end(running, JobState.SUCCEEDED, assets=finished.assets)
+        return await self._end(running, JobState.SUCCEEDED, finished=finished)
 
-    async def _end(self, job: Job, state: JobState, *, assets: tuple[Asset, ...] = (), error: AquatintError | None = None) -> Job:
+    async def _end(
+        self, job: Job, state: JobState, *, finished: Finished | None = None, error: AquatintError | None = None
+    ) -> Job:
         now = self._clock.time()
         report = error.report() if error else None
-        ended = msgspec.structs.replace(job, state=state, finished=now, assets=assets, error=report)
+        ended = msgspec.structs.replace(job, state=state, finished=now, error=report)
+        if finished is not None:
+            ended = msgspec.structs.replace(ended, assets=finished.assets, stats=finished.stats)
         await self._repository.save(ended)
         self._metrics.job(state.value, now - job.created)
         self._log.info(

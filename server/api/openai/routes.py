@@ -3,6 +3,7 @@
 import secrets
 from typing import Any
 
+import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
@@ -16,24 +17,27 @@ from server.api.openai.forms import read_edit
 from server.api.openai.operations import Edits, Generations
 from server.api.openai.schemas import GenerateBody, Model, ModelList
 from server.api.openai.stream import Kind, Stream
-from server.api.uploads import Uploads
+from server.api.pictures import Pictures
 from server.api.waiting import run_to_end
 from server.catalog.catalog import Catalog
 from server.jobs.service import JobService, new_id
 
 AnyRequest = Request[Any, Any, Any]
 
-JSON_BODY_LIMIT = 2 << 20
-"""A prompt of 32,000 characters, escaped in the longest way, fits several times over."""
 
-
-@post("/v1/images/generations", status_code=200, request_max_body_size=JSON_BODY_LIMIT, operation_class=Generations)
+@post("/v1/images/generations", status_code=200, operation_class=Generations)
 async def generations(
-    request: AnyRequest, catalog: NamedDependency[Catalog], jobs: NamedDependency[JobService], answers: NamedDependency[Answers]
+    request: AnyRequest,
+    catalog: NamedDependency[Catalog],
+    jobs: NamedDependency[JobService],
+    pictures: NamedDependency[Pictures],
+    answers: NamedDependency[Answers],
 ) -> Response[Any]:
     """Make images from a prompt."""
     body = from_json(await request.body(), GenerateBody)
-    asked = translate.generation(body, catalog, job_id=new_id(), tenant=tenant_of(request), draw=draw_seed)
+    tenant = tenant_of(request)
+    supplied = await pictures.source(tenant).supplied(body, None, None)
+    asked = translate.generation(body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed)
     return await _answer(request, asked, "image_generation", jobs, answers)
 
 
@@ -42,17 +46,15 @@ async def edits(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],
     jobs: NamedDependency[JobService],
-    uploads: NamedDependency[Uploads],
+    pictures: NamedDependency[Pictures],
     answers: NamedDependency[Answers],
 ) -> Response[Any]:
     """Make images from a picture and a prompt; with a mask, only where it is transparent."""
     sent = await read_edit(request)
-    picture = await uploads.picture(sent.image, "image")
-    mask = None if sent.mask is None else await uploads.mask(sent.mask, "mask")
-    asked = translate.edit(sent.body, catalog, picture, mask, job_id=new_id(), tenant=tenant_of(request), draw=draw_seed)
-    wanted = asked.order.request
-    if wanted.init is not None:
-        asked = translate.with_init(asked, await uploads.trimmed(wanted.init, wanted.width, wanted.height))
+    tenant = tenant_of(request)
+    supplied = await pictures.source(tenant, sent.parts).supplied(sent.body, sent.image, sent.mask)
+    asked = translate.edit(sent.body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed)
+    asked = msgspec.structs.replace(asked, order=await pictures.trimmed(asked.order))
     return await _answer(request, asked, "image_edit", jobs, answers)
 
 

@@ -10,6 +10,7 @@ import msgspec
 from pipelines.contract.errors import AquatintError
 from pipelines.contract.messages import Preview, Progress
 from pipelines.contract.picture import Picture
+from server.api.delivering import result
 from server.api.errors import openai_envelope, problem
 from server.api.openai.answers import Answers, size_of
 from server.api.openai.schemas import StreamEvent
@@ -86,10 +87,11 @@ class Stream:
         return ended
 
     async def _small(self, picture: Picture) -> str:
-        request, delivery = self._asked.order.request, self._asked.order.delivery
+        width, height = result(self._asked.order)
+        form = self._asked.order.delivery.format
 
         def work() -> bytes:
-            return encode(enlarged(picture, request.width, request.height), Delivery(delivery.format))
+            return encode(enlarged(picture, width, height), Delivery(form))
 
         return base64.b64encode(await asyncio.to_thread(work)).decode()
 
