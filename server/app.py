@@ -16,7 +16,9 @@ from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
 from server.api.links import Links
+from server.api.native import assets, generate
 from server.api.native import routes as native
+from server.api.native.answers import Results
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
@@ -103,6 +105,7 @@ def application(parts: Parts) -> Litestar:
         async with parts.current.watched(), parts.fleet.running(), parts.jobs.running():
             yield
 
+    links = Links(settings.public_url)
     uploads = Uploads(settings.max_upload_pixels, parts.metrics)
     given = {
         "current": parts.current,
@@ -113,11 +116,14 @@ def application(parts: Parts) -> Litestar:
         "inputs": parts.inputs,
         "uploads": uploads,
         "pictures": Pictures(uploads, parts.inputs, settings.max_upload_pixels),
-        "answers": Answers(parts.store, Links(settings.public_url)),
+        "answers": Answers(parts.store, links),
+        "results": Results(parts.store, links),
     }
     guards = [key_guard(KeyRing(settings.api_keys))]
     images = [openai.generations, openai.edits, openai.models, openai.model]
+    ours = [generate.generate, generate.adapters, assets.store, assets.fetch, assets.forget]
     dialects = [
+        Router("/", route_handlers=ours, guards=guards, tags=["Native"]),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
     ]

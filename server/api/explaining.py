@@ -95,7 +95,13 @@ def _meant(field: str, kind: Any) -> str:
 
 
 def _choices(kind: Any) -> list[str]:
-    return [str(choice.value) for each in _flat(kind) if isinstance(each, type) and issubclass(each, Enum) for choice in each]
+    found: list[str] = []
+    for each in _flat(kind):
+        if isinstance(each, type) and issubclass(each, Enum):
+            found += [str(choice.value) for choice in each]
+        elif typing.get_origin(each) is typing.Literal:
+            found += [str(choice) for choice in typing.get_args(each)]
+    return found
 
 
 def _flat(kind: Any) -> list[Any]:

@@ -51,7 +51,7 @@ class Pictures:
 class PictureSource:
     """The pictures of one request."""
 
-    __slots__ = ("_inputs", "_left", "_most", "_parts", "_tenant", "_uploads")
+    __slots__ = ("_inputs", "_left", "_most", "_parts", "_tenant", "_unused", "_uploads")
 
     def __init__(self, uploads: Uploads, inputs: InputStore, most: int, tenant: str, parts: Mapping[str, bytes]) -> None:
         self._uploads = uploads
@@ -59,6 +59,12 @@ class PictureSource:
         self._most = self._left = most
         self._tenant = tenant
         self._parts = parts
+        self._unused = set(parts)
+
+    @property
+    def unused(self) -> list[str]:
+        """Files that no option has named so far."""
+        return sorted(self._unused)
 
     async def supplied(
         self, options: Shaping, image: bytes | str | None, mask: bytes | str | None, *, drawn_mask: bool = False
@@ -101,6 +107,7 @@ class PictureSource:
                 raise UnknownAsset(msg, param=param)
             return found
         if source in self._parts:
+            self._unused.discard(source)
             return self._parts[source]
         if "://" in source[:16]:
             msg = f"{param!r} must be a data: URL or the id of an asset; nothing is fetched from other places."

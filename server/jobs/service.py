@@ -162,3 +162,8 @@ class JobService:
 def new_id() -> str:
     """An id for a job and its request."""
     return secrets.token_hex(12)
+
+
+def draw_seed() -> int:
+    """A seed for a request that has none; 32 bits, so that every tool can hold it."""
+    return secrets.randbits(32)

@@ -55,10 +55,12 @@ async def _multipart(request: Request[Any, Any, Any]) -> EditInput:
     return EditInput(body, _only(images), masks[0] if masks else None, parts)
 
 
-async def _file(name: str, value: object) -> bytes:
+async def _file(name: str, value: object) -> bytes | str:
     if isinstance(value, UploadFile):
         return await value.read()
-    msg = f"{name!r} must be a file, not text."
+    if isinstance(value, str) and value.startswith(("asset_", "data:")):
+        return value
+    msg = f"{name!r} must be a file, or the id of an asset, not other text."
     raise BadPicture(msg, param=name.removesuffix("[]"))
 
 

@@ -1,6 +1,5 @@
 """The addresses of the OpenAI Images dialect."""
 
-import secrets
 from typing import Any
 
 import msgspec
@@ -19,8 +18,9 @@ from server.api.openai.schemas import GenerateBody, Model, ModelList
 from server.api.openai.stream import Kind, Stream
 from server.api.pictures import Pictures
 from server.api.waiting import run_to_end
+from server.api.watching import STREAM_HEADERS
 from server.catalog.catalog import Catalog
-from server.jobs.service import JobService, new_id
+from server.jobs.service import JobService, draw_seed, new_id
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -74,16 +74,9 @@ async def model(model_id: FromPath[str], catalog: NamedDependency[Catalog]) -> M
 async def _answer(request: AnyRequest, asked: translate.Asked, kind: Kind, jobs: JobService, answers: Answers) -> Response[Any]:
     if asked.stream:
         events = await Stream(asked, kind, jobs, answers).begin()
-        return EventStream(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
+        return EventStream(events, media_type="text/event-stream", headers=STREAM_HEADERS)
     job = await run_to_end(request, jobs, asked.order)
     return Response(await answers.images(request, asked, job))
-
-
-def draw_seed() -> int:
-    """A seed for a request that has none; 32 bits, so that every tool can hold it."""
-    return secrets.randbits(32)
 
 
 def _model(name: str, owner: str) -> Model:
