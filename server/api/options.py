@@ -155,12 +155,12 @@ class Shaping(msgspec.Struct, frozen=True, kw_only=True):
     references: Annotated[list[ReferenceOption] | None, Meta(description="At most 4, with 8 pictures each.")] = None
     resize: Annotated[Resize | None, Meta(description="How the picture to start from meets the size; absent: crop.")] = None
     mask_blur: Annotated[float | None, Meta(description="Soften the mask's edge: 0 to 256 pixels.")] = None
-    mask_grow: Annotated[int | None, Meta(description="Widen (or shrink) what is repainted: -256 to 256 pixels.")] = None
+    mask_grow: Annotated[int | None, Meta(description="Widen (or shrink) what is repainted: -4096 to 4096 pixels.")] = None
     mask_invert: Annotated[bool | None, Meta(description="Repaint what the mask keeps, and keep what it repaints.")] = None
     mask_soft: Annotated[bool | None, Meta(description="Grey is partial strength, pixel by pixel.")] = None
     mask_content: Annotated[MaskedContent | None, Meta(description="What stands inside the mask at first.")] = None
     only_masked: Annotated[bool | None, Meta(description="Work on the part around the mask at the size asked for.")] = None
-    mask_padding: Annotated[int | None, Meta(description="With only_masked: context around the mask, 0 to 2048 pixels.")] = None
+    mask_padding: Annotated[int | None, Meta(description="With only_masked: context around the mask, 0 to 4096 pixels.")] = None
     keep_unmasked: Annotated[bool | None, Meta(description="Put the picture's own pixels back outside; absent: true.")] = None
     outpaint: OutpaintOption | None = None
     hires: HiresOption | None = None

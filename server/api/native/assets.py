@@ -8,9 +8,12 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from pipelines.contract.errors import InvalidRequest
+from server.api.documenting import READING, failures
 from server.api.errors import UnknownAsset
+from server.api.forms import is_form, parts
 from server.api.guard import tenant_of
-from server.api.native.bodies import StoredAsset
+from server.api.native.bodies import NativeErrorBody, StoredAsset
+from server.api.native.operations import Fetch, Store
 from server.api.uploads import Uploads
 from server.domain.ports import InputStore
 
@@ -19,7 +22,7 @@ AnyRequest = Request[Any, Any, Any]
 _SIGNATURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp", b"GIF8": "image/gif"}
 
 
-@post("/api/assets")
+@post("/api/assets", operation_class=Store, responses=failures(NativeErrorBody, (400, 413, *READING)))
 async def store(request: AnyRequest, uploads: NamedDependency[Uploads], inputs: NamedDependency[InputStore]) -> StoredAsset:
     """Keep a picture: the body itself, or the file part ``file`` of a form. The same picture gets the same id."""
     data = await _content(request)
@@ -28,7 +31,7 @@ async def store(request: AnyRequest, uploads: NamedDependency[Uploads], inputs: 
     return StoredAsset(asset_id, facts.format, facts.width, facts.height, len(data))
 
 
-@get("/api/assets/{asset_id:str}")
+@get("/api/assets/{asset_id:str}", operation_class=Fetch, responses=failures(NativeErrorBody, (400, 404, *READING)))
 async def fetch(request: AnyRequest, asset_id: FromPath[str], inputs: NamedDependency[InputStore]) -> Response[bytes]:
     """The file as it was uploaded."""
     data = await inputs.get(tenant_of(request), asset_id)
@@ -46,7 +49,7 @@ async def fetch(request: AnyRequest, asset_id: FromPath[str], inputs: NamedDepen
     )
 
 
-@delete("/api/assets/{asset_id:str}")
+@delete("/api/assets/{asset_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING)))
 async def forget(request: AnyRequest, asset_id: FromPath[str], inputs: NamedDependency[InputStore]) -> None:
     """Let go of it; requests that have begun keep what they read."""
     if not await inputs.delete(tenant_of(request), asset_id):
@@ -54,9 +57,9 @@ async def forget(request: AnyRequest, asset_id: FromPath[str], inputs: NamedDepe
 
 
 async def _content(request: AnyRequest) -> bytes:
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    if not is_form(request):
         return await request.body()
-    files = [(name, value) for name, value in (await request.form()).multi_items() if isinstance(value, UploadFile)]
+    files = [(name, value) for name, value in await parts(request) if isinstance(value, UploadFile)]
     if len(files) != 1 or files[0][0] != "file":
         msg = "The form must have one file, in the field 'file'."
         raise InvalidRequest(msg, param="file")

@@ -9,10 +9,12 @@ from litestar.params import FromQuery
 from litestar.response import Stream as EventStream
 
 from pipelines.contract.errors import InvalidRequest
+from server.api.documenting import READING, WORKING, failures
 from server.api.guard import tenant_of
 from server.api.native import generating
 from server.api.native.answers import Results, streamed
-from server.api.native.bodies import Adapters
+from server.api.native.bodies import Adapters, NativeErrorBody
+from server.api.native.operations import Generate
 from server.api.native.reading import read
 from server.api.pictures import Pictures
 from server.api.waiting import run_to_end
@@ -23,7 +25,7 @@ from server.jobs.service import JobService, draw_seed, new_id
 AnyRequest = Request[Any, Any, Any]
 
 
-@post("/api/generate", status_code=200)
+@post("/api/generate", status_code=200, operation_class=Generate, responses=failures(NativeErrorBody, WORKING))
 async def generate(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],
@@ -49,7 +51,7 @@ async def generate(
     return Response(await results.whole(request, asked, job, inline=inline))
 
 
-@get("/api/adapters")
+@get("/api/adapters", responses=failures(NativeErrorBody, (400, 404, *READING)))
 async def adapters(catalog: NamedDependency[Catalog], model: FromQuery[str | None] = None) -> Adapters:
     """The LoRAs, control networks, IP-Adapters and upscalers of models.yaml; ``model`` leaves only those made for it."""
     family = None if model is None else catalog.card(model).family

@@ -9,6 +9,8 @@ from litestar.datastructures import UploadFile
 
 from pipelines.contract.errors import InvalidRequest
 from server.api.bodies import from_form, from_json
+from server.api.forms import is_form
+from server.api.forms import parts as form_parts
 from server.api.native.bodies import GenerateRequest
 
 _WHOLE = "request"
@@ -34,12 +36,11 @@ class Sent(msgspec.Struct, frozen=True):
 
 async def read(request: Request[Any, Any, Any]) -> Sent:
     """What was sent, in whichever form."""
-    kind = request.headers.get("content-type", "").lower()
-    if not kind.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):
+    if not is_form(request):
         return Sent(from_json(await request.body(), GenerateRequest), {})
     fields: dict[str, Any] = {}
     parts: dict[str, bytes] = {}
-    for name, value in (await request.form()).multi_items():
+    for name, value in await form_parts(request):
         if name in fields or name in parts:
             msg = f"There is more than one {name!r}; lists are one field with JSON in it."
             raise InvalidRequest(msg, param=name.removesuffix("[]"))

@@ -10,6 +10,7 @@ from litestar.datastructures import UploadFile
 
 from pipelines.contract.errors import BadPicture, InvalidRequest, Unsupported
 from server.api.bodies import from_form, from_json
+from server.api.forms import parts as form_parts
 from server.api.openai.schemas import EditBody, ImageRef
 
 _IMAGE_FIELDS = ("image", "image[]", "images", "images[]")
@@ -40,7 +41,7 @@ async def _multipart(request: Request[Any, Any, Any]) -> EditInput:
     parts: dict[str, bytes] = {}
     images: list[bytes | str] = []
     masks: list[bytes | str] = []
-    for name, value in (await request.form()).multi_items():
+    for name, value in await form_parts(request):
         if name in (*_IMAGE_FIELDS, *_MASK_FIELDS):
             (masks if name in _MASK_FIELDS else images).append(await _file(name, value))
         elif isinstance(value, UploadFile):

@@ -9,12 +9,13 @@ from litestar.params import FromPath
 from litestar.response import Stream as EventStream
 
 from server.api.bodies import from_json
+from server.api.documenting import READING, WORKING, failures
 from server.api.guard import tenant_of
 from server.api.openai import translate
 from server.api.openai.answers import Answers
 from server.api.openai.forms import read_edit
 from server.api.openai.operations import Edits, Generations
-from server.api.openai.schemas import GenerateBody, Model, ModelList
+from server.api.openai.schemas import FailureBody, GenerateBody, Model, ModelList
 from server.api.openai.stream import Kind, Stream
 from server.api.pictures import Pictures
 from server.api.waiting import run_to_end
@@ -25,7 +26,7 @@ from server.jobs.service import JobService, draw_seed, new_id
 AnyRequest = Request[Any, Any, Any]
 
 
-@post("/v1/images/generations", status_code=200, operation_class=Generations)
+@post("/v1/images/generations", status_code=200, operation_class=Generations, responses=failures(FailureBody, WORKING))
 async def generations(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],
@@ -41,7 +42,7 @@ async def generations(
     return await _answer(request, asked, "image_generation", jobs, answers)
 
 
-@post("/v1/images/edits", status_code=200, operation_class=Edits)
+@post("/v1/images/edits", status_code=200, operation_class=Edits, responses=failures(FailureBody, WORKING))
 async def edits(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],
@@ -58,13 +59,13 @@ async def edits(
     return await _answer(request, asked, "image_edit", jobs, answers)
 
 
-@get("/v1/models")
+@get("/v1/models", responses=failures(FailureBody, READING))
 async def models(catalog: NamedDependency[Catalog]) -> ModelList:
     """Every model of the catalog."""
     return ModelList([_model(card.id, card.owned_by) for card in catalog.cards.values()])
 
 
-@get("/v1/models/{model_id:path}")
+@get("/v1/models/{model_id:path}", responses=failures(FailureBody, (400, 404, *READING)))
 async def model(model_id: FromPath[str], catalog: NamedDependency[Catalog]) -> Model:
     """One model, by its id or by a name that clients use for it."""
     name = model_id.lstrip("/")

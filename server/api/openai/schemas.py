@@ -93,3 +93,18 @@ class StreamEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     output_format: str
     partial_image_index: int | None = None
     usage: dict[str, Any] | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class FailureBody(msgspec.Struct, frozen=True):
+    """Every answer of this dialect with a status of 400 or above."""
+
+    error: Failure
