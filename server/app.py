@@ -9,6 +9,7 @@ from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 from structlog.typing import FilteringBoundLogger
 
 from server.access.keys import KeyRing
@@ -47,6 +48,10 @@ from server.telemetry.metrics import Metrics
 
 MOST_ASSETS = 10_000
 """Uploads of one caller: a folder of them is listed at each new one."""
+_ABOUT = (
+    "Image generation. `POST /api/generate` is the one address where everything can be said; the OpenAI Images routes take the "
+    "same names as extension keys. With keys configured, send `Authorization: Bearer KEY`."
+)
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -138,7 +143,16 @@ def application(parts: Parts) -> Litestar:
         lifespan=[lifespan],
         request_max_body_size=settings.max_upload_bytes,
         # JSON only: the pages that render it load their scripts from other people's servers.
-        openapi_config=OpenAPIConfig(title="Aquatint", version="1", render_plugins=[JsonRenderPlugin()]),
+        openapi_config=OpenAPIConfig(
+            title="Aquatint",
+            version="1",
+            description=_ABOUT,
+            use_handler_docstrings=True,
+            render_plugins=[JsonRenderPlugin()],
+            components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
+            # Either, as a server may have no keys.
+            security=[{"key": []}, {}],
+        ),
         logging_config=None,
         debug=False,
     )

@@ -34,6 +34,18 @@ def failures(body: type[msgspec.Struct], statuses: tuple[int, ...]) -> dict[int,
     }
 
 
+def events(description: str, *names: str) -> dict[str, Any]:
+    """The schema of one server-sent event, which is called one of ``names`` and whose data is JSON."""
+    name = {"type": "string", "enum": list(names)}
+    data = {"type": "string", "contentMediaType": "application/json"}
+    return {
+        "description": description,
+        "type": "object",
+        "properties": {"event": name, "data": data},
+        "required": ["event", "data"],
+    }
+
+
 def schema(kind: type[msgspec.Struct], **more: Any) -> dict[str, Any]:
     """The JSON schema of ``kind`` with everything that it refers to in place; ``more`` replaces or adds properties."""
     (found,), components = msgspec.json.schema_components([kind], ref_template="{name}")

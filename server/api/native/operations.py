@@ -5,14 +5,16 @@ from typing import Any
 
 from litestar.openapi.spec import Operation
 
-from server.api.documenting import EVENTS, FILE, body, in_form, schema
+from server.api.documenting import EVENTS, FILE, body, events, in_form, schema
 from server.api.explaining import nested
 from server.api.native.bodies import Generated, GenerateRequest
 
 _PICTURES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _DOT = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEklEQVR4nGNoQAMMmAINaAAAt1QgAfqyVVwAAAAASUVORK5CYII="
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
 )
+"""Eight by eight grey pixels."""
+_EVENTS = "With `Accept: text/event-stream`. The data of `finished` is what the JSON answer would be."
 _EXAMPLES: dict[str, Any] = {
     "From a prompt": {"prompt": "a red circle on a white background", "seed": 7, "steps": 8},
     "Two seeds, one sampler, no guidance": {"prompt": "a blue star", "seeds": [1, 2], "sampler": "euler_a", "guidance": 1.0},
@@ -44,12 +46,7 @@ class Generate(Operation):
         forms["multipart/form-data"]["additionalProperties"] = FILE
         answers = {
             "application/json": {"schema": schema(Generated)},
-            EVENTS: {
-                "schema": {
-                    "type": "string",
-                    "description": "Events `started`, `progress`, `preview`, then `finished` with the JSON answer, or `error`.",
-                }
-            },
+            EVENTS: {"schema": events(_EVENTS, "started", "progress", "preview", "finished", "error")},
         }
         whole = super().to_schema()
         whole["responses"]["200"]["content"] = answers

@@ -5,7 +5,7 @@ from typing import Any
 
 from litestar.openapi.spec import Operation
 
-from server.api.documenting import EVENTS, FILE, body, in_form, schema
+from server.api.documenting import EVENTS, FILE, body, events, in_form, schema
 from server.api.explaining import nested
 from server.api.openai.schemas import GenerateBody, ImagesResponse
 
@@ -30,7 +30,10 @@ class Generations(Operation):
 
     def to_schema(self) -> dict[str, Any]:
         """The operation as the document has it."""
-        return {**_answered(super().to_schema()), "requestBody": body({"application/json": schema(GenerateBody)}, _EXAMPLES)}
+        return {
+            **_answered(super().to_schema(), "image_generation"),
+            "requestBody": body({"application/json": schema(GenerateBody)}, _EXAMPLES),
+        }
 
 
 @dataclass
@@ -45,14 +48,15 @@ class Edits(Operation):
         form["required"] = ["prompt", "image"]
         json["required"] = ["prompt", "images"]
         return {
-            **_answered(super().to_schema()),
+            **_answered(super().to_schema(), "image_edit"),
             "requestBody": body({"multipart/form-data": form, "application/json": json}),
         }
 
 
-def _answered(whole: dict[str, Any]) -> dict[str, Any]:
+def _answered(whole: dict[str, Any], kind: str) -> dict[str, Any]:
+    names = [f"{kind}.{what}" for what in ("partial_image", "completed")]
     whole["responses"]["200"]["content"] = {
         "application/json": {"schema": schema(ImagesResponse)},
-        EVENTS: {"schema": {"type": "string", "description": "With `stream`: previews, then the images, as OpenAI sends them."}},
+        EVENTS: {"schema": events("With `stream`: previews, then the images.", *names, "error")},
     }
     return whole
