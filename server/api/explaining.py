@@ -11,14 +11,11 @@ import msgspec
 
 from pipelines.contract.errors import InvalidRequest
 
-_ITEM = "..."
-"""How msgspec writes any place in a list."""
-
 
 def explained(error: msgspec.ValidationError, kind: Any, value: Any) -> InvalidRequest:
     """``error``, which arose from reading ``value`` as ``kind``, as ours."""
     problem, _, path = str(error).partition(" - at `$")
-    found, place, kind = _followed(re.findall(r"[^.\[\]`]+|\.\.\.", path), kind, value)
+    found, place, kind = _followed(re.findall(r"[^.\[\]`]+", path), kind, value)
     missing = re.fullmatch(r"Object missing required field `([^`]+)`", problem)
     if missing is not None:
         param = _joined(place, missing[1])
@@ -50,18 +47,11 @@ def nested(kind: type[msgspec.Struct]) -> frozenset[str]:
 
 
 def _followed(parts: list[str], kind: Any, value: Any) -> tuple[Any, str, Any]:
-    """The value, its place with indices, and its type, at the end of msgspec's path, which tells no indices."""
+    """The value, its place and its type, at the end of msgspec's path."""
     place = ""
     for part in parts:
-        if part == _ITEM:
-            kind = next((typing.get_args(each)[0] for each in _flat(kind) if _listed(each)), Any)
-            items = value if isinstance(value, list) else []
-            index = next((index for index, item in enumerate(items) if not _lawful(item, kind)), 0)
-            value = items[index] if items else None
-            place = f"{place}[{index}]"
-            continue
         if part.isdecimal():
-            # A tuple's places have their number.
+            kind = next((typing.get_args(each)[0] for each in _flat(kind) if _listed(each)), Any)
             value = value[int(part)] if isinstance(value, list) and int(part) < len(value) else None
             place = f"{place}[{part}]"
             continue
@@ -78,14 +68,6 @@ def _listed(kind: Any) -> bool:
 
 def _joined(place: str, field: str) -> str:
     return f"{place}.{field}" if place else field
-
-
-def _lawful(item: Any, kind: Any) -> bool:
-    try:
-        msgspec.convert(item, kind, strict=False)
-    except msgspec.ValidationError:
-        return False
-    return True
 
 
 def _meant(field: str, kind: Any) -> str:
