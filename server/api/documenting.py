@@ -13,7 +13,7 @@ EVENTS = "text/event-stream"
 _WHY = {
     400: "The request is wrong; `param` names the field at fault.",
     401: "No key, or one that opens nothing.",
-    404: "A model or an asset that is named does not exist.",
+    404: "What is named does not exist: a model, an asset, a result.",
     413: "The body has too many bytes.",
     429: "The queue is full; `Retry-After` says when to come back.",
     500: "The server failed; the answer's `x-request-id` is in its log.",

@@ -461,7 +461,7 @@ def test_sizes_and_skipped_layers():
         ({"seeds": [1, 2], "count": 3}, InvalidRequest, "count"),
         ({"count": 5}, TooLarge, "count"),
         ({"guidance": -1}, InvalidRequest, "guidance"),
-        ({"previews": 11}, TooLarge, "previews"),
+        ({"previews": 1}, InvalidRequest, "previews"),
         ({"response_format": "hex"}, InvalidRequest, "response_format"),
         ({"negativ_prompt": "x"}, InvalidRequest, "negativ_prompt"),
     ],
@@ -554,3 +554,11 @@ def test_any_options_give_a_lawful_request_or_a_refusal_that_names_one(fields, w
     assert width <= made(request)[0]
     assert height <= made(request)[1]
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=type(request)) == request
+
+
+def test_previews_are_for_streams():
+    options = GenerateRequest(prompt="x", previews=3, steps=20)
+    found = generation(options, CATALOG, Supplied(), job_id="j", tenant="t", draw=lambda: 1, stream=True)
+    assert found.order.request.preview_every == 5
+    with pytest.raises(TooLarge, match="from 0 to 10"):
+        generation(replace(options, previews=11), CATALOG, Supplied(), job_id="j", tenant="t", draw=lambda: 1, stream=True)

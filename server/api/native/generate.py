@@ -41,10 +41,11 @@ async def generate(
     if source.unused:
         msg = f"No option names the file {source.unused[0]!r}."
         raise InvalidRequest(msg, param=source.unused[0])
-    asked = generating.generation(sent.body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed)
+    stream = "text/event-stream" in request.headers.get("accept", "").lower()
+    asked = generating.generation(sent.body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed, stream=stream)
     asked = msgspec.structs.replace(asked, order=await pictures.trimmed(asked.order))
     inline = sent.body.response_format == "b64"
-    if "text/event-stream" in request.headers.get("accept", "").lower():
+    if stream:
         events = await streamed(request, asked, jobs, results, inline=inline)
         return EventStream(events, media_type="text/event-stream", headers=STREAM_HEADERS)
     job = await run_to_end(request, jobs, asked.order)

@@ -34,6 +34,7 @@ def generation(
     job_id: str,
     tenant: str,
     draw: Callable[[], int],
+    stream: bool = False,
 ) -> Generation:
     """The order that ``body`` is; ``draw`` gives the seed if it has none."""
     card = catalog.card(body.model)
@@ -41,6 +42,9 @@ def generation(
     if start is None and body.strength is not None:
         msg = "'strength' goes with a picture to start from, and there is none."
         raise InvalidRequest(msg, param="strength")
+    if body.previews and not stream:
+        msg = "'previews' are for streamed answers: send the header 'Accept: text/event-stream'."
+        raise InvalidRequest(msg, param="previews")
     # Pictures can say it all: an erased part, a variation.
     check_prompt(body.prompt, "prompt", least=0 if start or body.references or body.controls else 1)
     output = body.output or OutputOption()
