@@ -10,6 +10,7 @@ from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 from structlog.typing import FilteringBoundLogger
 
 from server.access.keys import KeyRing
@@ -17,10 +18,13 @@ from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
 from server.api.links import Links
+from server.api.native import assets, generate
 from server.api.native import routes as native
+from server.api.native.answers import Results
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
+from server.api.pictures import Pictures
 from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
@@ -33,7 +37,7 @@ from server.db.opening import opened
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
 from server.domain.key import Scope
-from server.domain.ports import AssetStore
+from server.domain.ports import AssetStore, InputStore
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
 from server.fleet.devices import count_cuda, resolve
@@ -47,9 +51,18 @@ from server.jobs.service import JobService
 from server.jobs.webhooks import Courier, compose
 from server.providers.local import LocalProvider
 from server.settings import Settings
-from server.storage.blobs import FolderStore, Retention
+from server.storage.blobs import FolderStore
+from server.storage.files import Retention
+from server.storage.inputs import InputFolder
 from server.telemetry.logs import configure, silent
 from server.telemetry.metrics import Metrics
+
+MOST_ASSETS = 10_000
+"""Uploads of one caller: a folder of them is listed at each new one."""
+_ABOUT = (
+    "Image generation. `POST /api/generate` is the one address where everything can be said; the OpenAI Images routes take the "
+    "same names as extension keys. With keys configured, send `Authorization: Bearer KEY`."
+)
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -62,6 +75,7 @@ class Parts(msgspec.Struct, frozen=True):
     metrics: Metrics
     fleet: Fleet
     store: AssetStore
+    inputs: InputStore
     database: Database
     courier: Courier
     keys: KeyRing
@@ -102,6 +116,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         clock=clock,
         log=log,
     )
+    inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
     jobs = JobService(
         Gateway(LocalProvider(fleet), store, counts),
         SqlJobs(database, clock, outbox),
@@ -112,7 +127,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, database, courier, keys, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -131,18 +146,25 @@ def application(parts: Parts) -> Litestar:
             await check_exposure(parts)
             yield
 
+    links = Links(settings.public_url)
+    uploads = Uploads(settings.max_upload_pixels, parts.metrics)
     given = {
         "current": parts.current,
         "jobs": parts.jobs,
         "fleet": parts.fleet,
         "store": parts.store,
         "metrics": parts.metrics,
-        "uploads": Uploads(settings.max_upload_pixels, parts.metrics),
-        "answers": Answers(parts.store, Links(settings.public_url)),
+        "inputs": parts.inputs,
+        "uploads": uploads,
+        "pictures": Pictures(uploads, parts.inputs, settings.max_upload_pixels),
+        "answers": Answers(parts.store, links),
+        "results": Results(parts.store, links),
     }
     guards = [key_guard(parts.keys)]
     images = [openai.generations, openai.edits, openai.models, openai.model]
+    ours = [generate.generate, generate.adapters, assets.store, assets.fetch, assets.forget]
     dialects = [
+        Router("/", route_handlers=ours, guards=guards, tags=["Native"]),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model], guards=guards, tags=["Models"]),
         Router("/", route_handlers=[native.move], guards=[key_guard(parts.keys, Scope.ADMIN)], tags=["Models"]),
@@ -158,7 +180,16 @@ def application(parts: Parts) -> Litestar:
         lifespan=[lifespan],
         request_max_body_size=settings.max_upload_bytes,
         # JSON only: the pages that render it load their scripts from other people's servers.
-        openapi_config=OpenAPIConfig(title="Aquatint", version="1", render_plugins=[JsonRenderPlugin()]),
+        openapi_config=OpenAPIConfig(
+            title="Aquatint",
+            version="1",
+            description=_ABOUT,
+            use_handler_docstrings=True,
+            render_plugins=[JsonRenderPlugin()],
+            components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
+            # Either, as a server may have no keys.
+            security=[{"key": []}, {}],
+        ),
         logging_config=None,
         debug=False,
     )

@@ -50,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_url: str | None = None
     outputs_hours: float = 24.0
     outputs_bytes: int = 4 << 30
+    assets_hours: float = 168.0
+    assets_bytes: int = 1 << 30
+    """For each key."""
     log_format: str = "console"
     log_level: str = "info"
     api_keys: tuple[str, ...] = ()
@@ -69,6 +72,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def outputs(self) -> Path:
         """The folder of finished images."""
         return self.home / "outputs"
+
+    @property
+    def assets(self) -> Path:
+        """The folder of uploads that are kept for later requests."""
+        return self.home / "assets"
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -255,6 +263,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("jobs_hours", "AQUATINT_JOBS_HOURS", "Finished jobs are remembered for so long.", _seconds, "--jobs-hours"),
     Option("outputs_hours", "AQUATINT_OUTPUTS_HOURS", "Results are kept for so long.", _seconds, "--outputs-hours"),
     Option("outputs_bytes", "AQUATINT_OUTPUTS_BYTES", "Results take so much disk, at most.", _bytes, "--outputs-bytes"),
+    Option("assets_hours", "AQUATINT_ASSETS_HOURS", "Uploads are kept so long after their last use.", _seconds, "--assets-hours"),
+    Option("assets_bytes", "AQUATINT_ASSETS_BYTES", "Uploads of one key take so much disk, at most.", _bytes, "--assets-bytes"),
     Option("log_format", "AQUATINT_LOG_FORMAT", "console or json.", _choice("console", "json"), "--log-format"),
     Option(
         "log_level",

@@ -22,6 +22,12 @@ class TooManyBytes(errors.TooLarge):
     code = "too_many_bytes"
 
 
+class UnknownAsset(errors.InvalidRequest):
+    """No upload of this caller has that id, or not any more."""
+
+    code = "asset_not_found"
+
+
 class Unauthorized(errors.AquatintError):
     """No key, or one that opens nothing."""
 
@@ -60,6 +66,7 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     errors.AquatintError: _Rule(HTTPStatus.INTERNAL_SERVER_ERROR, _SERVER),
     errors.InvalidRequest: _Rule(HTTPStatus.BAD_REQUEST, _INVALID),
     errors.UnknownModel: _Rule(HTTPStatus.NOT_FOUND, _INVALID, "model_not_found"),
+    UnknownAsset: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
     TooManyBytes: _Rule(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _INVALID),
     Unauthorized: _Rule(HTTPStatus.UNAUTHORIZED, _INVALID),
     Forbidden: _Rule(HTTPStatus.FORBIDDEN, _INVALID),

@@ -24,6 +24,8 @@ class Delivery(msgspec.Struct, frozen=True):
     format: Format = Format.PNG
     quality: int | None = None
     """0-100 for JPEG and WebP; None for the format's own default (lossless WebP at 100)."""
+    size: tuple[int, int] | None = None
+    """Width and height to scale the finished picture down to; None leaves it as it was made."""
 
 
 class Asset(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ import time
 
 import msgspec
 
+from pipelines.contract.loras import tag
 from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
@@ -12,7 +13,7 @@ from server.domain.asset import Asset, Delivery
 from server.domain.call import Call
 from server.domain.ports import AssetStore
 from server.providers.provider import Provider
-from server.storage.encode import encode
+from server.storage.encode import encode, reduced
 from server.telemetry.metrics import Metrics
 
 
@@ -51,10 +52,11 @@ class Gateway:
     async def _finish(self, request: ImageRequest, delivery: Delivery, picture: Picture, seed: int) -> Asset:
         async with self._threads:
             began = time.perf_counter()
-            data = await asyncio.to_thread(encode, picture, delivery, parameters(request, seed))
+            small = await asyncio.to_thread(reduced, picture, delivery)
+            data = await asyncio.to_thread(encode, small, delivery, parameters(request, seed))
             self._metrics.encoded(delivery.format.value, time.perf_counter() - began)
         name = await self._store.put(data, delivery.format)
-        return Asset(name, delivery.format, picture.width, picture.height, seed, len(data))
+        return Asset(name, delivery.format, small.width, small.height, seed, len(data))
 
 
 def parameters(request: ImageRequest, seed: int) -> str:
@@ -76,7 +78,14 @@ def parameters(request: ImageRequest, seed: int) -> str:
         facts["Style"] = request.style.name
     if request.clip_skip:
         facts["Clip skip"] = request.clip_skip + 1
-    lines = [request.prompt]
+    if request.hires is not None:
+        facts["Hires resize"] = f"{request.hires.width}x{request.hires.height}"
+        facts["Hires upscaler"] = request.hires.card.name if request.hires.card else request.hires.enlarger.value
+        facts["Hires denoising strength"] = f"{request.hires.strength:g}"
+    for index, use in enumerate(request.controls):
+        facts[f"ControlNet {index}"] = f'"Model: {use.card.name}, Module: {use.preprocessor or "none"}, Weight: {use.weight:g}"'
+    tags = [tag(use.card.name, use.text_weight, use.weight) for use in request.loras]
+    lines = [" ".join([request.prompt, *tags])]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     lines.append(", ".join(f"{key}: {value}" for key, value in facts.items()) + ", Version: aquatint")

@@ -204,3 +204,8 @@ def new_id() -> str:
 def _work(order: Order) -> int:
     request = order.request
     return request.width * request.height * request.sampling.steps * len(request.seeds)
+
+
+def draw_seed() -> int:
+    """A seed for a request that has none; 32 bits, so that every tool can hold it."""
+    return secrets.randbits(32)

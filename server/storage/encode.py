@@ -23,6 +23,15 @@ def enlarged(picture: Picture, width: int, height: int) -> Picture:
     return Picture(width, height, picture.mode, image.tobytes())
 
 
+def reduced(picture: Picture, delivery: Delivery) -> Picture:
+    """``picture`` at the size that ``delivery`` asks for, by Lanczos' filter, which takes every pixel into account."""
+    if delivery.size is None or delivery.size == (picture.width, picture.height):
+        return picture
+    image = Image.frombytes(picture.mode, (picture.width, picture.height), picture.data)
+    image = image.resize(delivery.size, Image.Resampling.LANCZOS)
+    return Picture(image.width, image.height, picture.mode, image.tobytes())
+
+
 def encode(picture: Picture, delivery: Delivery, parameters: str | None = None) -> bytes:
     """The file; a PNG carries ``parameters`` in its text chunk of that name, where other tools look for them."""
     image = Image.frombytes(picture.mode, (picture.width, picture.height), picture.data)

@@ -7,8 +7,9 @@ from PIL import Image
 from pipelines.contract.picture import Picture
 from server.domain.asset import Delivery, Format
 from server.domain.clock import SetClock
-from server.storage.blobs import NAME, FolderStore, Retention
+from server.storage.blobs import NAME, FolderStore
 from server.storage.encode import encode, enlarged
+from server.storage.files import Retention
 
 PICTURE = Picture(16, 8, "RGB", bytes(range(128)) * 3)
 
