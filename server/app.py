@@ -18,9 +18,10 @@ from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
 from server.api.links import Links
-from server.api.native import assets, generate
+from server.api.native import assets, generate, jobs
 from server.api.native import routes as native
 from server.api.native.answers import Results
+from server.api.native.standing import Standing
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
@@ -36,7 +37,6 @@ from server.db.migrating import migrate
 from server.db.opening import opened
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
-from server.domain.key import Scope
 from server.domain.ports import AssetStore, InputStore
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
@@ -159,15 +159,18 @@ def application(parts: Parts) -> Litestar:
         "pictures": Pictures(uploads, parts.inputs, settings.max_upload_pixels),
         "answers": Answers(parts.store, links),
         "results": Results(parts.store, links),
+        "links": links,
+        "standing": Standing(parts.jobs, links),
     }
     guards = [key_guard(parts.keys)]
     images = [openai.generations, openai.edits, openai.models, openai.model]
     ours = [generate.generate, generate.adapters, assets.store, assets.fetch, assets.forget]
+    asynchronous = [jobs.enqueue, jobs.page, jobs.job, jobs.events, jobs.cancel, jobs.forget]
     dialects = [
         Router("/", route_handlers=ours, guards=guards, tags=["Native"]),
+        Router("/", route_handlers=asynchronous, guards=guards, tags=["Jobs"]),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
-        Router("/", route_handlers=[native.models, native.model], guards=guards, tags=["Models"]),
-        Router("/", route_handlers=[native.move], guards=[key_guard(parts.keys, Scope.ADMIN)], tags=["Models"]),
+        Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
     ]
     app = Litestar(
         route_handlers=[*dialects, output, healthz, readyz, metrics],

@@ -13,6 +13,7 @@ EVENTS = "text/event-stream"
 _WHY = {
     400: "The request is wrong; `param` names the field at fault.",
     401: "No key, or one that opens nothing.",
+    403: "The key that was sent does not open this.",
     404: "What is named does not exist: a model, an asset, a result.",
     413: "The body has too many bytes.",
     429: "The queue is full; `Retry-After` says when to come back.",
@@ -20,9 +21,9 @@ _WHY = {
     503: "The server is shutting down, or no worker is up; try again.",
     504: "The request could no longer be finished in time.",
 }
-READING = (401, 500)
+READING = (401, 403, 500)
 """What any address that needs a key may answer."""
-WORKING = (400, 401, 404, 413, 429, 500, 503, 504)
+WORKING = (400, 401, 403, 404, 413, 429, 500, 503, 504)
 """What an address that makes images may answer."""
 
 

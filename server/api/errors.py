@@ -40,6 +40,12 @@ class Forbidden(errors.AquatintError):
     code = "forbidden"
 
 
+class UnknownJob(errors.InvalidRequest):
+    """No job of that id is the caller's."""
+
+    code = "unknown_job"
+
+
 class Problem(msgspec.Struct, frozen=True):
     """An error, with all that any dialect's envelope needs."""
 
@@ -69,6 +75,7 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     UnknownAsset: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
     TooManyBytes: _Rule(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _INVALID),
     Unauthorized: _Rule(HTTPStatus.UNAUTHORIZED, _INVALID),
+    UnknownJob: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
     Forbidden: _Rule(HTTPStatus.FORBIDDEN, _INVALID),
     errors.Overloaded: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
     errors.ShuttingDown: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),

@@ -16,10 +16,15 @@ from server.domain.key import Caller, Scope
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 
 
-def key_guard(keys: KeyRing, scope: Scope = Scope.GENERATE) -> Guard:
-    """A guard that lets in whoever presents a key that opens ``scope``, and notes who it is."""
+SCOPE = "scope"
+"""Name of a route's option: what a key must open for it; `Scope.GENERATE` where it is not said."""
 
-    async def guard(connection: AnyConnection, _handler: BaseRouteHandler) -> None:
+
+def key_guard(keys: KeyRing) -> Guard:
+    """A guard that lets in whoever presents a key that opens the route, and notes who it is."""
+
+    async def guard(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+        scope = handler.opt.get(SCOPE, Scope.GENERATE)
         caller = await keys.caller(_presented(connection))
         if caller is None:
             msg = "Incorrect or missing API key: send 'Authorization: Bearer KEY'."

@@ -15,7 +15,7 @@ from server.db.tables import INPUTS, JOBS
 from server.db.webhooks import Outbox
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
-from server.domain.ports import JobFilter, JobPage
+from server.domain.ports import Ahead, JobFilter, JobPage
 from server.domain.transitions import Begun, Dropped, Happening, Overdue, advance
 
 _COMPRESSION = 1
@@ -119,13 +119,16 @@ class SqlJobs:
             await self._outbox.put(connection, changed, now)
         return tuple(changed)
 
-    async def ahead(self, job: Job) -> int:
-        """How many queued jobs come before ``job``."""
+    async def ahead(self, job: Job) -> Ahead:
+        """What is queued before ``job``."""
         order = (JOBS.c.priority, JOBS.c.created, JOBS.c.id)
         mine = (int(job.order.priority), job.created, job.id)
-        count = select(func.count()).where(JOBS.c.state == JobState.QUEUED.value, tuple_(*order) < tuple_(*mine))
+        count = select(func.count(), func.coalesce(func.sum(JOBS.c.work), 0.0)).where(
+            JOBS.c.state == JobState.QUEUED.value, tuple_(*order) < tuple_(*mine)
+        )
         async with self._database.reading() as connection:
-            return int((await connection.execute(count)).scalar_one())
+            jobs, work = (await connection.execute(count)).one()
+        return Ahead(int(jobs), int(work))
 
     async def queued_images(self) -> int:
         """Images of all queued jobs together."""
@@ -186,6 +189,7 @@ def _columns(job: Job) -> dict[str, Any]:
         "priority": int(job.order.priority),
         "model": request.model,
         "images": job.images,
+        "work": float(job.work),
         "created": job.created,
         "finished": job.finished,
         "deadline": request.deadline,

@@ -23,6 +23,7 @@ JOBS = Table(
     Column("priority", Integer, nullable=False),
     Column("model", String(256), nullable=False),
     Column("images", Integer, nullable=False),
+    Column("work", Float, nullable=False),
     Column("created", Float, nullable=False),
     Column("finished", Float),
     Column("deadline", Float),

@@ -74,6 +74,12 @@ class Job(msgspec.Struct, frozen=True):
         """How many images it makes."""
         return len(self.order.request.seeds)
 
+    @property
+    def work(self) -> int:
+        """Pixel-steps: width x height x steps, over all images."""
+        request = self.order.request
+        return request.width * request.height * request.sampling.steps * self.images
+
     def without_input(self) -> "Job":
         """The same job with a dot in the place of each input picture: what is worth remembering once it is over."""
         request = self.order.request

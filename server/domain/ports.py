@@ -33,6 +33,14 @@ class JobPage(msgspec.Struct, frozen=True):
     """Whether there are older ones."""
 
 
+class Ahead(msgspec.Struct, frozen=True):
+    """What is queued before a job."""
+
+    jobs: int
+    work: int
+    """Pixel-steps."""
+
+
 class JobRepository(Protocol):
     """Remembers jobs; every change has happened, for good, once the call returns."""
 
@@ -66,8 +74,8 @@ class JobRepository(Protocol):
         """
         ...
 
-    async def ahead(self, job: Job) -> int:
-        """How many queued jobs come before ``job``."""
+    async def ahead(self, job: Job) -> Ahead:
+        """What is queued before ``job``."""
         ...
 
     async def queued_images(self) -> int:

@@ -1,8 +1,8 @@
 """What happens to jobs, for whoever watches: bounded memory, and nobody who watches slows anybody down."""
 
 import asyncio
+import contextlib
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,6 +32,7 @@ class _Channel:
     moments: deque[Moment] = field(default_factory=lambda: deque(maxlen=_KEPT))
     count: int = 0
     over: bool = False
+    watchers: int = 0
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -73,20 +74,23 @@ class Bus:
         for job_id in over[: max(0, len(over) - self._most)]:
             del self._channels[job_id]
 
-    async def watch(self, job_id: str, after: int = 0) -> AsyncIterator[Moment]:
-        """The events with numbers above ``after``, as they come, to the end; who is slow misses some and never waits in vain."""
+    async def since(self, job_id: str, after: int, seconds: float) -> tuple[Moment, ...]:
+        """The events with numbers above ``after``; none if nothing comes within ``seconds``. Who is slow misses some."""
         channel = self._channels.setdefault(job_id, _Channel())
-        seen = after
-        while True:
-            for moment in [moment for moment in channel.moments if moment.number > seen]:
-                seen = moment.number
-                yield moment
-            if channel.over and seen >= channel.count:
-                return
+        if channel.count <= after:
+            channel.watchers += 1
             channel.news.clear()
-            if channel.count > seen:
-                continue
-            await channel.news.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(channel.news.wait(), seconds)
+            channel.watchers -= 1
+        if not channel.count and not channel.watchers:
+            self._channels.pop(job_id, None)  # nobody has ever said anything of it here
+        return tuple(moment for moment in channel.moments if moment.number > after)
+
+    def remembers(self, job_id: str, after: int) -> bool:
+        """Whether something is to come from here after event ``after``."""
+        channel = self._channels.get(job_id)
+        return channel is not None and channel.count > after
 
     def _put(self, job_id: str, kind: Literal["queued", "started", "progress", "preview", "finished"], **fields: object) -> None:
         channel = self._channels.setdefault(job_id, _Channel())

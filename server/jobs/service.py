@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import EngineFailure, Overloaded
@@ -15,9 +16,21 @@ from server.domain.ports import JobFilter, JobPage, JobRepository
 from server.domain.transitions import Begun, CancelAsked, Dropped, advance
 from server.gateway.finish import Gateway
 from server.jobs.admission import Admission
-from server.jobs.bus import Bus
+from server.jobs.bus import Bus, Moment
 from server.jobs.runner import Pace, Runner
 from server.telemetry.metrics import Metrics
+
+FOLLOW_SECONDS = 1.0
+"""How often who follows a job hears that nothing has happened, and the database is asked about it."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a job stands in the queue."""
+
+    ahead: int
+    """Jobs before it."""
+    begins: float
+    """Unix time, estimated."""
 
 
 class JobService:
@@ -34,6 +47,7 @@ class JobService:
         "_runner",
         "_sinks",
         "_told",
+        "life",
     )
 
     def __init__(
@@ -57,6 +71,8 @@ class JobService:
         self._gateway, self._repository, self._admission = gateway, repository, admission
         self._clock, self._metrics, self._queue_most = clock, metrics, queue_most
         self._bus = Bus()
+        self.life = secrets.token_hex(4)
+        """A word for this process: the numbers of its events mean nothing in another."""
         self._sinks: dict[str, Emit] = {}
         """Of those who wait for their job and want to hear of it themselves."""
         self._runner = Runner(
@@ -94,7 +110,7 @@ class JobService:
     async def submit(self, order: Order, emit: Emit = ignore) -> Job:
         """Admit ``order`` and start it at once, for somebody who waits; raises `Overloaded` or `ShuttingDown` before any work."""
         job = self._job(order, durable=False)
-        self._admission.enter(job.images, self._gateway.wait_seconds(_work(order)))
+        self._admission.enter(job.images, self._gateway.wait_seconds(job.work))
         try:
             job = advance(job, Begun(self._runner.owner, self._runner.lease), self._clock.time())
             await self._repository.add(job)
@@ -117,7 +133,7 @@ class JobService:
         if waiting and waiting + job.images > self._queue_most:
             self._metrics.refused(Overloaded.code)
             msg = f"The queue is full: {waiting} images are waiting in it, the limit is {self._queue_most}."
-            raise Overloaded(msg, retry_after=self._admission.patience(self._gateway.wait_seconds(_work(order))))
+            raise Overloaded(msg, retry_after=self._admission.patience(self._gateway.wait_seconds(job.work)))
         await self._repository.add(job)
         self._bus.queued(job)
         self._runner.look()
@@ -141,9 +157,32 @@ class JobService:
         """The job as it stands."""
         return await self._repository.get(job_id)
 
-    async def ahead(self, job: Job) -> int:
-        """How many jobs in the queue come before ``job``."""
-        return await self._repository.ahead(job)
+    async def place(self, job: Job) -> Place:
+        """Where a queued job stands, and when it may begin, judged by the backlog and the pace of the workers."""
+        ahead = await self._repository.ahead(job)
+        return Place(ahead.jobs, self._clock.time() + self._gateway.wait_seconds(ahead.work))
+
+    async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[Moment | None]:
+        """What happens to a job from event ``after`` on, to its end; None now and then when nothing does.
+
+        Of a job that another server works on, or of one that this process does not remember, only the end is told.
+        """
+        while True:
+            moments = await self._bus.since(job_id, after, FOLLOW_SECONDS)
+            for moment in moments:
+                after = moment.number
+                yield moment
+                if moment.kind == "finished":
+                    return
+            if moments:
+                continue
+            yield None
+            job = await self._repository.get(job_id)
+            if job is None:
+                return
+            if job.state.final and not self._bus.remembers(job_id, after):
+                yield Moment(after + 1, "finished", job)
+                return
 
     async def page(self, wanted: JobFilter, after: tuple[float, str] | None, most: int) -> JobPage:
         """The newest jobs that ``wanted`` describes, from the one after ``after`` on."""
@@ -199,11 +238,6 @@ class JobService:
 def new_id() -> str:
     """An id for a job and its request."""
     return secrets.token_hex(12)
-
-
-def _work(order: Order) -> int:
-    request = order.request
-    return request.width * request.height * request.sampling.steps * len(request.seeds)
 
 
 def draw_seed() -> int:

@@ -16,7 +16,7 @@ from server.db.webhooks import Outbox
 from server.domain.asset import Asset, Format
 from server.domain.clock import SetClock
 from server.domain.job import Job, JobState, Order
-from server.domain.ports import JobFilter
+from server.domain.ports import Ahead, JobFilter
 from server.domain.transitions import CancelAsked, Cancelled, Dropped, Failed, IllegalTransition, Succeeded
 
 STATS = RunStats(0.1, 0.2, 0.3, 0.4, 20, 3.5)
@@ -68,7 +68,7 @@ async def test_claims_are_by_urgency_then_age(jobs):
     await jobs.add(job("bulk", created=1.0, priority=Priority.BULK))
     await jobs.add(job("early", created=2.0))
     await jobs.add(job("now", created=4.0, priority=Priority.INTERACTIVE))
-    assert await jobs.ahead(await jobs.get("bulk")) == 3
+    assert await jobs.ahead(await jobs.get("bulk")) == Ahead(3, 3 * 8 * 8 * 4)
     assert await jobs.queued_images() == 4
     assert [each.id for each in await jobs.claim("me", 110.0, 3)] == ["now", "early", "late"]
     assert [each.id for each in await jobs.claim("me", 110.0, 3)] == ["bulk"]

@@ -8,12 +8,13 @@ import msgspec
 import pytest
 from litestar.testing import TestClient
 from PIL import Image
-from server.jobs.memory import MemoryRepository
 
 from pipelines.contract.control import Balance
 from pipelines.contract.enlarging import Enlarger
 from pipelines.contract.picture import Picture
 from server.app import application, assemble
+from server.db.jobs import SqlJobs
+from server.db.webhooks import Outbox
 from server.domain.clock import SystemClock
 from server.gateway.finish import Gateway
 from server.jobs.admission import Admission
@@ -60,7 +61,7 @@ def client(tmp_path, asked):
     clock = SystemClock()
     jobs = JobService(
         Gateway(FunctionProvider(function), parts.store, parts.metrics),
-        MemoryRepository(clock),
+        SqlJobs(parts.database, clock, Outbox(lambda _job: b"")),
         Admission(8, parts.metrics),
         clock=clock,
         metrics=parts.metrics,
@@ -133,4 +134,7 @@ def test_a_job_that_is_over_forgets_its_pictures(client, asked):
 
     client.post("/api/generate", json={"prompt": "a cat", **OPTIONS})
     job = Job("a", Order(asked[0]), JobState.SUCCEEDED, 0.0)
-    assert (job.without_input().order.request.controls, job.without_input().order.request.references) == ((), ())
+    bare = job.without_input().order.request
+    pictures = [bare.controls[0].picture, *bare.references[0].pictures]
+    assert [len(picture.data) for picture in pictures] == [1, 1, 1]
+    assert msgspec.structs.replace(bare.controls[0], picture=asked[0].controls[0].picture) == asked[0].controls[0]

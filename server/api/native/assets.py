@@ -11,10 +11,11 @@ from pipelines.contract.errors import InvalidRequest
 from server.api.documenting import READING, failures
 from server.api.errors import UnknownAsset
 from server.api.forms import is_form, parts
-from server.api.guard import tenant_of
+from server.api.guard import SCOPE, tenant_of
 from server.api.native.bodies import NativeErrorBody, StoredAsset
 from server.api.native.operations import Fetch, Store
 from server.api.uploads import Uploads
+from server.domain.key import Scope
 from server.domain.ports import InputStore
 
 AnyRequest = Request[Any, Any, Any]
@@ -31,7 +32,12 @@ async def store(request: AnyRequest, uploads: NamedDependency[Uploads], inputs: 
     return StoredAsset(asset_id, facts.format, facts.width, facts.height, len(data))
 
 
-@get("/api/assets/{asset_id:str}", operation_class=Fetch, responses=failures(NativeErrorBody, (400, 404, *READING)))
+@get(
+    "/api/assets/{asset_id:str}",
+    opt={SCOPE: Scope.JOBS_READ},
+    operation_class=Fetch,
+    responses=failures(NativeErrorBody, (400, 404, *READING)),
+)
 async def fetch(request: AnyRequest, asset_id: FromPath[str], inputs: NamedDependency[InputStore]) -> Response[bytes]:
     """The file as it was uploaded."""
     data = await inputs.get(tenant_of(request), asset_id)

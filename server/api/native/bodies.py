@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from pipelines.contract.adapters import ControlCard, LoraCard, ReferenceCard, UpscalerCard
 from server.api.options import PictureText, Shaping
+from server.domain.job import JobState
 
 
 class GenerateRequest(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,6 +30,13 @@ class GenerateRequest(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     response_format: Annotated[Literal["url", "b64"] | None, Meta(description="Absent: url.")] = None
     previews: Annotated[int | None, Meta(description="Of a streamed request: previews of each image, 0 to 10.")] = None
+
+
+class JobRequest(GenerateRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /api/jobs: the same, and what goes with not waiting."""
+
+    webhook: Annotated[str | None, Meta(description="Told when the job is over, by Standard Webhooks.")] = None
+    priority: Annotated[Literal["normal", "bulk"] | None, Meta(description="bulk: behind all other work.")] = None
 
 
 class GeneratedImage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,6 +84,74 @@ class Generated(msgspec.Struct, frozen=True):
     warnings: list[Notice]
 
 
+class NativeError(msgspec.Struct, frozen=True):
+    """What went wrong."""
+
+    code: str | None
+    message: str
+    param: str | None
+    """The option at fault, such as ``controls[0].weight``."""
+    retryable: bool
+    """Whether the same request may succeed later."""
+
+
+class JobTimings(msgspec.Struct, frozen=True):
+    """Where a finished job's time went, in seconds."""
+
+    waited: float
+    """In the queue, from its admission to its first beginning."""
+    queue: float
+    """At the worker, to the first encode."""
+    encode: float
+    denoise: float
+    decode: float
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """One job as it stands."""
+
+    id: str
+    state: JobState
+    model: str
+    created: float
+    """Times are Unix seconds."""
+    started: float | None
+    finished: float | None
+    seeds: list[int]
+    width: int
+    height: int
+    attempts: int
+    """How often a server has begun it; more than once if one died."""
+    cancelling: bool
+    """It is to be cancelled, and its server has yet to stop it."""
+    position: int | None
+    """Queued: jobs before it."""
+    estimated_start: float | None
+    """Queued: when it may begin."""
+    images: list[GeneratedImage]
+    error: NativeError | None
+    timings: JobTimings | None
+    evaluations: int | None
+    """Network evaluations that it cost."""
+    company: float | None
+    """Mean number of evaluations in the ticks it shared, its own included."""
+
+
+class JobAccepted(msgspec.Struct, frozen=True):
+    """The answer to POST /api/jobs: it will be done."""
+
+    id: str
+    warnings: list[Notice]
+
+
+class JobList(msgspec.Struct, frozen=True):
+    """One page of jobs, the newest first."""
+
+    data: list[JobView]
+    next: str | None
+    """`cursor` of the page after this one; null on the last."""
+
+
 class StoredAsset(msgspec.Struct, frozen=True):
     """The answer to POST /api/assets."""
 
@@ -93,17 +169,6 @@ class Adapters(msgspec.Struct, frozen=True):
     controlnets: list[ControlCard]
     ip_adapters: list[ReferenceCard]
     upscalers: list[UpscalerCard]
-
-
-class NativeError(msgspec.Struct, frozen=True):
-    """What went wrong."""
-
-    code: str | None
-    message: str
-    param: str | None
-    """The option at fault, such as ``controls[0].weight``."""
-    retryable: bool
-    """Whether the same request may succeed later."""
 
 
 class NativeErrorBody(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from litestar.openapi.spec import Operation
 
 from server.api.documenting import EVENTS, FILE, body, events, in_form, schema
 from server.api.explaining import nested
-from server.api.native.bodies import Generated, GenerateRequest
+from server.api.native.bodies import Generated, GenerateRequest, JobRequest
 
 _PICTURES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _DOT = (
@@ -15,6 +15,7 @@ _DOT = (
 )
 """Eight by eight grey pixels."""
 _EVENTS = "With `Accept: text/event-stream`. The data of `finished` is what the JSON answer would be."
+_JOB_EVENTS = "Each has an `id`: send the last one as `Last-Event-ID` to go on from there. The data of all but two is the job."
 _EXAMPLES: dict[str, Any] = {
     "From a prompt": {"prompt": "a red circle on a white background", "seed": 7, "steps": 8},
     "Two seeds, one sampler, no guidance": {"prompt": "a blue star", "seeds": [1, 2], "sampler": "euler_a", "guidance": 1.0},
@@ -37,20 +38,35 @@ class Generate(Operation):
 
     def to_schema(self) -> dict[str, Any]:
         """The operation as the document has it."""
-        inner = nested(GenerateRequest)
-        forms = {
-            "application/json": schema(GenerateRequest),
-            "multipart/form-data": in_form(GenerateRequest, inner, image=FILE, mask=FILE),
-        }
-        # Files for options that name them have any other name.
-        forms["multipart/form-data"]["additionalProperties"] = FILE
         answers = {
             "application/json": {"schema": schema(Generated)},
             EVENTS: {"schema": events(_EVENTS, "started", "progress", "preview", "finished", "error")},
         }
         whole = super().to_schema()
         whole["responses"]["200"]["content"] = answers
-        return {**whole, "requestBody": body(forms, _EXAMPLES)}
+        return {**whole, "requestBody": _asked(GenerateRequest)}
+
+
+@dataclass
+class Enqueue(Operation):
+    """POST /api/jobs."""
+
+    def to_schema(self) -> dict[str, Any]:
+        """The operation as the document has it."""
+        return {**super().to_schema(), "requestBody": _asked(JobRequest)}
+
+
+@dataclass
+class Follow(Operation):
+    """GET /api/jobs/{job_id}/events."""
+
+    def to_schema(self) -> dict[str, Any]:
+        """The operation as the document has it."""
+        whole = super().to_schema()
+        whole["responses"]["200"]["content"] = {
+            EVENTS: {"schema": events(_JOB_EVENTS, "queued", "started", "progress", "preview", "finished")}
+        }
+        return whole
 
 
 @dataclass
@@ -73,3 +89,13 @@ class Fetch(Operation):
         whole = super().to_schema()
         whole["responses"]["200"]["content"] = {kind: {"schema": FILE} for kind in _PICTURES}
         return whole
+
+
+def _asked(kind: type[GenerateRequest]) -> dict[str, Any]:
+    forms = {
+        "application/json": schema(kind),
+        "multipart/form-data": in_form(kind, nested(kind), image=FILE, mask=FILE),
+    }
+    # Files for options that name them have any other name.
+    forms["multipart/form-data"]["additionalProperties"] = FILE
+    return body(forms, _EXAMPLES)

@@ -1,7 +1,7 @@
 """A request to make images, as JSON, as a form of plain fields, or as a form with JSON and files."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from litestar import Request
@@ -13,14 +13,16 @@ from server.api.forms import is_form
 from server.api.forms import parts as form_parts
 from server.api.native.bodies import GenerateRequest
 
+T = TypeVar("T", bound=GenerateRequest)
+
 _WHOLE = "request"
 """The part of a form that holds the whole body as JSON."""
 
 
-class Sent(msgspec.Struct, frozen=True):
+class Sent(msgspec.Struct, Generic[T], frozen=True):
     """The body, and the files that came with it by the names of their fields."""
 
-    body: GenerateRequest
+    body: T
     parts: Mapping[str, bytes]
 
     @property
@@ -34,10 +36,10 @@ class Sent(msgspec.Struct, frozen=True):
         return self.parts.get("mask", self.body.mask)
 
 
-async def read(request: Request[Any, Any, Any]) -> Sent:
-    """What was sent, in whichever form."""
+async def read(request: Request[Any, Any, Any], kind: type[T]) -> Sent[T]:
+    """What was sent as a ``kind``, in whichever form."""
     if not is_form(request):
-        return Sent(from_json(await request.body(), GenerateRequest), {})
+        return Sent(from_json(await request.body(), kind), {})
     fields: dict[str, Any] = {}
     parts: dict[str, bytes] = {}
     for name, value in await form_parts(request):
@@ -52,12 +54,12 @@ async def read(request: Request[Any, Any, Any]) -> Sent:
     if whole is None and isinstance(fields.get(_WHOLE), str):
         whole = fields.pop(_WHOLE).encode()
     if whole is None:
-        body = from_form(fields, GenerateRequest)
+        body = from_form(fields, kind)
     elif fields:
         msg = f"Send options in the part {_WHOLE!r} or as fields, not in both; {', '.join(sorted(fields))} stand beside it."
         raise InvalidRequest(msg, param=min(fields))
     else:
-        body = from_json(whole, GenerateRequest)
+        body = from_json(whole, kind)
     for name in ("image", "mask"):
         if name in parts and getattr(body, name) is not None:
             msg = f"{name!r} is sent as a file and named in {_WHOLE!r}; send one."

@@ -7,10 +7,12 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
 from server.api.documenting import READING, failures
+from server.api.guard import SCOPE
 from server.api.native import translate
 from server.api.native.bodies import NativeErrorBody
 from server.api.native.schemas import NativeModel, NativeModels
 from server.catalog.current import CurrentCatalog
+from server.domain.key import Scope
 from server.fleet.fleet import Fleet
 
 _LIVE = {"Cache-Control": "no-store"}
@@ -33,6 +35,7 @@ async def model(
 
 @post(
     "/api/models/{model_action:path}",
+    opt={SCOPE: Scope.ADMIN},
     status_code=HTTPStatus.ACCEPTED,
     responses=failures(NativeErrorBody, (400, 404, *READING)),
 )

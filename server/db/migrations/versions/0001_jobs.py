@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("priority", sa.Integer, nullable=False),
         sa.Column("model", sa.String(256), nullable=False),
         sa.Column("images", sa.Integer, nullable=False),
+        sa.Column("work", sa.Float, nullable=False),
         sa.Column("created", sa.Float, nullable=False),
         sa.Column("finished", sa.Float),
         sa.Column("deadline", sa.Float),
