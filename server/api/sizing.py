@@ -91,6 +91,16 @@ def grown(init: Init) -> tuple[int, int]:
     return width + margins.left + margins.right, height + margins.top + margins.bottom
 
 
+def natural(start: Init | None, card: ModelCard) -> tuple[int, int]:
+    """The size where none is asked for: the picture's, as far as the model can make it, or the card's.
+
+    A part of a picture that keeps its own size is best worked on at the size that the model knows.
+    """
+    if start is None or start.masking.only_masked:
+        return card.defaults.width, card.defaults.height
+    return fit(*grown(start), card)
+
+
 def drawn(request: ImageRequest) -> tuple[int, int]:
     """The size of what the model draws last, before it is enlarged."""
     if request.init is not None and request.init.masking.only_masked:

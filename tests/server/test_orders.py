@@ -482,6 +482,8 @@ def test_sizes_as_they_are_said():
     assert size(aspect_ratio="16:9") == (296, 168)
     assert size(image=picture(300, 200)) == (304, 200)
     assert size(image=picture(300, 200), size="auto") == (304, 200)
+    masked = {"image": picture(300, 200), "mask": picture(300, 200, "L")}
+    assert (size(**masked), size(**masked, only_masked=True)) == ((304, 200), (256, 192))
 
 
 def test_seeds_as_they_are_said():

@@ -12,8 +12,9 @@ from pipelines.contract.family import Family
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import Refiner, SkipLayers
 from server.api.openai.schemas import GenerateBody, ImageOptions
-from server.api.openai.translate import MAX_SEED, edit, fit, generation, response_form, steps_for
+from server.api.openai.translate import MAX_SEED, edit, generation, response_form, steps_for
 from server.api.orders import Supplied
+from server.api.sizing import fit
 from server.catalog.catalog import Catalog
 from server.domain.asset import Delivery, Format
 from server.gateway.finish import parameters

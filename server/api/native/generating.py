@@ -12,7 +12,7 @@ from server.api.delivering import check_size, delivery
 from server.api.native.bodies import GenerateRequest, Notice
 from server.api.options import OutputOption
 from server.api.orders import MAX_GUIDANCE, MAX_SEED, Supplied, Terms, begun, check_prompt, ordered
-from server.api.sizing import able, asked, fit, grown, shaped
+from server.api.sizing import able, asked, natural, shaped
 from server.catalog.catalog import Catalog
 from server.domain.job import Order
 
@@ -63,7 +63,7 @@ def generation(
 
 
 def _size(body: GenerateRequest, card: ModelCard, start: Init | None) -> tuple[int, int]:
-    """As it is said; else the picture's, as far as the model can make it; else the card's."""
+    """As it is said in one of three ways, or the natural one."""
     sides = body.width is not None or body.height is not None
     if sum((sides, body.size is not None, body.aspect_ratio is not None)) > 1:
         msg = "Of 'width' and 'height', 'size' and 'aspect_ratio', send one."
@@ -76,10 +76,7 @@ def _size(body: GenerateRequest, card: ModelCard, start: Init | None) -> tuple[i
         return able(body.width, body.height, card, "width")
     if body.aspect_ratio is not None:
         return shaped(body.aspect_ratio, card)
-    said = asked(body.size, card)
-    if said is not None:
-        return said
-    return (card.defaults.width, card.defaults.height) if start is None else fit(*grown(start), card)
+    return asked(body.size, card) or natural(start, card)
 
 
 def _seeds(body: GenerateRequest, card: ModelCard, draw: Callable[[], int]) -> tuple[int, ...]:

@@ -14,6 +14,11 @@ _DOT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
 )
 """Eight by eight grey pixels."""
+_WHOLE = {
+    "type": "string",
+    "contentMediaType": "application/json",
+    "description": "The whole body as JSON, instead of fields; files stand beside it.",
+}
 _EVENTS = "With `Accept: text/event-stream`. The data of `finished` is what the JSON answer would be."
 _JOB_EVENTS = "Each has an `id`: send the last one as `Last-Event-ID` to go on from there. The data of all but two is the job."
 _EXAMPLES: dict[str, Any] = {
@@ -94,7 +99,7 @@ class Fetch(Operation):
 def _asked(kind: type[GenerateRequest]) -> dict[str, Any]:
     forms = {
         "application/json": schema(kind),
-        "multipart/form-data": in_form(kind, nested(kind), image=FILE, mask=FILE),
+        "multipart/form-data": in_form(kind, nested(kind), request=_WHOLE, image=FILE, mask=FILE),
     }
     # Files for options that name them have any other name.
     forms["multipart/form-data"]["additionalProperties"] = FILE

@@ -13,7 +13,7 @@ from server.api.delivering import Names, check_size, merged
 from server.api.openai.schemas import ImageOptions
 from server.api.orders import MAX_GUIDANCE, MAX_SEED, Supplied, Terms, begun, check_prompt, ordered
 from server.api.sizing import asked as asked_size
-from server.api.sizing import fit, grown
+from server.api.sizing import natural
 from server.catalog.catalog import Catalog
 from server.domain.job import Order
 
@@ -42,7 +42,7 @@ def generation(
     card = catalog.card(body.model)
     supplied = supplied or Supplied()
     start = begun(body, card, supplied)
-    size = asked_size(body.size, card) or (card.defaults.width, card.defaults.height)
+    size = asked_size(body.size, card) or natural(start, card)
     return _asked(body, size, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant, draw=draw)
 
 
@@ -61,7 +61,7 @@ def edit(
     if start is None:
         msg = "Missing required parameter: 'image'."
         raise InvalidRequest(msg, param="image")
-    size = asked_size(body.size, card) or fit(*grown(start), card)
+    size = asked_size(body.size, card) or natural(start, card)
     return _asked(body, size, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant, draw=draw)
 
 
