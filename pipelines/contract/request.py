@@ -92,6 +92,17 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_unmasked: bool = False
     """Put the input's own pixels back where the mask keeps them, instead of their copy through the VAE."""
 
+    @property
+    def inpaints(self) -> bool:
+        """Whether a part of the picture is kept: there is a mask, or margins are added."""
+        return self.mask is not None or self.outpaint is not None
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Width and height of the picture with its margins."""
+        size = (self.picture.width, self.picture.height)
+        return size if self.outpaint is None else self.outpaint.around(*size)
+
 
 class Style(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A named look: words around the prompt, and after the negative prompt."""
@@ -139,6 +150,15 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def models(self) -> tuple[str, ...]:
         """Every model that must be loaded to run it."""
         return (self.model,) if self.refiner is None else (self.model, self.refiner.model)
+
+    @property
+    def finished_size(self) -> tuple[int, int]:
+        """Width and height of the images that come back."""
+        if self.upscale is not None:
+            return self.upscale.width, self.upscale.height
+        if self.init is not None and self.init.inpaints and self.init.masking.only_masked:
+            return self.init.canvas
+        return (self.width, self.height) if self.hires is None else (self.hires.width, self.hires.height)
 
     @property
     def adapters(self) -> tuple[AdapterCard, ...]:

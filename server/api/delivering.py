@@ -3,10 +3,9 @@
 import msgspec
 
 from pipelines.contract.errors import InvalidRequest, Unsupported
-from pipelines.contract.request import ImageRequest
 from server.api.checks import whole
 from server.api.options import OutputOption
-from server.api.sizing import made, written
+from server.api.sizing import written
 from server.domain.asset import Delivery, Format
 from server.domain.job import Order
 
@@ -28,7 +27,7 @@ def delivery(word: str | None, quality: int | None, size: str | None = None, nam
         msg = f"{names.format!r} must be one of png, jpeg, webp; {word!r} is not made here."
         raise Unsupported(msg, param=names.format)
     form = _FORMATS[word]
-    scaled = None if size is None else written(size, "output.size", "256x256")
+    width, height = (None, None) if size is None else written(size, "output.size", "256x256")
     if quality is not None:
         whole(quality, names.quality, 0, 0, 100)
         if form is Format.PNG:
@@ -36,7 +35,7 @@ def delivery(word: str | None, quality: int | None, size: str | None = None, nam
                 msg = f"{names.quality!r} goes with jpeg and webp only."
                 raise InvalidRequest(msg, param=names.quality)
             quality = None
-    return Delivery(form, quality, scaled)
+    return Delivery(form, quality, width, height)
 
 
 def merged(output: OutputOption | None, word: str | None, quality: int | None, names: Names) -> Delivery:
@@ -56,20 +55,5 @@ def merged(output: OutputOption | None, word: str | None, quality: int | None, n
 
 
 def result(order: Order) -> tuple[int, int]:
-    """The size that the caller will see."""
-    return order.delivery.size or made(order.request)
-
-
-def check_size(wanted: Delivery, request: ImageRequest) -> None:
-    """Refuse a size that is not the finished picture's, scaled down."""
-    if wanted.size is None:
-        return
-    (width, height), (full_width, full_height) = wanted.size, made(request)
-    if width > full_width or height > full_height:
-        msg = f"'output.size' only makes pictures smaller, and {full_width}x{full_height} is made; to enlarge there is 'upscale'."
-        raise InvalidRequest(msg, param="output.size")
-    # Half a pixel of rounding on either side is all that a size in the same shape needs.
-    if abs(width * full_height - height * full_width) > max(full_width, full_height):
-        near = f"{width}x{max(1, round(width * full_height / full_width))}"
-        msg = f"'output.size' must have the shape of what is made, {full_width}x{full_height}: for example {near}."
-        raise InvalidRequest(msg, param="output.size")
+    """The size that the caller will see; raises `InvalidRequest` if it is none that the finished picture can have."""
+    return order.delivery.size(*order.request.finished_size)

@@ -2,16 +2,12 @@
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, TooLarge
-from pipelines.contract.inpainting import Margins, MaskedContent, Masking
+from pipelines.contract.inpainting import MAX_BLUR, MAX_CANVAS, MAX_LENGTH, Margins, MaskedContent, Masking
 from pipelines.contract.picture import Picture, Resize
 from pipelines.contract.request import Init
 from server.api.checks import number, share, whole
 from server.api.options import OutpaintOption, Shaping
-from server.api.sizing import grown
 
-MAX_BLUR, MAX_LENGTH = 256.0, 4096
-MAX_CANVAS = 64_000_000
-"""Pixels of a picture with its margins."""
 _OF_MASKS = ("mask_blur", "mask_grow", "mask_invert", "mask_soft", "mask_content", "only_masked", "mask_padding", "keep_unmasked")
 _OF_PICTURES = ("resize", "outpaint", *_OF_MASKS)
 
@@ -45,7 +41,7 @@ def init(options: Shaping, card: ModelCard, picture: Picture | None, mask: Pictu
         outpaint=outpaint,
         keep_unmasked=partly if options.keep_unmasked is None else options.keep_unmasked,
     )
-    width, height = grown(found)
+    width, height = found.canvas
     if outpaint is not None and width * height > MAX_CANVAS:
         msg = f"With its margins the picture has {width}x{height} pixels; the limit is {MAX_CANVAS}."
         raise TooLarge(msg, param="outpaint")
@@ -53,8 +49,6 @@ def init(options: Shaping, card: ModelCard, picture: Picture | None, mask: Pictu
 
 
 def _masking(options: Shaping, mask: Picture | None) -> Masking:
-    if options.only_masked and mask is None:
-        _refuse("only_masked", "goes with a mask")
     if options.mask_invert and mask is None:
         _refuse("mask_invert", "goes with a mask")
     if options.mask_padding is not None and not options.only_masked:

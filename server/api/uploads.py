@@ -61,7 +61,7 @@ class Uploads:
     async def trimmed(self, init: Init, width: int, height: int) -> Init:
         """``init`` without pixels that a ``width`` x ``height`` image cannot show: whole factors only.
 
-        A picture that keeps its own size, or grows from it, is left as it is.
+        A picture that keeps its own size keeps all of them, and so does one with margins, which are counted in its pixels.
         """
         if init.masking.only_masked or init.outpaint is not None:
             return init

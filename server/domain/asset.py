@@ -4,6 +4,8 @@ from enum import StrEnum
 
 import msgspec
 
+from pipelines.contract.errors import InvalidRequest
+
 
 class Format(StrEnum):
     """File formats of results; the value is the file's suffix."""
@@ -24,8 +26,29 @@ class Delivery(msgspec.Struct, frozen=True):
     format: Format = Format.PNG
     quality: int | None = None
     """0-100 for JPEG and WebP; None for the format's own default (lossless WebP at 100)."""
-    size: tuple[int, int] | None = None
-    """Width and height to scale the finished picture down to; None leaves it as it was made."""
+    width: int | None = None
+    """Pixels to scale the finished picture down to; None: as many as ``height`` leaves it, or its own."""
+    height: int | None = None
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the file of a finished ``width`` x ``height`` picture; a single side keeps its shape.
+
+        Raises `InvalidRequest` if it would have to grow, or vanish.
+        """
+        if any(side is not None and side < 1 for side in (self.width, self.height)):
+            msg = "'output.size' must be at least one pixel wide and high."
+            raise InvalidRequest(msg, param="output.size")
+        wanted = (
+            self.width or max(1, round(width * (self.height or height) / height)),
+            self.height or max(1, round(height * (self.width or width) / width)),
+        )
+        if wanted[0] > width or wanted[1] > height:
+            msg = (
+                f"'output.size' scales a picture down only: {wanted[0]}x{wanted[1]} was asked for, and it has {width}x{height}. "
+                "Upscale it first, or ask for less."
+            )
+            raise InvalidRequest(msg, param="output.size")
+        return wanted
 
 
 class Asset(msgspec.Struct, frozen=True):

@@ -52,11 +52,15 @@ class Gateway:
     async def _finish(self, request: ImageRequest, delivery: Delivery, picture: Picture, seed: int) -> Asset:
         async with self._threads:
             began = time.perf_counter()
-            small = await asyncio.to_thread(reduced, picture, delivery)
-            data = await asyncio.to_thread(encode, small, delivery, parameters(request, seed))
+            size = delivery.size(picture.width, picture.height)
+            data = await asyncio.to_thread(_file, picture, size, delivery, parameters(request, seed))
             self._metrics.encoded(delivery.format.value, time.perf_counter() - began)
         name = await self._store.put(data, delivery.format)
-        return Asset(name, delivery.format, small.width, small.height, seed, len(data))
+        return Asset(name, delivery.format, *size, seed, len(data))
+
+
+def _file(picture: Picture, size: tuple[int, int], delivery: Delivery, text: str) -> bytes:
+    return encode(reduced(picture, *size), delivery, text)
 
 
 def parameters(request: ImageRequest, seed: int) -> str:

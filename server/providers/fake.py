@@ -31,9 +31,9 @@ class FunctionProvider:
 
 def flat(request: ImageRequest) -> Generation:
     """Flat colours for ``request``: the seed's three low bytes are red, green and blue."""
+    width, height = request.finished_size
     pictures = tuple(
-        Picture(request.width, request.height, "RGB", (seed & 0xFFFFFF).to_bytes(3, "little") * (request.width * request.height))
-        for seed in request.seeds
+        Picture(width, height, "RGB", (seed & 0xFFFFFF).to_bytes(3, "little") * (width * height)) for seed in request.seeds
     )
     evaluations = request.sampling.steps * len(request.seeds) * (2 if request.sampling.guided else 1)
     stats = RunStats(0.0, 0.0, 0.0, 0.0, evaluations, 1.0)

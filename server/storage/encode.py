@@ -2,7 +2,7 @@
 
 import io
 
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from pipelines.contract.picture import Picture
@@ -23,13 +23,13 @@ def enlarged(picture: Picture, width: int, height: int) -> Picture:
     return Picture(width, height, picture.mode, image.tobytes())
 
 
-def reduced(picture: Picture, delivery: Delivery) -> Picture:
-    """``picture`` at the size that ``delivery`` asks for, by Lanczos' filter, which takes every pixel into account."""
-    if delivery.size is None or delivery.size == (picture.width, picture.height):
+def reduced(picture: Picture, width: int, height: int) -> Picture:
+    """``picture`` scaled down to ``width`` x ``height`` by a Lanczos filter; where shapes differ, the overhang is cut evenly."""
+    if (picture.width, picture.height) == (width, height):
         return picture
     image = Image.frombytes(picture.mode, (picture.width, picture.height), picture.data)
-    image = image.resize(delivery.size, Image.Resampling.LANCZOS)
-    return Picture(image.width, image.height, picture.mode, image.tobytes())
+    image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    return Picture(width, height, picture.mode, image.tobytes())
 
 
 def encode(picture: Picture, delivery: Delivery, parameters: str | None = None) -> bytes:

@@ -279,3 +279,11 @@ def test_keys_part_tenants(serve):
     assert server.client.get(f"/api/assets/{asset}", headers=two).status_code == 404
     assert server.client.delete(f"/api/assets/{asset}", headers=two).status_code == 404
     assert server.client.get(f"/api/assets/{asset}", headers=one).status_code == 200
+
+
+def test_a_body_over_the_limit(serve):
+    server = serve("--max-upload-bytes", "100K", models=MODELS).until_ready()
+    body = b'{"prompt": "' + b"x" * 200_000 + b'"}'
+    for path in (GENERATE, "/api/assets", "/v1/images/generations", "/v1/images/edits"):
+        answer = server.client.post(path, content=body, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")

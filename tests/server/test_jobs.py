@@ -20,8 +20,7 @@ from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
 from server.providers.fake import FunctionProvider, flat
-from server.storage.blobs import FolderStore
-from server.storage.files import Retention
+from server.storage.blobs import FolderStore, Retention
 from server.telemetry.logs import silent
 from server.telemetry.metrics import Metrics
 

@@ -7,9 +7,8 @@ from PIL import Image
 from pipelines.contract.picture import Picture
 from server.domain.asset import Delivery, Format
 from server.domain.clock import SetClock
-from server.storage.blobs import NAME, FolderStore
-from server.storage.encode import encode, enlarged, reduced
-from server.storage.files import Retention
+from server.storage.blobs import NAME, FolderStore, Retention
+from server.storage.encode import encode, enlarged
 
 PICTURE = Picture(16, 8, "RGB", bytes(range(128)) * 3)
 
@@ -46,14 +45,6 @@ def test_png_keeps_any_text():
 def test_enlarged():
     assert enlarged(PICTURE, 16, 8) is PICTURE
     assert (enlarged(PICTURE, 64, 32).width, enlarged(PICTURE, 64, 32).mode) == (64, "RGB")
-
-
-def test_results_are_scaled_down_over_all_their_pixels():
-    chequered = Picture(64, 64, "L", bytes(255 * ((x + y) % 2) for y in range(64) for x in range(64)))
-    small = reduced(chequered, Delivery(size=(16, 8)))
-    assert (small.width, small.height) == (16, 8)
-    assert all(abs(value - 127) <= 2 for value in small.data)
-    assert reduced(chequered, Delivery(size=(64, 64))) is reduced(chequered, Delivery()) is chequered
 
 
 def store(folder, clock, seconds=100.0, size=10_000):

@@ -8,12 +8,13 @@ from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.request import Init
 from server.api.checks import number, whole
-from server.api.delivering import check_size, delivery
+from server.api.delivering import delivery, result
 from server.api.native.bodies import GenerateRequest, Notice
 from server.api.options import OutputOption
 from server.api.orders import MAX_GUIDANCE, MAX_SEED, Supplied, Terms, begun, check_prompt, ordered
-from server.api.sizing import able, asked, natural, shaped
+from server.api.sizing import able, asked, natural
 from server.catalog.catalog import Catalog
+from server.catalog.sizes import nearest, warning
 from server.domain.job import Order
 
 MAX_PREVIEWS = 10
@@ -58,8 +59,8 @@ def generation(
         previews=whole(body.previews, "previews", 0, 0, MAX_PREVIEWS),
     )
     order = ordered(body, terms, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant)
-    check_size(order.delivery, order.request)
-    return Generation(order, tuple(_warnings(body, order)))
+    result(order)  # a size that cannot be is refused before any work
+    return Generation(order, tuple(_warnings(body, order, card)))
 
 
 def _size(body: GenerateRequest, card: ModelCard, start: Init | None) -> tuple[int, int]:
@@ -75,7 +76,7 @@ def _size(body: GenerateRequest, card: ModelCard, start: Init | None) -> tuple[i
             raise InvalidRequest(msg, param=param)
         return able(body.width, body.height, card, "width")
     if body.aspect_ratio is not None:
-        return shaped(body.aspect_ratio, card)
+        return nearest(body.aspect_ratio, card)
     return asked(body.size, card) or natural(start, card)
 
 
@@ -95,8 +96,11 @@ def _seeds(body: GenerateRequest, card: ModelCard, draw: Callable[[], int]) -> t
     return tuple(whole(seed, f"seeds[{index}]", 0, 0, MAX_SEED) for index, seed in enumerate(body.seeds))
 
 
-def _warnings(body: GenerateRequest, order: Order) -> list[Notice]:
+def _warnings(body: GenerateRequest, order: Order, card: ModelCard) -> list[Notice]:
     found: list[Notice] = []
+    far = warning(order.request.width, order.request.height, card)
+    if far is not None:
+        found.append(Notice("size_far_from_native", far, "size"))
     sampling = order.request.sampling
     if body.negative_prompt and not sampling.guided:
         said = (

@@ -9,7 +9,7 @@ from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, Unsupported
 from pipelines.contract.request import Init
 from server.api.checks import number, whole
-from server.api.delivering import Names, check_size, merged
+from server.api.delivering import Names, merged, result
 from server.api.openai.schemas import ImageOptions
 from server.api.orders import MAX_GUIDANCE, MAX_SEED, Supplied, Terms, begun, check_prompt, ordered
 from server.api.sizing import asked as asked_size
@@ -114,7 +114,7 @@ def _asked(
         previews=partials if stream else 0,
     )
     order = ordered(body, terms, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant)
-    check_size(order.delivery, order.request)
+    result(order)  # a size that cannot be is refused before any work
     shown = _QUALITY_WORDS.get(body.quality or "", body.quality or "")
     return Asked(
         order=order,
