@@ -4,11 +4,13 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import httpcore
 import msgspec
 from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 from structlog.typing import FilteringBoundLogger
 
 from server.access.keys import KeyRing
@@ -16,17 +18,29 @@ from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
 from server.api.links import Links
+from server.api.native import assets, generate, jobs
 from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
+from server.api.native.answers import Results
+from server.api.native.standing import Standing
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
+from server.api.pictures import Pictures
 from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
+from server.db.database import Database, beside
+from server.db.jobs import SqlJobs
+from server.db.keys import SqlKeys
+from server.db.migrating import migrate
+from server.db.opening import opened
+from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
-from server.domain.ports import AssetStore
+from server.domain.ports import AssetStore, InputStore
+from server.egress.addresses import Allowed, networks
+from server.egress.guarded import GuardedBackend
 from server.fleet.devices import count_cuda, resolve
 from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
@@ -34,13 +48,23 @@ from server.fleet.supervisor import Patience
 from server.gateway.finish import Gateway
 from server.gateway.preparing import Prepared
 from server.jobs.admission import Admission
-from server.jobs.memory import MemoryRepository
+from server.jobs.runner import Pace
 from server.jobs.service import JobService
+from server.jobs.webhooks import Courier, compose
 from server.providers.local import LocalProvider
 from server.settings import Settings
-from server.storage.blobs import FolderStore, Retention
+from server.storage.blobs import FolderStore
+from server.storage.files import Retention
+from server.storage.inputs import InputFolder
 from server.telemetry.logs import configure, silent
 from server.telemetry.metrics import Metrics
+
+MOST_ASSETS = 10_000
+"""Uploads of one caller: a folder of them is listed at each new one."""
+_ABOUT = (
+    "Image generation. `POST /api/generate` is the one address where everything can be said; the OpenAI Images routes take the "
+    "same names as extension keys. With keys configured, send `Authorization: Bearer KEY`."
+)
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -53,6 +77,10 @@ class Parts(msgspec.Struct, frozen=True):
     metrics: Metrics
     fleet: Fleet
     store: AssetStore
+    inputs: InputStore
+    database: Database
+    courier: Courier
+    keys: KeyRing
     jobs: JobService
 
 
@@ -78,15 +106,30 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     )
     retention = Retention(settings.outputs_hours * 3600, settings.outputs_bytes)
     store = FolderStore(settings.outputs, retention, clock)
+    database = Database(settings.database_url or beside(settings.home))
+    keys = KeyRing(settings.api_keys, SqlKeys(database), clock, may_be_open=settings.may_be_open)
+    links = Links(settings.public_url)
+    outbox = Outbox(lambda job: compose(job, links.absolute))
+    fence = GuardedBackend(Allowed(networks(settings.webhook_networks)))
+    courier = Courier(
+        SqlDeliveries(database, clock),
+        httpcore.AsyncConnectionPool(network_backend=fence, max_connections=16, keepalive_expiry=5.0),
+        settings.webhook_secrets,
+        clock=clock,
+        log=log,
+    )
+    inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
     jobs = JobService(
         Gateway(Prepared(LocalProvider(fleet), fleet), store, counts),
-        MemoryRepository(clock),
+        SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
         metrics=counts,
         log=log,
+        ended=lambda job: courier.look() if job.order.notify is not None else None,
+        pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -95,21 +138,39 @@ def application(parts: Parts) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
-        async with parts.current.watched(), parts.fleet.running(), parts.jobs.running():
+        async with (
+            opened(parts.database, parts.settings.home / "state", parts.log) as alone,
+            parts.current.watched(),
+            parts.courier.running(),
+            parts.fleet.running(),
+            parts.jobs.running(alone=alone),
+        ):
+            await check_exposure(parts)
             yield
 
+    links = Links(settings.public_url)
+    uploads = Uploads(settings.max_upload_pixels, parts.metrics)
     given = {
         "current": parts.current,
         "jobs": parts.jobs,
         "fleet": parts.fleet,
         "store": parts.store,
         "metrics": parts.metrics,
-        "uploads": Uploads(settings.max_upload_pixels, parts.metrics),
-        "answers": Answers(parts.store, Links(settings.public_url)),
+        "inputs": parts.inputs,
+        "uploads": uploads,
+        "pictures": Pictures(uploads, parts.inputs, settings.max_upload_pixels),
+        "answers": Answers(parts.store, links),
+        "results": Results(parts.store, links),
+        "links": links,
+        "standing": Standing(parts.jobs, links),
     }
-    guards = [key_guard(KeyRing(settings.api_keys))]
+    guards = [key_guard(parts.keys)]
     images = [openai.generations, openai.edits, openai.models, openai.model]
+    ours = [generate.generate, generate.adapters, assets.store, assets.fetch, assets.forget]
+    asynchronous = [jobs.enqueue, jobs.page, jobs.job, jobs.events, jobs.cancel, jobs.forget]
     dialects = [
+        Router("/", route_handlers=ours, guards=guards, tags=["Native"]),
+        Router("/", route_handlers=asynchronous, guards=guards, tags=["Jobs"]),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
         Router("/", route_handlers=[preprocessing.preprocess, preprocessing.preprocessors], guards=guards, tags=["Controls"]),
@@ -125,12 +186,37 @@ def application(parts: Parts) -> Litestar:
         lifespan=[lifespan],
         request_max_body_size=settings.max_upload_bytes,
         # JSON only: the pages that render it load their scripts from other people's servers.
-        openapi_config=OpenAPIConfig(title="Aquatint", version="1", render_plugins=[JsonRenderPlugin()]),
+        openapi_config=OpenAPIConfig(
+            title="Aquatint",
+            version="1",
+            description=_ABOUT,
+            use_handler_docstrings=True,
+            render_plugins=[JsonRenderPlugin()],
+            components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
+            # Either, as a server may have no keys.
+            security=[{"key": []}, {}],
+        ),
         logging_config=None,
         debug=False,
     )
     app.asgi_handler = Tracing(app.asgi_handler, metrics=parts.metrics, clock=parts.clock, log=parts.log)
     return app
+
+
+class Exposed(Exception):
+    """Other machines could come in, and nothing keeps anybody out."""
+
+
+async def check_exposure(parts: Parts) -> None:
+    """Raise `Exposed` if other machines can reach the server, there is no key, and nobody has said that this is meant."""
+    settings = parts.settings
+    if settings.api_keys or settings.may_be_open or await parts.keys.live():
+        return
+    msg = (
+        f"--host {settings.host} lets other machines in, and there is no key: make one with 'aquatint keys create' or set "
+        "AQUATINT_API_KEY; or say --open-access if anyone who reaches it may use it."
+    )
+    raise Exposed(msg)
 
 
 def build(settings: Settings, log: FilteringBoundLogger | None = None) -> Litestar:
@@ -142,6 +228,9 @@ async def run(settings: Settings) -> None:
     """Run the whole server until it is told to stop."""
     log = configure(settings.log_format, settings.log_level)
     parts = assemble(settings, log)
+    # Before anything is listened on or loaded, so that what is wrong is said in one line.
+    await migrate(parts.database)
+    await check_exposure(parts)
     await serve(
         application(parts),
         parts.jobs,

@@ -33,6 +33,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     adapter_memory_mb: int | None = None
     """What LoRAs, ControlNets and their like may take up on each device, beside the models; None leaves it to the worker."""
     queue_limit: int = 256
+    database_url: str | None = None
+    """None: SQLite below `home`."""
+    webhook_secrets: tuple[str, ...] = ()
+    """``whsec_...``; each signs every webhook, so that receivers can change from one to the next."""
+    webhook_networks: str = ""
+    """Networks beside the public ones to which webhooks may go."""
+    jobs_hours: float = 7 * 24.0
+    """How long finished jobs are remembered."""
     max_upload_bytes: int = 50 << 20
     max_upload_pixels: int = 32_000_000
     """A picture of twice as many, with its mask, would not fit into a frame of the workers' pipe."""
@@ -42,19 +50,33 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_url: str | None = None
     outputs_hours: float = 24.0
     outputs_bytes: int = 4 << 30
+    assets_hours: float = 168.0
+    assets_bytes: int = 1 << 30
+    """For each key."""
     log_format: str = "console"
     log_level: str = "info"
     api_keys: tuple[str, ...] = ()
-    insecure_no_keys: bool = False
+    open_access: bool = False
 
     def __repr__(self) -> str:
-        shown = {field: getattr(self, field) for field in self.__struct_fields__ if field != "api_keys"}
-        return f"Settings({', '.join(f'{field}={value!r}' for field, value in shown.items())}, api_keys=({len(self.api_keys)}))"
+        hidden = {"api_keys", "webhook_secrets", "database_url"}
+        shown = {field: "..." if field in hidden else repr(getattr(self, field)) for field in self.__struct_fields__}
+        return f"Settings({', '.join(f'{field}={value}' for field, value in shown.items())})"
+
+    @property
+    def may_be_open(self) -> bool:
+        """Whether everyone may enter as long as there is no key: only this machine can reach it, or the operator says so."""
+        return loopback(self.host) or self.open_access
 
     @property
     def outputs(self) -> Path:
         """The folder of finished images."""
         return self.home / "outputs"
+
+    @property
+    def assets(self) -> Path:
+        """The folder of uploads that are kept for later requests."""
+        return self.home / "assets"
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -135,6 +157,34 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _signing(value: str) -> tuple[str, ...]:
+    found = _keys(value)
+    if not all(re.fullmatch(r"whsec_[A-Za-z0-9+/]{32,88}={0,2}", secret) for secret in found):
+        msg = "each must be whsec_ and 24 to 64 random bytes in base64"
+        raise ValueError(msg)
+    return found
+
+
+def _networks(value: str) -> str:
+    for part in _keys(value):
+        try:
+            ipaddress.ip_network(part, strict=False)
+        except ValueError:
+            msg = f"{part!r} is no network such as 10.1.0.0/16"
+            raise ValueError(msg) from None
+    return value
+
+
+def _database(value: str) -> str:
+    """An address that SQLAlchemy understands, with the drivers that come with us."""
+    drivers = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
+    scheme, found, rest = value.partition("://")
+    if not found or scheme not in (*drivers, *drivers.values()):
+        msg = "must be postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH"
+        raise ValueError(msg)
+    return f"{drivers.get(scheme, scheme)}://{rest}"
+
+
 def _path(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
@@ -201,8 +251,20 @@ OPTIONS: tuple[Option, ...] = (
         "--worker-start-seconds",
     ),
     Option("public_url", "AQUATINT_PUBLIC_URL", "Where clients reach this server; for result URLs.", _url, "--public-url"),
+    Option("database_url", "AQUATINT_DATABASE_URL", "postgresql://USER@HOST/NAME, not SQLite.", _database, "--database-url"),
+    Option("webhook_secrets", "AQUATINT_WEBHOOK_SECRETS", "whsec_... that sign webhooks, separated by commas.", _signing, None),
+    Option(
+        "webhook_networks",
+        "AQUATINT_WEBHOOK_NETWORKS",
+        "Private networks that webhooks may go to: 10.1.0.0/16,127.0.0.1.",
+        _networks,
+        "--webhook-networks",
+    ),
+    Option("jobs_hours", "AQUATINT_JOBS_HOURS", "Finished jobs are remembered for so long.", _seconds, "--jobs-hours"),
     Option("outputs_hours", "AQUATINT_OUTPUTS_HOURS", "Results are kept for so long.", _seconds, "--outputs-hours"),
     Option("outputs_bytes", "AQUATINT_OUTPUTS_BYTES", "Results take so much disk, at most.", _bytes, "--outputs-bytes"),
+    Option("assets_hours", "AQUATINT_ASSETS_HOURS", "Uploads are kept so long after their last use.", _seconds, "--assets-hours"),
+    Option("assets_bytes", "AQUATINT_ASSETS_BYTES", "Uploads of one key take so much disk, at most.", _bytes, "--assets-bytes"),
     Option("log_format", "AQUATINT_LOG_FORMAT", "console or json.", _choice("console", "json"), "--log-format"),
     Option(
         "log_level",
@@ -214,11 +276,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("api_keys", "AQUATINT_API_KEYS", "Keys that callers present, separated by commas.", _keys),
     Option("api_keys", "AQUATINT_API_KEY", "A key that callers present.", _keys),
     Option(
-        "insecure_no_keys",
-        "AQUATINT_INSECURE_NO_KEYS",
+        "open_access",
+        "AQUATINT_OPEN_ACCESS",
         "Serve other machines without any key.",
         _flag,
-        "--insecure-no-keys",
+        "--open-access",
         switch=True,
     ),
 )
@@ -245,9 +307,7 @@ def parse(environ: Mapping[str, str], flags: Mapping[str, str], *, cwd: Path) ->
     values.setdefault("home", _home(environ))
     if "models" not in values and (cwd / "models.yaml").is_file():
         values["models"] = cwd / "models.yaml"
-    settings = Settings(**values)
-    _check_exposure(settings)
-    return settings
+    return Settings(**values)
 
 
 def loopback(host: str) -> bool:
@@ -263,13 +323,3 @@ def loopback(host: str) -> bool:
 def _home(environ: Mapping[str, str]) -> Path:
     data = environ.get("XDG_DATA_HOME", "").strip() or "~/.local/share"
     return Path(data).expanduser().absolute() / "aquatint"
-
-
-def _check_exposure(settings: Settings) -> None:
-    if loopback(settings.host) or settings.api_keys or settings.insecure_no_keys:
-        return
-    msg = (
-        f"--host {settings.host} lets other machines in, and no key is set: "
-        "set AQUATINT_API_KEY, or say --insecure-no-keys if anyone who reaches it may use it."
-    )
-    raise SettingsError(msg)

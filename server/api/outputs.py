@@ -1,16 +1,46 @@
 """Stored images, for whoever knows their unguessable name."""
 
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
+from litestar.openapi.spec import Operation
 from litestar.params import FromPath
 
+from server.api.documenting import FILE, failures
 from server.api.links import OUTPUTS
 from server.domain.asset import Format
 from server.domain.ports import AssetStore
 
 
-@get(f"{OUTPUTS}/{{name:str}}", include_in_schema=False)
+class PlainError(msgspec.Struct, frozen=True):
+    """An error outside of any dialect."""
+
+    detail: str
+    code: str | None
+
+
+@dataclass
+class Output(Operation):
+    """GET /outputs/{name}."""
+
+    def to_schema(self) -> dict[str, Any]:
+        """The operation as the document has it."""
+        whole = super().to_schema()
+        whole["responses"]["200"]["content"] = {each.media_type: {"schema": FILE} for each in Format}
+        return whole
+
+
+@get(
+    f"{OUTPUTS}/{{name:str}}",
+    tags=["Results"],
+    operation_class=Output,
+    security=[{}],
+    responses=failures(PlainError, (400, 404, 500)),
+)
 async def output(name: FromPath[str], store: NamedDependency[AssetStore]) -> Response[bytes]:
     """The file, cacheable for ever: a name is never used twice."""
     data = await store.get(name)

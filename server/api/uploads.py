@@ -24,6 +24,15 @@ _CONCURRENT = 2
 """Decoding at the same time, at most: it bounds the memory that uploads take."""
 
 
+class Facts(msgspec.Struct, frozen=True):
+    """An uploaded picture, as far as its keeper needs to know it."""
+
+    format: str
+    """png, jpeg, webp or gif."""
+    width: int
+    height: int
+
+
 class Uploads:
     """Decodes what clients send; the content decides, never the name or the declared type."""
 
@@ -38,9 +47,16 @@ class Uploads:
         """An RGB picture; what is transparent becomes white."""
         return await self._run(lambda: _picture(open_image(data, param, self._max_pixels)))
 
-    async def mask(self, data: bytes, param: str = "mask") -> Picture:
-        """An OpenAI mask as ours: what is transparent in theirs is 255 (repaint) here, what is opaque 0 (keep)."""
-        return await self._run(lambda: _mask(open_image(data, param, self._max_pixels), param))
+    async def mask(self, data: bytes, param: str = "mask", *, drawn: bool = False) -> Picture:
+        """An OpenAI mask as ours: what is transparent in theirs is 255 (repaint) here, what is opaque 0 (keep).
+
+        With ``drawn`` a mask without transparency is read as it is drawn: white is repainted, black is kept.
+        """
+        return await self._run(lambda: _mask(open_image(data, param, self._max_pixels), param, drawn=drawn))
+
+    async def checked(self, data: bytes, param: str) -> Facts:
+        """What ``data`` is; raises as `picture` does if it is no usable picture."""
+        return await self._run(lambda: _facts(data, param, self._max_pixels))
 
     async def trimmed(self, init: Init, width: int, height: int) -> Init:
         """``init`` without pixels that a ``width`` x ``height`` image cannot show: whole factors only.
@@ -95,6 +111,12 @@ def open_image(data: bytes, param: str, max_pixels: int) -> Image.Image:
         raise BadPicture(msg, param=param) from error
 
 
+def _facts(data: bytes, param: str, max_pixels: int) -> Facts:
+    upright = open_image(data, param, max_pixels)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return Facts(str(image.format).lower(), upright.width, upright.height)
+
+
 def _reduced(picture: Picture, factor: int) -> Picture:
     image = Image.frombytes(picture.mode, (picture.width, picture.height), picture.data).reduce(factor)
     return Picture(image.width, image.height, picture.mode, image.tobytes())
@@ -123,7 +145,10 @@ def _picture(image: Image.Image) -> Picture:
     return Picture(image.width, image.height, "RGB", image.tobytes())
 
 
-def _mask(image: Image.Image, param: str) -> Picture:
+def _mask(image: Image.Image, param: str, *, drawn: bool) -> Picture:
+    if drawn and (image.mode != "RGBA" or image.getchannel("A").getextrema() == (255, 255)):
+        grey = image.convert("L")
+        return Picture(grey.width, grey.height, "L", grey.tobytes())
     if image.mode != "RGBA":
         msg = f"{param!r} has no alpha channel: send a PNG whose transparent pixels are what to repaint."
         raise BadPicture(msg, param=param)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from litestar import Request
 
 from pipelines.contract.errors import Cancelled, EngineFailure
+from server.api.guard import check_models
 from server.domain.job import Job, JobState, Order
 from server.jobs.service import JobService
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 async def run_to_end(request: AnyRequest, jobs: JobService, order: Order) -> Job:
     """Submit ``order`` and return the job once it has succeeded; raises its error otherwise."""
+    check_models(request, order)
     job = await jobs.submit(order)
     async with cancelled_on_disconnect(request, jobs, job):
         ended = await jobs.wait(job)

@@ -2,26 +2,34 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 import msgspec
 
-from pipelines.contract.adapters import PreprocessorCard
+from pipelines.contract.adapters import ControlCard, LoraCard, PreprocessorCard, ReferenceCard, UpscalerCard
 from pipelines.contract.catalog import ModelCard
-from pipelines.contract.errors import InvalidRequest, UnknownModel
+from pipelines.contract.errors import InvalidRequest, UnknownModel, Unsupported
+from pipelines.contract.family import Family
 from pipelines.contract.request import ImageRequest, Style
 from server.catalog.styles import PRESETS
 
-_NO_ALIASES: Mapping[str, str] = MappingProxyType({})
+Fitting = TypeVar("Fitting", LoraCard, ControlCard, ReferenceCard)
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Catalog(msgspec.Struct, frozen=True):
-    """The models of one models.yaml; never changes once it is read."""
+    """What one models.yaml lists; never changes once it is read. Adapters are kept by their names in small letters."""
 
     default_model: str
     cards: Mapping[str, ModelCard]
-    aliases: Mapping[str, str] = _NO_ALIASES
+    aliases: Mapping[str, str] = _NONE
     styles: Mapping[str, Style] = PRESETS
-    preprocessors: Mapping[str, PreprocessorCard] = MappingProxyType({})
+    loras: Mapping[str, LoraCard] = _NONE
+    controlnets: Mapping[str, ControlCard] = _NONE
+    ip_adapters: Mapping[str, ReferenceCard] = _NONE
+    upscalers: Mapping[str, UpscalerCard] = _NONE
+    preprocessors: Mapping[str, PreprocessorCard] = _NONE
 
     def card(self, name: str | None) -> ModelCard:
         """The card a client means by ``name`` (an id, an alias, or None for the default)."""
@@ -41,6 +49,27 @@ class Catalog(msgspec.Struct, frozen=True):
             raise InvalidRequest(msg, param="style_preset")
         return found
 
+    def lora(self, name: str, family: Family, param: str = "loras") -> LoraCard:
+        """The LoRA called ``name``, in any case, for models of ``family``; errors name ``param`` and what there is instead."""
+        return _fitting(self.loras, "LoRA", name, family, param)
+
+    def controlnet(self, name: str, family: Family, param: str = "controls") -> ControlCard:
+        """The control network called ``name`` for models of ``family``."""
+        return _fitting(self.controlnets, "ControlNet", name, family, param)
+
+    def ip_adapter(self, name: str, family: Family, param: str = "references") -> ReferenceCard:
+        """The IP-Adapter called ``name`` for models of ``family``."""
+        return _fitting(self.ip_adapters, "IP-Adapter", name, family, param)
+
+    def upscaler(self, name: str, param: str = "upscaler") -> UpscalerCard:
+        """The upscaler called ``name``; it works for every model."""
+        found = self.upscalers.get(name.strip().casefold())
+        if found is None:
+            names = ", ".join(card.name for card in self.upscalers.values())
+            msg = f"There is no upscaler {name!r}; " + (f"there are {names}." if names else "models.yaml lists none.")
+            raise InvalidRequest(msg, param=param)
+        return found
+
     def needed(self, request: ImageRequest) -> tuple[ModelCard, ...]:
         """The cards of every model that ``request`` names: its own and its refiner's."""
         return tuple(self.card(name) for name in dict.fromkeys(request.models))
@@ -50,3 +79,16 @@ class Catalog(msgspec.Struct, frozen=True):
         """The cards that each worker loads at its start, the default model first."""
         default = self.card(None)
         return (default, *(card for card in self.cards.values() if card.preload and card.id != default.id))
+
+
+def _fitting(cards: Mapping[str, Fitting], kind: str, name: str, family: Family, param: str) -> Fitting:
+    found = cards.get(name.strip().casefold())
+    if found is not None and found.family is family:
+        return found
+    names = ", ".join(card.name for card in cards.values() if card.family is family)
+    there = f"for family {family.value} there are {names}." if names else f"models.yaml lists none for family {family.value}."
+    if found is None:
+        msg = f"There is no {kind} {name!r}; {there}"
+        raise InvalidRequest(msg, param=param)
+    msg = f"{kind} {found.name!r} is made for family {found.family.value}, this model is of family {family.value}; {there}"
+    raise Unsupported(msg, param=param)

@@ -1,7 +1,7 @@
 """The catalog in force, and the file it comes from."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -108,11 +108,24 @@ class CurrentCatalog:
 
 
 def _differences(before: Catalog, after: Catalog) -> dict[str, list[str]]:
-    """Ids for the log."""
-    both = before.cards.keys() & after.cards.keys()
+    """Ids for the log: models by their own, the rest as ``loras.paper-cut``."""
+    old, new = _listed(before), _listed(after)
+    both = old.keys() & new.keys()
     found = {
-        "added": sorted(after.cards.keys() - both),
-        "removed": sorted(before.cards.keys() - both),
-        "changed": sorted(each for each in both if before.cards[each] != after.cards[each]),
+        "added": sorted(new.keys() - both),
+        "removed": sorted(old.keys() - both),
+        "changed": sorted(each for each in both if old[each] != new[each]),
     }
     return {word: ids for word, ids in found.items() if ids}
+
+
+def _listed(catalog: Catalog) -> dict[str, object]:
+    sections: dict[str, Mapping[str, object]] = {
+        "loras": catalog.loras,
+        "controlnets": catalog.controlnets,
+        "ip_adapters": catalog.ip_adapters,
+        "upscalers": catalog.upscalers,
+        "preprocessors": catalog.preprocessors,
+    }
+    rest = {f"{section}.{name}": card for section, cards in sections.items() for name, card in cards.items()}
+    return {**catalog.cards, **rest}

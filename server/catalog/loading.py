@@ -13,6 +13,7 @@ from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.family import Family
 from pipelines.contract.samplers import check_noise, resolve
+from server.catalog import adapters
 from server.catalog.catalog import Catalog
 from server.catalog.embeddings import EmbeddingEntry, embeddings, of_family
 from server.catalog.positions import CatalogError, Document, Where
@@ -34,6 +35,11 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: dict[str, str] = {}
     embeddings: dict[str, Any] = {}
     styles: dict[str, Any] = {}
+    loras: dict[str, Any] = {}
+    controlnets: dict[str, Any] = {}
+    ip_adapters: dict[str, Any] = {}
+    upscalers: dict[str, Any] = {}
+    preprocessors: dict[str, Any] = {}
 
 
 def load(path: Path | None) -> Catalog:
@@ -50,7 +56,7 @@ def load(path: Path | None) -> Catalog:
 def parse(text: str, *, name: str, folder: Path) -> Catalog:
     """The catalog written in ``text``; ``name`` is for messages, relative paths start at ``folder``."""
     document = Document(name, text)
-    file = _convert(document, (), document.value, _File)
+    file = document.convert((), document.value, _File)
     if not file.models:
         raise document.error(("models",), "at least one model is needed")
     words = embeddings(document, _entries(document, "embeddings", file.embeddings, EmbeddingEntry), folder)
@@ -66,11 +72,17 @@ def parse(text: str, *, name: str, folder: Path) -> Catalog:
     default = file.server.default_model
     if default not in cards:
         raise document.error(("server", "default_model"), f"there is no model {default!r}")
+    loras = adapters.loras(document, file.loras, folder)
     return Catalog(
         default_model=default,
         cards=MappingProxyType(cards),
         aliases=MappingProxyType(dict(file.aliases)),
-        styles=styles(document, _entries(document, "styles", file.styles, StyleEntry)),
+        styles=styles(document, _entries(document, "styles", file.styles, StyleEntry), loras),
+        loras=loras,
+        controlnets=adapters.controlnets(document, file.controlnets, folder),
+        ip_adapters=adapters.ip_adapters(document, file.ip_adapters, folder),
+        upscalers=adapters.upscalers(document, file.upscalers, folder),
+        preprocessors=adapters.preprocessors(document, file.preprocessors, folder),
     )
 
 
@@ -84,7 +96,7 @@ def _card(document: Document, model: str, fields: object, folder: Path) -> Model
         raise document.error((*where, "id"), "the id is the key above; leave this out")
     if "embeddings" in fields:
         raise document.error((*where, "embeddings"), "embeddings are listed beside models, each with its family")
-    card = _convert(document, where, {**fields, "id": model}, ModelCard)
+    card = document.convert(where, {**fields, "id": model}, ModelCard)
     card = located(document, where, card, folder)
     _check(document, where, card)
     return card
@@ -149,17 +161,4 @@ def _check_skip_layers(document: Document, where: Where, card: ModelCard) -> Non
 
 
 def _entries(document: Document, section: str, entries: dict[str, Any], kind: type[T]) -> dict[str, T]:
-    return {name: _convert(document, (section, name), fields, kind) for name, fields in entries.items()}
-
-
-def _convert(document: Document, where: Where, value: object, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$")
-        inner = tuple(part for part in re.split(r"[.\[\]`]+", path) if part and part not in {"...", "key in "})
-        unknown = re.search(r"unknown field `([^`]+)`", problem)
-        if unknown is not None:
-            inner = (*inner, unknown[1])
-            problem = "there is no such setting"
-        raise document.error((*where, *inner), problem) from None
+    return {name: document.convert((section, name), fields, kind) for name, fields in entries.items()}

@@ -1,8 +1,12 @@
 """YAML as plain values, with the line of each key."""
 
-from typing import Any
+import re
+from typing import Any, TypeVar
 
+import msgspec
 import yaml
+
+T = TypeVar("T")
 
 Where = tuple[str | int, ...]
 """A path into the document, such as ``("models", "demo", "limits")``."""
@@ -40,6 +44,19 @@ class Document:
             known = known[:-1]
         field = ".".join(str(part) for part in where)
         return CatalogError(f"{self.name}:{self._lines.get(known, 1)}: {f'{field}: ' if field else ''}{problem}")
+
+    def convert(self, where: Where, value: object, kind: type[T]) -> T:
+        """``value``, which stands at ``where``, as ``kind``; raises `CatalogError` at the field at fault."""
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            problem, _, path = str(error).partition(" - at `$")
+            inner = tuple(part for part in re.split(r"[.\[\]`]+", path) if part and part not in {"...", "key in "})
+            unknown = re.search(r"unknown field `([^`]+)`", problem)
+            if unknown is not None:
+                inner = (*inner, unknown[1])
+                problem = "there is no such setting"
+            raise self.error((*where, *inner), problem) from None
 
     def _note(self, where: Where, node: yaml.Node) -> None:
         self._lines.setdefault(where, node.start_mark.line + 1)

@@ -2,12 +2,16 @@
 
 import re
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
+from pipelines.contract.adapters import ControlCard, LoraCard, PreprocessorCard, ReferenceCard, UpscalerCard
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.family import Family
 from server.catalog.positions import Document, Where
+
+Sourced = TypeVar("Sourced", LoraCard, ControlCard, ReferenceCard, UpscalerCard, PreprocessorCard)
 
 _CHECKPOINTS = ("bundled", "dir", "file", "hf", "fake")
 _PARTS = ("dir", "file", "hf")
@@ -23,16 +27,48 @@ _MAY_BE_NULL = "text_encoder_3"
 
 def located(document: Document, where: Where, card: ModelCard, folder: Path) -> ModelCard:
     """``card`` with absolute paths in all its sources; raises `CatalogError` for a source that cannot be one."""
-    source = _source(document, (*where, "source"), card.source, _CHECKPOINTS, folder)
-    if card.revision is not None and not source.startswith("hf:"):
-        raise document.error((*where, "revision"), "only a source that begins with hf: has revisions")
-    if card.revision is not None and "@" in source:
-        raise document.error((*where, "revision"), "the source names a revision already, behind its @")
-    vae = None if card.vae is None else _source(document, (*where, "vae"), card.vae, _PARTS, folder)
+    source = addressed(document, (*where, "source"), card.source, _CHECKPOINTS, folder)
+    _check_revision(document, where, source, card.revision)
+    vae = None if card.vae is None else addressed(document, (*where, "vae"), card.vae, _PARTS, folder)
     if vae is not None and card.family is Family.FAKE:
         raise document.error((*where, "vae"), "family fake has no VAE")
     encoders = {name: _encoder(document, where, card, name, folder) for name in card.text_encoders}
     return msgspec.structs.replace(card, source=source, vae=vae, text_encoders=encoders)
+
+
+def sourced(
+    document: Document, where: Where, card: Sourced, schemes: tuple[str, ...], folder: Path, *, file: str | None = None
+) -> Sourced:
+    """An adapter's ``card`` with an absolute path in its source, which must be of ``schemes``; raises `CatalogError`.
+
+    ``file`` is the card's choice among the files of a repository.
+    """
+    source = addressed(document, (*where, "source"), card.source, schemes, folder)
+    _check_revision(document, where, source, card.revision)
+    if file is not None and not source.startswith("hf:"):
+        raise document.error((*where, "file"), "only a source that begins with hf: holds several files")
+    return msgspec.structs.replace(card, source=source)
+
+
+def addressed(document: Document, where: Where, text: str, schemes: tuple[str, ...], folder: Path) -> str:
+    """The source written as ``text``, which must be of ``schemes``, with its path made absolute; raises `CatalogError`."""
+    scheme, colon, rest = text.partition(":")
+    if not colon or scheme not in schemes:
+        raise document.error(where, f"must begin with one of {', '.join(f'{each}:' for each in schemes)}")
+    if scheme != "fake" and not rest:
+        raise document.error(where, f"something must follow {scheme}:")
+    if scheme == "hf" and not _REPOSITORY.fullmatch(rest):
+        raise document.error(where, "must be hf:OWNER/NAME, or hf:OWNER/NAME@REVISION")
+    if scheme in {"dir", "file"}:
+        return f"{scheme}:{(folder / Path(rest).expanduser()).absolute()}"
+    return text
+
+
+def _check_revision(document: Document, where: Where, source: str, revision: str | None) -> None:
+    if revision is not None and not source.startswith("hf:"):
+        raise document.error((*where, "revision"), "only a source that begins with hf: has revisions")
+    if revision is not None and "@" in source:
+        raise document.error((*where, "revision"), "the source names a revision already, behind its @")
 
 
 def _encoder(document: Document, where: Where, card: ModelCard, name: str, folder: Path) -> str | None:
@@ -46,17 +82,4 @@ def _encoder(document: Document, where: Where, card: ModelCard, name: str, folde
         if name != _MAY_BE_NULL:
             raise document.error(place, f"only {_MAY_BE_NULL} can be left out; name a source")
         return None
-    return _source(document, place, source, _PARTS, folder)
-
-
-def _source(document: Document, where: Where, text: str, schemes: tuple[str, ...], folder: Path) -> str:
-    scheme, colon, rest = text.partition(":")
-    if not colon or scheme not in schemes:
-        raise document.error(where, f"must begin with one of {', '.join(f'{each}:' for each in schemes)}")
-    if scheme != "fake" and not rest:
-        raise document.error(where, f"something must follow {scheme}:")
-    if scheme == "hf" and not _REPOSITORY.fullmatch(rest):
-        raise document.error(where, "must be hf:OWNER/NAME, or hf:OWNER/NAME@REVISION")
-    if scheme in {"dir", "file"}:
-        return f"{scheme}:{(folder / Path(rest).expanduser()).absolute()}"
-    return text
+    return addressed(document, place, source, _PARTS, folder)

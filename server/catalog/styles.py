@@ -6,6 +6,8 @@ from types import MappingProxyType
 
 import msgspec
 
+from pipelines.contract.adapters import LoraCard
+from pipelines.contract.loras import extract
 from pipelines.contract.request import PLACE, Style
 from server.catalog.positions import Document
 
@@ -16,18 +18,22 @@ class StyleEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of ``styles:`` in models.yaml."""
 
     prompt: str
-    """What is drawn, with ``{prompt}`` once, where the caller's words go."""
+    """What is drawn, with ``{prompt}`` once, where the caller's words go; LoRA tags count as in prompts."""
     negative: str = ""
 
 
-def styles(document: Document, entries: Mapping[str, StyleEntry]) -> Mapping[str, Style]:
-    """The presets and the house styles of ``entries``, which win; raises `CatalogError`."""
+def styles(document: Document, entries: Mapping[str, StyleEntry], loras: Mapping[str, LoraCard]) -> Mapping[str, Style]:
+    """The presets and the house styles of ``entries``, which win, their LoRA tags still in them; raises `CatalogError`."""
     house: dict[str, Style] = {}
     for name, entry in entries.items():
         if not _NAME.fullmatch(name):
             raise document.error(("styles", name), "a style's name is made of small letters, digits and . _ -")
         if entry.prompt.count(PLACE) != 1:
             raise document.error(("styles", name, "prompt"), f"must have {PLACE} once, where the caller's words go")
+        for part, text in (("prompt", entry.prompt), ("negative", entry.negative)):
+            for tag in extract(text)[1]:
+                if tag.name.casefold() not in loras:
+                    raise document.error(("styles", name, part), f"there is no LoRA {tag.name!r}")
         house[name] = Style(name, entry.prompt, entry.negative)
     return MappingProxyType({**PRESETS, **house})
 

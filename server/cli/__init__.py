@@ -6,8 +6,11 @@ from typing import Any
 
 import click
 
+from server.cli.database import db
+from server.cli.keys import keys
 from server.cli.models import models
 from server.cli.options import settings_from, settings_options
+from server.cli.webhooks import webhooks
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,16 +25,25 @@ def serve(**flags: Any) -> None:
     """Start the server and its workers."""
     settings = settings_from(flags)
     # Late, so that --help and --version answer at once.
-    from server.app import run  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from server.app import Exposed, run  # noqa: PLC0415
     from server.catalog.positions import CatalogError  # noqa: PLC0415
+    from server.db.migrating import NewerDatabase  # noqa: PLC0415
 
     try:
         asyncio.run(run(settings))
-    except CatalogError as error:
+    except (CatalogError, Exposed, NewerDatabase) as error:
         raise click.ClickException(str(error)) from None
+    except SQLAlchemyError as error:
+        msg = f"the database cannot be used: {error}"
+        raise click.ClickException(msg) from None
     except OSError as error:
         msg = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
         raise click.ClickException(msg) from None
 
 
 main.add_command(models)
+main.add_command(db)
+main.add_command(keys)
+main.add_command(webhooks)

@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
+from pipelines.contract.adapters import ControlCard, LoraCard, ReferenceCard
 from pipelines.contract.catalog import ModelCard
 from server.cli.options import cards_from, catalog_options, settings_from, settings_options
 
@@ -38,6 +40,16 @@ def list_models(**flags: Any) -> None:
         names = [alias for alias, target in catalog.aliases.items() if target == card.id]
         marks = " (default)" if card.id == catalog.default_model else ""
         click.echo(f"{card.id}{marks}\t{card.family.value}\t{card.source}\t{' '.join(names)}")
+    fitting: dict[str, Iterable[LoraCard | ControlCard | ReferenceCard]] = {
+        "loras": catalog.loras.values(),
+        "controlnets": catalog.controlnets.values(),
+        "ip_adapters": catalog.ip_adapters.values(),
+    }
+    for section, cards in fitting.items():
+        for each in cards:
+            click.echo(f"{section}.{each.name}\t{each.family.value}\t{each.source}\t")
+    for upscaler in catalog.upscalers.values():
+        click.echo(f"upscalers.{upscaler.name}\tany\t{upscaler.source}\t")
 
 
 @models.command()

@@ -22,6 +22,11 @@ def catalog_options(command: Callable[..., None]) -> Callable[..., None]:
     return _options(command, frozenset({"models", "devices"}))
 
 
+def database_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` the flags that say which database."""
+    return _options(command, frozenset({"home", "database_url"}))
+
+
 def settings_from(flags: dict[str, Any]) -> Settings:
     """The settings of the environment and ``flags``; a wrong one ends the command."""
     given = {field: str(value) for field, value in flags.items() if value is not None}

@@ -3,26 +3,33 @@
 from enum import StrEnum
 
 import msgspec
+from msgspec.structs import replace
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import ErrorReport
+from pipelines.contract.messages import RunStats
+from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
+from server.domain.webhook import Notify
+
+DOT = Picture(1, 1, "L", b"\0")
 
 
 class JobState(StrEnum):
-    """Where a job stands; the last three are final."""
+    """Where a job stands; all but the first two are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    EXPIRED = "expired"
 
     @property
     def final(self) -> bool:
         """Whether nothing will happen to it any more."""
-        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+        return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -34,19 +41,32 @@ class Order(msgspec.Struct, frozen=True):
     priority: Priority = Priority.NORMAL
     cards: tuple[ModelCard, ...] = ()
     """The cards of the request's models at the time of the order: an edit of models.yaml does not change what was ordered."""
+    notify: Notify | None = None
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One order and what became of it; a new value for each change."""
+    """One order and what became of it; a new value for each change, made by `server.domain.transitions.advance`."""
 
     id: str
     order: Order
     state: JobState
     created: float
     """Unix time."""
+    durable: bool = False
+    """Accepted for good: it outlives the server. False: somebody waits for the answer, and it ends with the server."""
     started: float | None = None
+    """When it began for the first time."""
     finished: float | None = None
+    attempts: int = 0
+    """How often a server has begun it."""
+    owner: str | None = None
+    """RUNNING: the server process that works on it."""
+    lease: float | None = None
+    """RUNNING: Unix time at which anybody may take it over, unless its owner says that it lives."""
+    cancel_asked: bool = False
     assets: tuple[Asset, ...] = ()
+    stats: RunStats | None = None
+    """Where its time went, once it has succeeded."""
     error: ErrorReport | None = None
 
     @property
@@ -54,9 +74,22 @@ class Job(msgspec.Struct, frozen=True):
         """How many images it makes."""
         return len(self.order.request.seeds)
 
+    @property
+    def work(self) -> int:
+        """Pixel-steps: width x height x steps, over all images."""
+        request = self.order.request
+        return request.width * request.height * request.sampling.steps * self.images
+
     def without_input(self) -> "Job":
-        """The same job without its input pictures: what is worth remembering once it is over."""
-        if self.order.request.init is None:
-            return self
-        request = msgspec.structs.replace(self.order.request, init=None)
-        return msgspec.structs.replace(self, order=msgspec.structs.replace(self.order, request=request))
+        """The same job with a dot in the place of each input picture: what is worth remembering once it is over."""
+        request = self.order.request
+        init = request.init
+        if init is not None:
+            init = replace(init, picture=DOT, mask=None if init.mask is None else DOT)
+        bare = replace(
+            request,
+            init=init,
+            controls=tuple(replace(use, picture=DOT) for use in request.controls),
+            references=tuple(replace(use, pictures=(DOT,) * len(use.pictures)) for use in request.references),
+        )
+        return replace(self, order=replace(self.order, request=bare))

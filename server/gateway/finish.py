@@ -5,6 +5,7 @@ import time
 
 import msgspec
 
+from pipelines.contract.loras import tag
 from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
@@ -81,7 +82,14 @@ def parameters(request: ImageRequest, seed: int) -> str:
         facts["Style"] = request.style.name
     if request.clip_skip:
         facts["Clip skip"] = request.clip_skip + 1
-    lines = [request.prompt]
+    if request.hires is not None:
+        facts["Hires resize"] = f"{request.hires.width}x{request.hires.height}"
+        facts["Hires upscaler"] = request.hires.card.name if request.hires.card else request.hires.enlarger.value
+        facts["Hires denoising strength"] = f"{request.hires.strength:g}"
+    for index, use in enumerate(request.controls):
+        facts[f"ControlNet {index}"] = f'"Model: {use.card.name}, Module: {use.preprocessor or "none"}, Weight: {use.weight:g}"'
+    tags = [tag(use.card.name, use.text_weight, use.weight) for use in request.loras]
+    lines = [" ".join([request.prompt, *tags])]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     lines.append(", ".join(f"{key}: {value}" for key, value in facts.items()) + ", Version: aquatint")

@@ -32,16 +32,28 @@ class Admission:
         """Take nothing new from now on."""
         self._closed = True
 
-    def enter(self, images: int, wait_seconds: float) -> None:
-        """Let ``images`` in, or raise; an idle server takes even more than its limit at once."""
+    def check_open(self) -> None:
+        """Raise `ShuttingDown` if nothing new is taken."""
         if self._closed:
             self._metrics.refused(ShuttingDown.code)
             msg = "The server is shutting down and takes no new work."
             raise ShuttingDown(msg, retry_after=5.0)
+
+    def enter(self, images: int, wait_seconds: float) -> None:
+        """Let ``images`` in, or raise; an idle server takes even more than its limit at once."""
+        self.check_open()
         if self._images and self._images + images > self._limit:
             self._metrics.refused(Overloaded.code)
             msg = f"The queue is full: {self._images} images are waiting or being made, the limit is {self._limit}."
-            raise Overloaded(msg, retry_after=min(max(wait_seconds, _LEAST_RETRY), _MOST_RETRY))
+            raise Overloaded(msg, retry_after=self.patience(wait_seconds))
+        self.take(images)
+
+    def patience(self, wait_seconds: float) -> float:
+        """What a client is told to wait where ``wait_seconds`` are needed: within what clients obey."""
+        return min(max(wait_seconds, _LEAST_RETRY), _MOST_RETRY)
+
+    def take(self, images: int) -> None:
+        """``images`` that were accepted before are at work now."""
         self._images += images
         self._metrics.queue(self._images)
 

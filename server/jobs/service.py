@@ -1,28 +1,54 @@
-"""Everything asked for is a job: submitted, run, awaited, cancelled."""
+"""Everything asked for is a job: submitted, run, awaited, looked at, cancelled."""
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from pipelines.contract.errors import AquatintError, Cancelled, EngineFailure, ShuttingDown
-from server.domain.asset import Asset
-from server.domain.call import Call, Emit, ignore
+from pipelines.contract.errors import EngineFailure, Overloaded
+from server.domain.call import Emit, ignore
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
-from server.domain.ports import JobRepository
+from server.domain.ports import JobFilter, JobPage, JobRepository
+from server.domain.transitions import Begun, CancelAsked, Dropped, advance
 from server.gateway.finish import Gateway
 from server.jobs.admission import Admission
+from server.jobs.bus import Bus, Moment
+from server.jobs.runner import Pace, Runner
 from server.telemetry.metrics import Metrics
+
+FOLLOW_SECONDS = 1.0
+"""How often who follows a job hears that nothing has happened, and the database is asked about it."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a job stands in the queue."""
+
+    ahead: int
+    """Jobs before it."""
+    begins: float
+    """Unix time, estimated."""
 
 
 class JobService:
-    """The only door to the gateway. Jobs run inside `running`, one task each."""
+    """The only door to the gateway."""
 
-    __slots__ = ("_admission", "_clock", "_cut_off", "_gateway", "_group", "_idle", "_log", "_metrics", "_repository", "_tasks")
+    __slots__ = (
+        "_admission",
+        "_bus",
+        "_clock",
+        "_gateway",
+        "_metrics",
+        "_queue_most",
+        "_repository",
+        "_runner",
+        "_sinks",
+        "_told",
+        "life",
+    )
 
     def __init__(
         self,
@@ -33,129 +59,187 @@ class JobService:
         clock: Clock,
         metrics: Metrics,
         log: FilteringBoundLogger,
+        ended: Callable[[Job], None] = lambda _job: None,
+        queue_most: int = 10_000,
+        pace: Pace = Pace(),  # noqa: B008 - a frozen struct
     ) -> None:
-        self._gateway = gateway
-        self._repository = repository
-        self._admission = admission
-        self._clock = clock
-        self._metrics = metrics
-        self._log = log
-        self._tasks: dict[str, asyncio.Task[Job]] = {}
-        self._group: asyncio.TaskGroup | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._cut_off = False
+        """``queue_most`` bounds the images of queued jobs, ``admission`` those that are waited for or at work.
+
+        ``ended`` hears of every job that is over.
+        """
+        self._told = ended
+        self._gateway, self._repository, self._admission = gateway, repository, admission
+        self._clock, self._metrics, self._queue_most = clock, metrics, queue_most
+        self._bus = Bus()
+        self.life = secrets.token_hex(4)
+        """A word for this process: the numbers of its events mean nothing in another."""
+        self._sinks: dict[str, Emit] = {}
+        """Of those who wait for their job and want to hear of it themselves."""
+        self._runner = Runner(
+            gateway,
+            repository,
+            admission,
+            listen=self._listen,
+            ended=self._ended,
+            clock=clock,
+            metrics=metrics,
+            log=log,
+            pace=pace,
+        )
 
     @property
     def draining(self) -> bool:
         """Whether new work is refused."""
         return self._admission.closed
 
+    @property
+    def bus(self) -> Bus:
+        """What happens to jobs, to be watched."""
+        return self._bus
+
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["JobService"]:
-        """Jobs live inside this block; those still running at its end are cancelled."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
+    async def running(self, *, alone: bool = False) -> AsyncIterator["JobService"]:
+        """Jobs run inside this block; ``alone``: no other server lives, so what dead ones have begun is taken over at once."""
+        await self._repository.sweep(everybody=alone)
+        async with self._runner.running():
             try:
                 yield self
             finally:
-                self.cut_off()
-                self._group = None
+                self.close()
 
     async def submit(self, order: Order, emit: Emit = ignore) -> Job:
-        """Admit ``order`` and start it; raises `Overloaded` or `ShuttingDown` before any work."""
-        request = order.request
-        work = request.width * request.height * request.sampling.steps * len(request.seeds)
-        self._admission.enter(len(request.seeds), self._gateway.wait_seconds(work))
-        job = Job(id=request.id, order=order, state=JobState.QUEUED, created=self._clock.time())
+        """Admit ``order`` and start it at once, for somebody who waits; raises `Overloaded` or `ShuttingDown` before any work."""
+        job = self._job(order, durable=False)
+        self._admission.enter(job.images, self._gateway.wait_seconds(job.work))
         try:
-            await self._repository.save(job)
-            if self._group is None:
-                msg = "The server is not running."
-                raise EngineFailure(msg)  # noqa: TRY301 - the place must be given back either way
+            job = advance(job, Begun(self._runner.owner, self._runner.lease), self._clock.time())
+            await self._repository.add(job)
+            self._sinks[job.id] = emit
+            self._runner.start(job)
         except BaseException:
+            self._sinks.pop(job.id, None)
             self._admission.leave(job.images)
             raise
-        self._idle.clear()
-        task = self._group.create_task(self._run(job, emit), name=f"job {job.id}")
-        self._tasks[job.id] = task
-        task.add_done_callback(lambda _task: self._over(job))
+        return job
+
+    async def enqueue(self, order: Order) -> Job:
+        """Accept ``order`` for good: once this returns it will be done, whatever becomes of this process.
+
+        Raises `Overloaded` or `ShuttingDown`.
+        """
+        job = self._job(order, durable=True)
+        self._admission.check_open()
+        waiting = await self._repository.queued_images()
+        if waiting and waiting + job.images > self._queue_most:
+            self._metrics.refused(Overloaded.code)
+            msg = f"The queue is full: {waiting} images are waiting in it, the limit is {self._queue_most}."
+            raise Overloaded(msg, retry_after=self._admission.patience(self._gateway.wait_seconds(job.work)))
+        await self._repository.add(job)
+        self._bus.queued(job)
+        self._runner.look()
         return job
 
     async def wait(self, job: Job) -> Job:
-        """The job once it is over; cancelling the waiter leaves the job alone."""
-        task = self._tasks.get(job.id)
+        """``job``, which runs here, once it is over; cancelling the waiter leaves the job alone."""
+        task = self._runner.task(job.id)
         if task is not None:
             await asyncio.wait([task])
         known = await self._repository.get(job.id)
         if known is None or not known.state.final:
-            report = Cancelled("The job was cancelled before it began.").report()
-            return msgspec.structs.replace(job, state=JobState.CANCELLED, finished=self._clock.time(), error=report)
+            # Stopped before its first step, or its end could not be written down.
+            known = advance(job, Dropped(), self._clock.time())
+        if not known.state.final:
+            msg = "How the job ended could not be written down; it will be done again."
+            raise EngineFailure(msg)
         return known
 
+    async def get(self, job_id: str) -> Job | None:
+        """The job as it stands."""
+        return await self._repository.get(job_id)
+
+    async def place(self, job: Job) -> Place:
+        """Where a queued job stands, and when it may begin, judged by the backlog and the pace of the workers."""
+        ahead = await self._repository.ahead(job)
+        return Place(ahead.jobs, self._clock.time() + self._gateway.wait_seconds(ahead.work))
+
+    async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[Moment | None]:
+        """What happens to a job from event ``after`` on, to its end; None now and then when nothing does.
+
+        Of a job that another server works on, or of one that this process does not remember, only the end is told.
+        """
+        while True:
+            moments = await self._bus.since(job_id, after, FOLLOW_SECONDS)
+            for moment in moments:
+                after = moment.number
+                yield moment
+                if moment.kind == "finished":
+                    return
+            if moments:
+                continue
+            yield None
+            job = await self._repository.get(job_id)
+            if job is None:
+                return
+            if job.state.final and not self._bus.remembers(job_id, after):
+                yield Moment(after + 1, "finished", job)
+                return
+
+    async def page(self, wanted: JobFilter, after: tuple[float, str] | None, most: int) -> JobPage:
+        """The newest jobs that ``wanted`` describes, from the one after ``after`` on."""
+        return await self._repository.page(wanted, after, most)
+
+    async def delete(self, job_id: str) -> bool:
+        """Forget a job that is over."""
+        return await self._repository.delete(job_id)
+
     def cancel(self, job_id: str) -> None:
-        """Stop the job; it ends as cancelled. Unknown and finished jobs are left alone."""
-        task = self._tasks.get(job_id)
-        if task is not None:
-            task.cancel()
+        """Stop a job that runs here; it ends as cancelled. Others, and finished ones, are left alone."""
+        self._runner.cancel(job_id)
+
+    async def revoke(self, job_id: str) -> Job | None:
+        """Cancel a job wherever it is: the job as it stands then, running still if its server has yet to hear of it."""
+        if self._runner.task(job_id) is not None:
+            self._runner.cancel(job_id)
+            return await self._repository.get(job_id)
+        job = await self._repository.happen(job_id, CancelAsked())
+        if job is not None and job.state is JobState.CANCELLED:
+            self._ended(job)
+        return job
 
     def close(self) -> None:
         """Take nothing new from now on."""
         self._admission.close()
 
     def cut_off(self) -> None:
-        """End what still runs; its waiters hear that the server shuts down."""
+        """End what still runs: who waits hears that the server shuts down, what was queued goes back to the queue."""
         self.close()
-        self._cut_off = True
-        for task in self._tasks.values():
-            task.cancel()
+        self._runner.cut_off()
 
     async def idle(self) -> None:
-        """Return once no job is left."""
-        await self._idle.wait()
+        """Return once no job is left here."""
+        await self._runner.idle()
 
-    async def _run(self, job: Job, emit: Emit) -> Job:
-        running = msgspec.structs.replace(job, state=JobState.RUNNING, started=self._clock.time())
-        await self._repository.save(running)
-        order = job.order
-        call = Call(job.id, order.tenant, order.priority, order.request.deadline, emit, order.cards)
-        try:
-            finished = await self._gateway.generate(order.request, order.delivery, call)
-        except asyncio.CancelledError:
-            late = ShuttingDown("The server shut down before the request was finished.")
-            error = late if self._cut_off else Cancelled("The job was cancelled.")
-            return await self._end(running, JobState.CANCELLED, error=error)
-        except AquatintError as error:
-            state = JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED
-            return await self._end(running, state, error=error)
-        except Exception:  # noqa: BLE001 - a job must not take the others with it: TaskGroup would cancel them all
-            self._log.exception("job failed", job=job.id)
-            return await self._end(running, JobState.FAILED, error=EngineFailure("The server made a mistake; it is logged."))
-        return await self._end(running, JobState.SUCCEEDED, assets=finished.assets)
+    def _job(self, order: Order, *, durable: bool) -> Job:
+        return Job(order.request.id, order, JobState.QUEUED, self._clock.time(), durable=durable)
 
-    async def _end(self, job: Job, state: JobState, *, assets: tuple[Asset, ...] = (), error: AquatintError | None = None) -> Job:
-        now = self._clock.time()
-        report = error.report() if error else None
-        ended = msgspec.structs.replace(job, state=state, finished=now, assets=assets, error=report)
-        await self._repository.save(ended)
-        self._metrics.job(state.value, now - job.created)
-        self._log.info(
-            "job is over",
-            job=job.id,
-            state=state.value,
-            images=job.images,
-            seconds=round(now - job.created, 3),
-            error=report.code if report else None,
-        )
-        return ended
+    def _listen(self, job: Job) -> Emit:
+        if not job.durable:
+            return self._sinks.get(job.id, ignore)
+        self._bus.started(job)
+        return self._bus.sink(job.id)
 
-    def _over(self, job: Job) -> None:
-        self._tasks.pop(job.id, None)
-        self._admission.leave(job.images)
-        if not self._tasks:
-            self._idle.set()
+    def _ended(self, job: Job) -> None:
+        self._sinks.pop(job.id, None)
+        if job.durable:
+            self._bus.finished(job)
+        self._told(job)
 
 
 def new_id() -> str:
     """An id for a job and its request."""
     return secrets.token_hex(12)
+
+
+def draw_seed() -> int:
+    """A seed for a request that has none; 32 bits, so that every tool can hold it."""
+    return secrets.randbits(32)

@@ -57,7 +57,30 @@ BODIES = {
     "compressed png": ({"prompt": "x", "output_compression": 50}, 400, "output_compression"),
     "compression of 101": ({"prompt": "x", "output_format": "jpeg", "output_compression": 101}, 400, "output_compression"),
     "transparent": ({"prompt": "x", "background": "transparent"}, 400, "background"),
-    "body of 3 MB": (b'{"prompt": "' + b"x" * 3_000_000 + b'"}', 413, None),
+    "body of 3 MB": (b'{"prompt": "' + b"x" * 3_000_000 + b'"}', 400, "prompt"),
+    "unknown lora": ({"prompt": "x", "loras": ["paper"]}, 400, "loras[0].name"),
+    "unknown lora in a tag": ({"prompt": "x <lora:paper:0.5>"}, 400, "prompt"),
+    "option of a lora that there is not": (
+        {"prompt": "x", "loras": [{"name": "a"}, {"name": "b", "wight": 1}]},
+        400,
+        "loras[1].wight",
+    ),
+    "control without a picture": ({"prompt": "x", "controls": [{"name": "canny"}]}, 400, "controls[0].image"),
+    "mask options without a picture": ({"prompt": "x", "mask_blur": 4}, 400, "mask_blur"),
+    "an asset that is not there": (
+        {"prompt": "x", "controls": [{"name": "canny", "image": "asset_" + "0" * 32}]},
+        404,
+        "controls[0].image",
+    ),
+    "hires without a size": ({"prompt": "x", "hires": {}}, 400, "hires"),
+    "a second pass beyond the limit": ({"prompt": "x", "hires": {"scale": 4}}, 400, "hires"),
+    "unknown upscaler": ({"prompt": "x", "upscale": {"scale": 2, "upscaler": "sharp"}}, 400, "upscale.upscaler"),
+    "a balance that there is not": (
+        {"prompt": "x", "controls": [{"name": "a", "image": "x", "balance": "mine"}]},
+        400,
+        "controls[0].balance",
+    ),
+    "format said twice": ({"prompt": "x", "output_format": "png", "output": {"format": "png"}}, 400, "output.format"),
 }
 
 
@@ -97,6 +120,17 @@ FILES = {
     "strength 0": ({"image": png()}, {"strength": "0"}, 400, "strength"),
     "strength nan": ({"image": png()}, {"strength": "nan"}, 400, "strength"),
     "n as a word": ({"image": png()}, {"n": "two"}, 400, "n"),
+    "loras as the client of OpenAI nests them": ({"image": png()}, {"loras[][name]": "a", "loras[][weight]": "1"}, 400, "loras"),
+    "loras that are no json": ({"image": png()}, {"loras": "[{"}, 400, "loras"),
+    "a control of a part that there is not": (
+        {"image": png()},
+        {"controls": '[{"name": "a", "image": "b"}]'},
+        400,
+        "controls[0].image",
+    ),
+    "a margin that is no number": ({"image": png()}, {"outpaint": '{"left": "wide"}'}, 400, "outpaint.left"),
+    "margins without a side": ({"image": png()}, {"outpaint": "{}"}, 400, "outpaint"),
+    "only_masked without a mask": ({"image": png()}, {"only_masked": "true"}, 400, "only_masked"),
     "stepless sampler": ({"image": png()}, {"sampler": "ipndm"}, 400, "sampler"),
 }
 
@@ -126,7 +160,7 @@ def test_unknown_addresses_and_methods(fake_server):
 
 
 def test_unknown_keys_are_ignored(fake_server):
-    body = {"prompt": "x", "n": None, "user": "u", "moderation": "low", "style": "vivid", "loras": [{"name": 1}], "svg": {}}
+    body = {"prompt": "x", "n": None, "user": "u", "moderation": "low", "style": "vivid", "extra": [{"name": 1}], "svg": {}}
     assert fake_server.client.post(GENERATE, json=body).status_code == 200
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.contract.loras import LoraReference, extract
 from pipelines.prompts.fragments import Break, Fragment, plain
 from pipelines.prompts.learned import LearnedWords
-from pipelines.prompts.loras import LoraReference, extract
 from pipelines.prompts.script import Script
 
 
@@ -18,12 +18,12 @@ from pipelines.prompts.script import Script
         ("a <lora:paper cut> b", "a  b", [LoraReference("paper cut")]),
         ("<lora:x:0.5>", "", [LoraReference("x", 0.5, 0.5)]),
         ("<lora:x:0.5:0.8>", "", [LoraReference("x", 0.5, 0.8)]),
-        ("<lora:x:unet=0.8>", "", [LoraReference("x", 1, 0.8)]),
+        ("<lora:x:unet=0.8>", "", [LoraReference("x", None, 0.8)]),
         ("<lora:x:te=0.3:unet=0>a<lyco:y:-1>", "a", [LoraReference("x", 0.3, 0), LoraReference("y", -1, -1)]),
         ("<lora:x:1e9><lora:y:nan><lora:z:lots>", "", [LoraReference("x", 20, 20), LoraReference("y"), LoraReference("z")]),
         ("<lora:> <lora::1> <lora:x", "<lora:> <lora::1> <lora:x", []),
         ("a < b > c <other:x:1>", "a < b > c <other:x:1>", []),
-        ("[<lora:x:1>a:b:3]", "[a:b:3]", [LoraReference("x")]),
+        ("[<lora:x:1>a:b:3]", "[a:b:3]", [LoraReference("x", 1, 1)]),
     ],
 )
 def test_lora_tags(text, kept, found):

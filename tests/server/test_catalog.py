@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.contract.catalog import EmbeddingCard
-from pipelines.contract.errors import InvalidRequest, UnknownModel
+from pipelines.contract.errors import InvalidRequest, UnknownModel, Unsupported
 from pipelines.contract.family import Family
 from server.catalog.loading import load, parse
 from server.catalog.positions import CatalogError
@@ -257,3 +257,108 @@ def test_a_default_sampler_that_cannot_run_the_model_s_schedule_is_told():
     assert catalog(zero_snr).card("org/b").schedule.zero_snr
     message = refused(zero_snr.replace("Euler a", "Heun"))
     assert message.startswith("models.yaml:10: models.org/b.defaults.sampler: Sampler 'heun' cannot run")
+
+
+ADAPTED = (
+    GOOD
+    + """\
+loras:
+  Paper Cut: {source: file:loras/paper.safetensors, family: sd, weight: 0.8, trigger: paper cut style}
+  ink: {source: hf:some/ink@v1, file: ink.safetensors, family: sdxl}
+  outline: {source: bundled:outline, family: sd}
+controlnets:
+  canny: {source: dir:control/canny, family: sd, preprocessor: canny}
+  union: {source: hf:some/union, revision: main, family: sdxl, kind: union, modes: {openpose: 0, depth: 1}}
+ip_adapters:
+  plus: {source: file:ip/plus.safetensors, family: sd, image_encoder: dir:ip/encoder}
+upscalers:
+  sharp: {source: file:/up/sharp.safetensors, tile: 256}
+preprocessors:
+  depth: {source: hf:some/depth}
+styles:
+  cut: {prompt: "<lora:paper cut:0.5>{prompt}", negative: flat}
+"""
+)
+
+
+def test_adapters_are_read_with_their_places():
+    found = catalog(ADAPTED)
+    paper = found.lora(" PAPER cut", Family.SD)
+    assert (paper.name, paper.source, paper.weight) == ("Paper Cut", "file:/etc/aquatint/loras/paper.safetensors", 0.8)
+    assert found.lora("ink", Family.SDXL).file == "ink.safetensors"
+    assert found.lora("outline", Family.SD).source == "bundled:outline"
+    assert found.controlnet("Canny", Family.SD).source == "dir:/etc/aquatint/control/canny"
+    assert found.controlnet("union", Family.SDXL).modes == {"openpose": 0, "depth": 1}
+    assert found.ip_adapter("plus", Family.SD).image_encoder == "dir:/etc/aquatint/ip/encoder"
+    assert found.upscaler("SHARP").tile == 256
+    assert found.preprocessors["depth"].source == "hf:some/depth"
+    with pytest.raises(TypeError):
+        found.loras["new"] = paper
+
+
+@pytest.mark.parametrize(
+    ("look_up", "kind", "message"),
+    [
+        (
+            lambda found: found.lora("papre", Family.SD, "loras[0].name"),
+            InvalidRequest,
+            "There is no LoRA 'papre'; for family sd there are Paper Cut, outline.",
+        ),
+        (
+            lambda found: found.lora("ink", Family.SD, "loras[0].name"),
+            Unsupported,
+            "LoRA 'ink' is made for family sdxl, this model is of family sd; for family sd there are Paper Cut, outline.",
+        ),
+        (
+            lambda found: found.controlnet("canny", Family.SD3, "loras[0].name"),
+            Unsupported,
+            "ControlNet 'canny' is made for family sd, this model is of family sd3; models.yaml lists none for family sd3.",
+        ),
+        (
+            lambda found: found.ip_adapter("x", Family.SD, "loras[0].name"),
+            InvalidRequest,
+            "There is no IP-Adapter 'x'; for family sd there are plus.",
+        ),
+        (
+            lambda found: found.upscaler("x", "loras[0].name"),
+            InvalidRequest,
+            "There is no upscaler 'x'; there are sharp.",
+        ),
+    ],
+)
+def test_an_adapter_that_is_not_there_is_told_with_those_that_are(look_up, kind, message):
+    with pytest.raises(kind) as caught:
+        look_up(catalog(ADAPTED))
+    assert (type(caught.value), caught.value.message, caught.value.param) == (kind, message, "loras[0].name")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  Paper Cut:", "  a:b:", "models.yaml:16: loras.a:b: a name is made of"),
+        ("  ink:", "  paper cut:", "models.yaml:17: loras.paper cut: requests cannot tell it from 'Paper Cut'"),
+        ("weight: 0.8", "weight: 30", "models.yaml:16: loras.Paper Cut.weight: must be from -20 to 20"),
+        ("weight: 0.8", "wight: 1", "models.yaml:16: loras.Paper Cut.wight: there is no such setting"),
+        ("weight: 0.8", "name: x", "models.yaml:16: loras.Paper Cut.name: the name is the key above"),
+        ("weight: 0.8", "file: x", "models.yaml:16: loras.Paper Cut.file: only a source that begins with hf:"),
+        ("weight: 0.8", "revision: x", "models.yaml:16: loras.Paper Cut.revision: only a source that begins with hf:"),
+        ("bundled:outline, family: sd", "bundled:outline", "models.yaml:18: loras.outline: Object missing required field"),
+        ("bundled:outline", "dir:outline", "models.yaml:18: loras.outline.source: must begin with one of bundled:, file:, hf:"),
+        ("bundled:outline", "s3:outline", "models.yaml:18: loras.outline.source: must begin with one of"),
+        ("{source: bundled:outline, family: sd}", "x", "models.yaml:18: loras.outline: this must be a mapping"),
+        ("preprocessor: canny", "modes: {a: 1}", "models.yaml:20: controlnets.canny.modes: only kind union has modes"),
+        ("preprocessor: canny", "kind: magic", "models.yaml:20: controlnets.canny.kind: Invalid enum value 'magic'"),
+        ("preprocessor: canny", "kind: union", "models.yaml:20: controlnets.canny.kind: kind union is for family sdxl, not sd"),
+        (", modes: {openpose: 0, depth: 1}", "", "models.yaml:21: controlnets.union.modes: a union needs them"),
+        ("depth: 1", "depth: -1", "models.yaml:21: controlnets.union.modes: numbers begin at 0"),
+        ("family: sd, image_encoder", "family: sd3, image_encoder", "models.yaml:23: ip_adapters.plus.family: IP-Adapters are"),
+        ("dir:ip/encoder", "file:x", "models.yaml:23: ip_adapters.plus.image_encoder: must begin with one of dir:, hf:"),
+        ("tile: 256", "tile: 0", "models.yaml:25: upscalers.sharp.tile: must be from 64 to 4096"),
+        ("hf:some/depth", "bundled:depth", "models.yaml:27: preprocessors.depth.source: must begin with one of dir:, file:, hf:"),
+        ("<lora:paper cut", "<lora:gone", "models.yaml:29: styles.cut.prompt: there is no LoRA 'gone'"),
+        ("negative: flat", 'negative: "<lora:gone:1>"', "models.yaml:29: styles.cut.negative: there is no LoRA 'gone'"),
+    ],
+)
+def test_a_mistake_among_the_adapters_is_told_with_file_line_and_field(old, new, message):
+    assert old in ADAPTED
+    assert refused(ADAPTED.replace(old, new)).startswith(message)

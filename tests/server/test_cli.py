@@ -36,7 +36,7 @@ def test_a_wrong_setting_is_told(run):
 def test_other_machines_are_not_served_without_a_key(run):
     result = run("serve", "--host", "0.0.0.0", "--port", "0")
     assert result.exit_code == 1
-    assert "--insecure-no-keys" in result.output
+    assert "--open-access" in result.output
 
 
 def test_a_taken_port_is_told(run):

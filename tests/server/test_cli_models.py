@@ -35,6 +35,14 @@ def test_show_prints_the_whole_card(run):
     assert run("show", "c").exit_code == 1
 
 
+def test_list_names_models_and_what_stands_beside_them(run, tmp_path):
+    more = "loras: {ink: {source: bundled:ink, family: sd}}\nupscalers: {sharp: {source: bundled:sharp}}\n"
+    (tmp_path / "models.yaml").write_text(CATALOG + more)
+    lines = run("list").output.splitlines()
+    assert lines[0] == "a (default)\tfake\tfake:\tb"
+    assert lines[-2:] == ["loras.ink\tsd\tbundled:ink\t", "upscalers.sharp\tany\tbundled:sharp\t"]
+
+
 def test_check_loads_the_model_and_makes_a_picture(run, tmp_path):
     result = run("check", "a", "--device", "fake", "--out", "x.png")
     assert result.exit_code == 0, result.output

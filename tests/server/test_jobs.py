@@ -1,5 +1,6 @@
 import asyncio
 import io
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
@@ -9,12 +10,16 @@ from pipelines.contract.errors import EngineFailure, InvalidRequest, Overloaded,
 from pipelines.contract.messages import Progress
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Init, Sampling
+from server.db.database import Database, beside
+from server.db.jobs import SqlJobs
+from server.db.migrating import migrate
+from server.db.webhooks import Outbox
 from server.domain.asset import Delivery, Format
 from server.domain.clock import SetClock
 from server.domain.job import JobState, Order
 from server.gateway.finish import Gateway, parameters
 from server.jobs.admission import Admission
-from server.jobs.memory import MemoryRepository
+from server.jobs.runner import Pace
 from server.jobs.service import JobService
 from server.providers.fake import FunctionProvider, flat
 from server.storage.blobs import FolderStore, Retention
@@ -39,13 +44,44 @@ def order(job_id="a", images=1, **fields):
 class Bench:
     """A job service over a provider made of a function, with everything in reach."""
 
-    def __init__(self, folder, function=None, limit=4):
+    def __init__(self, folder, function=None, limit=4, queue_most=100, window=64):
         self.clock, self.metrics = SetClock(), Metrics()
         self.store = FolderStore(folder, Retention(1e9, 1 << 30), self.clock)
-        self.repository = MemoryRepository(self.clock, most=2, seconds=100)
+        self.database = Database(beside(folder))
+        self.repository = SqlJobs(self.database, self.clock, Outbox(lambda job: job.id.encode()))
         self.admission = Admission(limit, self.metrics)
         gateway = Gateway(FunctionProvider(function, wait=7.0), self.store, self.metrics)
-        self.jobs = JobService(gateway, self.repository, self.admission, clock=self.clock, metrics=self.metrics, log=silent())
+        self.jobs = JobService(
+            gateway,
+            self.repository,
+            self.admission,
+            clock=self.clock,
+            metrics=self.metrics,
+            log=silent(),
+            queue_most=queue_most,
+            pace=Pace(window=window),
+        )
+
+    @asynccontextmanager
+    async def running(self):
+        """The database stays open: what it remembers is looked at afterwards, and `close` is called by the fixture."""
+        await migrate(self.database)
+        async with self.jobs.running() as jobs:
+            yield jobs
+
+
+@pytest.fixture
+async def bench(tmp_path):
+    """Makes benches, and closes them."""
+    made = []
+
+    def make(function=None, **options):
+        made.append(Bench(tmp_path, function, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.database.close()
 
 
 class Gate:
@@ -63,57 +99,57 @@ class Gate:
         return flat(request)
 
 
-async def test_a_file_is_as_small_as_its_caller_wants_it(tmp_path):
-    bench = Bench(tmp_path)
+async def test_a_file_is_as_small_as_its_caller_wants_it(bench):
+    own = bench()
     small = msgspec.structs.replace(order(), delivery=Delivery(width=4))
-    async with bench.jobs.running() as jobs:
+    async with own.running() as jobs:
         job = await jobs.wait(await jobs.submit(small))
     (asset,) = job.assets
     assert (asset.width, asset.height) == (4, 4)
-    assert Image.open(io.BytesIO(await bench.store.get(asset.name))).size == (4, 4)
+    assert Image.open(io.BytesIO(await own.store.get(asset.name))).size == (4, 4)
 
 
-async def test_a_job_ends_in_stored_assets(tmp_path):
-    bench = Bench(tmp_path)
-    async with bench.jobs.running() as jobs:
+async def test_a_job_ends_in_stored_assets(bench):
+    own = bench()
+    async with own.running() as jobs:
         job = await jobs.wait(await jobs.submit(order(images=2)))
     assert job.state is JobState.SUCCEEDED
     assert [asset.seed for asset in job.assets] == [0, 1]
-    assert (await bench.store.get(job.assets[0].name))[:4] == b"\x89PNG"
-    assert bench.admission.images == 0
+    assert (await own.store.get(job.assets[0].name))[:4] == b"\x89PNG"
+    assert own.admission.images == 0
 
 
-async def test_progress_reaches_the_listener(tmp_path):
+async def test_progress_reaches_the_listener(bench):
     async def function(request, call):
         call.emit(Progress(request.id, 0, 1, 4))
         return flat(request)
 
     heard = []
-    async with Bench(tmp_path, function).jobs.running() as jobs:
+    async with bench(function).running() as jobs:
         await jobs.wait(await jobs.submit(order(), heard.append))
     assert heard == [Progress("a", 0, 1, 4)]
 
 
-async def test_a_full_queue_refuses_before_any_work(tmp_path):
+async def test_a_full_queue_refuses_before_any_work(bench):
     gate = Gate()
-    bench = Bench(tmp_path, gate, limit=4)
-    async with bench.jobs.running() as jobs:
+    own = bench(gate, limit=4)
+    async with own.running() as jobs:
         job = await jobs.submit(order("a", images=3))
         with pytest.raises(Overloaded) as caught:
             await jobs.submit(order("b", images=2))
         assert caught.value.retry_after == 7.0
         await jobs.submit(order("c", images=1))
-        assert bench.admission.images == 4
+        assert own.admission.images == 4
         gate.open.set()
         await jobs.wait(job)
         await jobs.idle()
-        assert bench.admission.images == 0
-    assert await bench.repository.get("b") is None
-    assert b'aquatint_jobs_refused_total{code="overloaded"} 1.0' in bench.metrics.render()
+        assert own.admission.images == 0
+    assert await own.repository.get("b") is None
+    assert b'aquatint_jobs_refused_total{code="overloaded"} 1.0' in own.metrics.render()
 
 
-async def test_an_idle_server_takes_even_more_than_its_limit(tmp_path):
-    async with Bench(tmp_path, limit=1).jobs.running() as jobs:
+async def test_an_idle_server_takes_even_more_than_its_limit(bench):
+    async with bench(limit=1).running() as jobs:
         assert (await jobs.wait(await jobs.submit(order(images=3)))).state is JobState.SUCCEEDED
 
 
@@ -126,22 +162,22 @@ def test_retry_after_stays_where_clients_obey_it(wait, told):
     assert caught.value.retry_after == told
 
 
-async def test_cancel_reaches_the_provider(tmp_path):
+async def test_cancel_reaches_the_provider(bench):
     gate = Gate()
-    bench = Bench(tmp_path, gate)
-    async with bench.jobs.running() as jobs:
+    own = bench(gate)
+    async with own.running() as jobs:
         job = await jobs.submit(order())
         await gate.entered.wait()
         jobs.cancel(job.id)
         ended = await jobs.wait(job)
     assert gate.left.is_set()
     assert (ended.state, ended.error.code) == (JobState.CANCELLED, "cancelled")
-    assert bench.admission.images == 0
+    assert own.admission.images == 0
 
 
-async def test_cancelled_before_it_began_is_cancelled_too(tmp_path):
+async def test_cancelled_before_it_began_is_cancelled_too(bench):
     gate = Gate()
-    async with Bench(tmp_path, gate).jobs.running() as jobs:
+    async with bench(gate).running() as jobs:
         job = await jobs.submit(order())
         jobs.cancel(job.id)
         assert (await jobs.wait(job)).state is JobState.CANCELLED
@@ -149,9 +185,9 @@ async def test_cancelled_before_it_began_is_cancelled_too(tmp_path):
     assert not gate.entered.is_set()
 
 
-async def test_cancelling_the_waiter_leaves_the_job(tmp_path):
+async def test_cancelling_the_waiter_leaves_the_job(bench):
     gate = Gate()
-    async with Bench(tmp_path, gate).jobs.running() as jobs:
+    async with bench(gate).running() as jobs:
         job = await jobs.submit(order())
         waiter = asyncio.create_task(jobs.wait(job))
         await gate.entered.wait()
@@ -169,13 +205,13 @@ async def test_cancelling_the_waiter_leaves_the_job(tmp_path):
         (ValueError("secret"), "engine_failure"),
     ],
 )
-async def test_errors_end_one_job_only(tmp_path, error, code):
+async def test_errors_end_one_job_only(bench, error, code):
     async def function(request, call):
         if request.id == "bad":
             raise error
         return flat(request)
 
-    async with Bench(tmp_path, function).jobs.running() as jobs:
+    async with bench(function).running() as jobs:
         bad, good = await jobs.submit(order("bad")), await jobs.submit(order("good"))
         ended = await jobs.wait(bad)
         assert (await jobs.wait(good)).state is JobState.SUCCEEDED
@@ -183,9 +219,9 @@ async def test_errors_end_one_job_only(tmp_path, error, code):
     assert "secret" not in ended.error.message
 
 
-async def test_a_closed_service_refuses_and_lets_the_rest_finish(tmp_path):
+async def test_a_closed_service_refuses_and_lets_the_rest_finish(bench):
     gate = Gate()
-    async with Bench(tmp_path, gate).jobs.running() as jobs:
+    async with bench(gate).running() as jobs:
         job = await jobs.submit(order())
         jobs.close()
         with pytest.raises(ShuttingDown):
@@ -195,25 +231,115 @@ async def test_a_closed_service_refuses_and_lets_the_rest_finish(tmp_path):
         assert (await jobs.wait(job)).state is JobState.SUCCEEDED
 
 
-async def test_the_end_cuts_off_what_still_runs(tmp_path):
+async def test_the_end_cuts_off_what_still_runs(bench):
     gate = Gate()
-    bench = Bench(tmp_path, gate)
-    async with bench.jobs.running() as jobs:
+    own = bench(gate)
+    async with own.running() as jobs:
         job = await jobs.submit(order())
         await gate.entered.wait()
-    assert (await bench.repository.get(job.id)).error.code == "shutting_down"
+    assert (await own.repository.get(job.id)).error.code == "shutting_down"
 
 
-async def test_finished_jobs_are_forgotten_by_number_and_age_without_their_input(tmp_path):
-    init = Init(Picture(8, 8, "RGB", bytes(192)))
-    bench = Bench(tmp_path)
-    async with bench.jobs.running() as jobs:
-        for job_id in "abc":
-            await jobs.wait(await jobs.submit(order(job_id, init=init)))
-    assert [await bench.repository.get(job_id) is not None for job_id in "abc"] == [False, True, True]
-    assert (await bench.repository.get("c")).order.request.init is None
-    bench.clock.advance(101)
-    assert await bench.repository.get("c") is None
+async def test_finished_jobs_are_remembered_without_their_input(bench):
+    own = bench()
+    async with own.running() as jobs:
+        job = await jobs.wait(await jobs.submit(order("a", init=Init(Picture(8, 8, "RGB", bytes(192))))))
+    assert job == await own.repository.get("a")
+    assert len(job.order.request.init.picture.data) == 1
+
+
+async def test_what_is_queued_is_run_and_watched(bench):
+    async def function(request, call):
+        call.emit(Progress(request.id, 0, 1, 4))
+        return flat(request)
+
+    own = bench(function)
+    async with own.running() as jobs:
+        job = await jobs.enqueue(order("a", images=2))
+        assert (job.state, job.durable) == (JobState.QUEUED, True)
+        seen = [moment async for moment in jobs.follow("a") if moment]
+    assert [moment.kind for moment in seen] == ["queued", "started", "progress", "finished"]
+    assert [moment.number for moment in seen] == [1, 2, 3, 4]
+    assert seen[-1].job == await own.repository.get("a")
+    assert len(seen[-1].job.assets) == 2
+    assert [moment.kind async for moment in jobs.follow("a", after=2) if moment] == ["progress", "finished"]
+    assert own.admission.images == 0
+
+
+async def test_more_than_the_queue_holds_is_refused(bench):
+    gate = Gate()
+    own = bench(gate, queue_most=3, window=1)
+    async with own.running() as jobs:
+        await jobs.enqueue(order("a", images=1))
+        await gate.entered.wait()
+        await jobs.enqueue(order("b", images=3))
+        with pytest.raises(Overloaded, match="3 images"):
+            await jobs.enqueue(order("c"))
+        place = await jobs.place(await jobs.get("b"))
+        assert (place.ahead, place.begins) == (0, own.clock.time() + 7.0)
+        gate.open.set()
+        async for _ in jobs.follow("b"):
+            pass
+        assert (await jobs.get("b")).state is JobState.SUCCEEDED
+
+
+async def test_what_is_queued_outlives_the_server(bench):
+    gate = Gate()
+    first = bench(gate, window=1)
+    async with first.running() as jobs:
+        await jobs.enqueue(order("a"))
+        await jobs.enqueue(order("b"))
+        await gate.entered.wait()
+    assert [(await first.repository.get(name)).state for name in "ab"] == [JobState.QUEUED, JobState.QUEUED]
+    second = bench()
+    async with second.running() as jobs:
+        for name in "ab":
+            async for _ in jobs.follow(name):
+                pass
+    ended = [await second.repository.get(name) for name in "ab"]
+    assert [(job.state, job.attempts) for job in ended] == [(JobState.SUCCEEDED, 2), (JobState.SUCCEEDED, 1)]
+
+
+async def test_a_queued_job_is_cancelled_wherever_it_is(bench):
+    gate = Gate()
+    own = bench(gate, window=1)
+    async with own.running() as jobs:
+        await jobs.enqueue(order("runs"))
+        await jobs.enqueue(order("waits"))
+        await gate.entered.wait()
+        last = None
+        assert (await jobs.revoke("waits")).state is JobState.CANCELLED
+        await jobs.revoke("runs")
+        async for moment in jobs.follow("runs"):
+            last = moment or last
+        assert last.job.state is JobState.CANCELLED
+        assert await jobs.revoke("nobody") is None
+        assert await jobs.delete("runs")
+        assert await jobs.get("runs") is None
+
+
+async def test_a_job_that_is_stopped_before_its_first_step_ends_too(bench):
+    own = bench(Gate())
+    async with own.running() as jobs:
+        job = await jobs.submit(order())
+        jobs.cancel(job.id)
+        assert (await jobs.wait(job)).state is JobState.CANCELLED
+    assert (await own.repository.get(job.id)).state is JobState.CANCELLED
+
+
+async def test_a_server_that_fell_silent_does_not_end_its_jobs(bench):
+    gate = Gate()
+    silent_one = bench(gate)
+    async with silent_one.running() as jobs:
+        await jobs.enqueue(order("a"))
+        await gate.entered.wait()
+        other = bench()
+        await other.repository.sweep(everybody=True)
+        (taken,) = await other.repository.claim("other", 2e9, 5)
+        gate.open.set()
+        await jobs.idle()
+        kept = await jobs.get("a")
+        assert (taken.attempts, kept.state, kept.owner) == (2, JobState.RUNNING, "other")
 
 
 def test_parameters_read_like_those_of_other_tools():

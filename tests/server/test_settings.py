@@ -46,7 +46,7 @@ def test_models_yaml_of_the_working_directory_is_taken_if_there(tmp_path):
         ("AQUATINT_DRAIN_SECONDS", "nan"),
         ("AQUATINT_PUBLIC_URL", "images.example.com"),
         ("AQUATINT_LOG_FORMAT", "xml"),
-        ("AQUATINT_INSECURE_NO_KEYS", "maybe"),
+        ("AQUATINT_OPEN_ACCESS", "maybe"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable(variable, text):
@@ -75,23 +75,26 @@ def test_keys_come_from_both_variables():
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "images.internal"])
-def test_other_machines_need_a_key_or_the_named_exception(host):
-    with pytest.raises(SettingsError, match="AQUATINT_API_KEY"):
-        settings(host=host)
-    assert settings({"AQUATINT_API_KEY": "k"}, host=host).host == host
-    assert settings(host=host, insecure_no_keys="true").insecure_no_keys
+def test_what_other_machines_reach_is_open_only_if_so_said(host):
+    assert not settings(host=host).may_be_open
+    assert settings(host=host, open_access="true").may_be_open
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
 def test_loopback_needs_none(host):
     assert loopback(host)
-    assert settings(host=host).api_keys == ()
+    assert settings(host=host).may_be_open
 
 
 def test_every_option_has_a_field_and_keys_have_no_flag():
     assert {option.field for option in OPTIONS} == set(Settings.__struct_fields__)
-    assert all(option.flag is None for option in OPTIONS if option.field == "api_keys")
+    assert all(option.flag is None for option in OPTIONS if option.field in {"api_keys", "webhook_secrets"})
 
 
 def test_the_settings_show_no_key():
-    assert "hunter2" not in repr(settings({"AQUATINT_API_KEY": "hunter2"}))
+    given = {
+        "AQUATINT_API_KEY": "hunter2",
+        "AQUATINT_WEBHOOK_SECRETS": "whsec_hunter2" + "A" * 32,
+        "AQUATINT_DATABASE_URL": "postgresql://me:hunter2@db/pictures",
+    }
+    assert "hunter2" not in repr(settings(given))

@@ -13,6 +13,7 @@ from pipelines.contract.picture import Picture
 from pipelines.contract.request import Refiner, SkipLayers
 from server.api.openai.schemas import GenerateBody, ImageOptions
 from server.api.openai.translate import MAX_SEED, edit, generation, response_form, steps_for
+from server.api.orders import Supplied
 from server.catalog.catalog import Catalog
 from server.catalog.sizes import fit
 from server.domain.asset import Delivery, Format
@@ -35,7 +36,7 @@ def ask(**fields):
 
 def edited(picture=None, mask=None, **fields):
     body = ImageOptions(**{"prompt": "a cat", **fields})
-    return edit(body, CATALOG, picture or grey(300, 200), mask, job_id="j", tenant="t", draw=lambda: 77)
+    return edit(body, CATALOG, Supplied(picture or grey(300, 200), mask), job_id="j", tenant="t", draw=lambda: 77)
 
 
 def grey(width, height, mode="RGB"):
@@ -71,7 +72,7 @@ def test_the_card_s_refiner_finishes_every_image():
     catalog = Catalog("m", MappingProxyType({"m": card, "finisher": finisher}))
     body = ImageOptions(prompt="a cat")
     drawn = generation(body, catalog, job_id="j", tenant="t", draw=lambda: 77).order.request
-    changed = edit(body, catalog, grey(300, 200), None, job_id="j", tenant="t", draw=lambda: 77).order.request
+    changed = edit(body, catalog, Supplied(grey(300, 200)), job_id="j", tenant="t", draw=lambda: 77).order.request
     assert drawn.refiner == changed.refiner == refiner
     assert drawn.models == ("m", "finisher")
     assert ask().order.request.refiner is None
@@ -316,7 +317,7 @@ maybe = st.none()
 def test_any_body_gives_a_lawful_request_or_a_named_refusal(body, with_picture):
     try:
         if with_picture:
-            asked = edit(body, CATALOG, grey(128, 64), None, job_id="j", tenant="t", draw=lambda: 1)
+            asked = edit(body, CATALOG, Supplied(grey(128, 64)), job_id="j", tenant="t", draw=lambda: 1)
         else:
             asked = generation(body, CATALOG, job_id="j", tenant="t", draw=lambda: 1)
     except InvalidRequest as error:

@@ -6,22 +6,26 @@ from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
+from server.api.documenting import READING, failures
+from server.api.guard import SCOPE
 from server.api.native import translate
+from server.api.native.bodies import NativeErrorBody
 from server.api.native.schemas import NativeModel, NativeModels
 from server.catalog.current import CurrentCatalog
+from server.domain.key import Scope
 from server.fleet.fleet import Fleet
 
 _LIVE = {"Cache-Control": "no-store"}
 
 
-@get("/api/models")
+@get("/api/models", responses=failures(NativeErrorBody, READING))
 async def models(current: NamedDependency[CurrentCatalog], fleet: NamedDependency[Fleet]) -> Response[NativeModels]:
     """Every model of models.yaml: its card, its state and progress on each worker, the workers' memory."""
     found = translate.listed(current.catalog, current.status, fleet.models(), fleet.health())
     return Response(found, headers=_LIVE)
 
 
-@get("/api/models/{model_id:path}")
+@get("/api/models/{model_id:path}", responses=failures(NativeErrorBody, (400, 404, *READING)))
 async def model(
     model_id: FromPath[str], current: NamedDependency[CurrentCatalog], fleet: NamedDependency[Fleet]
 ) -> Response[NativeModel]:
@@ -29,7 +33,12 @@ async def model(
     return _shown(model_id.lstrip("/"), current, fleet, HTTPStatus.OK)
 
 
-@post("/api/models/{model_action:path}", status_code=HTTPStatus.ACCEPTED)
+@post(
+    "/api/models/{model_action:path}",
+    opt={SCOPE: Scope.ADMIN},
+    status_code=HTTPStatus.ACCEPTED,
+    responses=failures(NativeErrorBody, (400, 404, *READING)),
+)
 async def move(
     model_action: FromPath[str],
     current: NamedDependency[CurrentCatalog],

@@ -6,6 +6,7 @@ from typing import Any
 from litestar import Request
 
 from pipelines.contract.errors import EngineFailure
+from server.api.delivering import result
 from server.api.links import Links
 from server.api.openai.schemas import ImageItem, ImagesResponse
 from server.api.openai.translate import Asked
@@ -50,4 +51,5 @@ class Answers:
 
 def size_of(asked: Asked) -> str:
     """The size as OpenAI writes it."""
-    return f"{asked.order.request.width}x{asked.order.request.height}"
+    width, height = result(asked.order)
+    return f"{width}x{height}"

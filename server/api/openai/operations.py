@@ -1,18 +1,26 @@
-"""Request bodies for the OpenAPI document: the routes read them by hand, for better errors, so Litestar does not see them."""
+"""What of the OpenAI Images dialect Litestar does not see by itself: bodies that routes read by hand, and streams."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from litestar.openapi.spec import Operation
 
-from server.api.openai.schemas import GenerateBody
+from server.api.documenting import EVENTS, FILE, body, events, in_form, schema
+from server.api.explaining import nested
+from server.api.openai.schemas import GenerateBody, ImagesResponse
 
-_FILE = {"type": "string", "format": "binary"}
 _REFERENCE = {
     "type": "object",
-    "properties": {"image_url": {"type": "string", "description": "A data: URL; nothing is fetched."}},
-    "required": ["image_url"],
+    "properties": {
+        "image_url": {"type": "string", "description": "A data: URL; nothing is fetched."},
+        "file_id": {"type": "string", "description": "The id of an asset."},
+    },
+    "minProperties": 1,
+    "maxProperties": 1,
+}
+_EXAMPLES = {
+    "As OpenAI's clients ask": {"prompt": "a red circle on a white background", "n": 1, "size": "auto", "quality": "low"},
+    "With our extensions": {"prompt": "a blue star", "seed": 7, "steps": 8, "sampler": "dpmpp_2m", "negative_prompt": "blur"},
 }
 
 
@@ -22,7 +30,10 @@ class Generations(Operation):
 
     def to_schema(self) -> dict[str, Any]:
         """The operation as the document has it."""
-        return {**super().to_schema(), "requestBody": _body({"application/json": _options()})}
+        return {
+            **_answered(super().to_schema(), "image_generation"),
+            "requestBody": body({"application/json": schema(GenerateBody)}, _EXAMPLES),
+        }
 
 
 @dataclass
@@ -31,19 +42,21 @@ class Edits(Operation):
 
     def to_schema(self) -> dict[str, Any]:
         """The operation as the document has it."""
-        form = _options(image=_FILE, mask=_FILE)
-        json = _options(images={"type": "array", "items": _REFERENCE, "minItems": 1, "maxItems": 1}, mask=_REFERENCE)
+        form = in_form(GenerateBody, nested(GenerateBody), image=FILE, mask=FILE)
+        images = {"type": "array", "items": _REFERENCE, "minItems": 1, "maxItems": 1}
+        json = schema(GenerateBody, images=images, mask=_REFERENCE)
         form["required"] = ["prompt", "image"]
         json["required"] = ["prompt", "images"]
-        return {**super().to_schema(), "requestBody": _body({"multipart/form-data": form, "application/json": json})}
+        return {
+            **_answered(super().to_schema(), "image_edit"),
+            "requestBody": body({"multipart/form-data": form, "application/json": json}),
+        }
 
 
-def _options(**more: Any) -> dict[str, Any]:
-    _, components = msgspec.json.schema_components([GenerateBody])
-    schema: dict[str, Any] = dict(components[GenerateBody.__name__])
-    schema["properties"] = {**schema["properties"], **more}
-    return schema
-
-
-def _body(forms: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {"required": True, "content": {media: {"schema": schema} for media, schema in forms.items()}}
+def _answered(whole: dict[str, Any], kind: str) -> dict[str, Any]:
+    names = [f"{kind}.{what}" for what in ("partial_image", "completed")]
+    whole["responses"]["200"]["content"] = {
+        "application/json": {"schema": schema(ImagesResponse)},
+        EVENTS: {"schema": events("With `stream`: previews, then the images.", *names, "error")},
+    }
+    return whole

@@ -1,68 +1,73 @@
 """The addresses of the OpenAI Images dialect."""
 
-import secrets
 from typing import Any
 
+import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.response import Stream as EventStream
 
 from server.api.bodies import from_json
-from server.api.guard import tenant_of
+from server.api.documenting import READING, WORKING, failures
+from server.api.guard import check_models, tenant_of
 from server.api.openai import translate
 from server.api.openai.answers import Answers
 from server.api.openai.forms import read_edit
 from server.api.openai.operations import Edits, Generations
-from server.api.openai.schemas import GenerateBody, Model, ModelList
+from server.api.openai.schemas import FailureBody, GenerateBody, Model, ModelList
 from server.api.openai.stream import Kind, Stream
-from server.api.uploads import Uploads
+from server.api.pictures import Pictures
 from server.api.waiting import run_to_end
+from server.api.watching import STREAM_HEADERS
 from server.catalog.catalog import Catalog
-from server.jobs.service import JobService, new_id
+from server.jobs.service import JobService, draw_seed, new_id
 
 AnyRequest = Request[Any, Any, Any]
 
-JSON_BODY_LIMIT = 2 << 20
-"""A prompt of 32,000 characters, escaped in the longest way, fits several times over."""
 
-
-@post("/v1/images/generations", status_code=200, request_max_body_size=JSON_BODY_LIMIT, operation_class=Generations)
+@post("/v1/images/generations", status_code=200, operation_class=Generations, responses=failures(FailureBody, WORKING))
 async def generations(
-    request: AnyRequest, catalog: NamedDependency[Catalog], jobs: NamedDependency[JobService], answers: NamedDependency[Answers]
+    request: AnyRequest,
+    catalog: NamedDependency[Catalog],
+    jobs: NamedDependency[JobService],
+    pictures: NamedDependency[Pictures],
+    answers: NamedDependency[Answers],
 ) -> Response[Any]:
     """Make images from a prompt."""
     body = from_json(await request.body(), GenerateBody)
-    asked = translate.generation(body, catalog, job_id=new_id(), tenant=tenant_of(request), draw=draw_seed)
+    tenant = tenant_of(request)
+    supplied = await pictures.source(tenant).supplied(body, None, None)
+    asked = translate.generation(body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed)
+    check_models(request, asked.order)
     return await _answer(request, asked, "image_generation", jobs, answers)
 
 
-@post("/v1/images/edits", status_code=200, operation_class=Edits)
+@post("/v1/images/edits", status_code=200, operation_class=Edits, responses=failures(FailureBody, WORKING))
 async def edits(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],
     jobs: NamedDependency[JobService],
-    uploads: NamedDependency[Uploads],
+    pictures: NamedDependency[Pictures],
     answers: NamedDependency[Answers],
 ) -> Response[Any]:
     """Make images from a picture and a prompt; with a mask, only where it is transparent."""
     sent = await read_edit(request)
-    picture = await uploads.picture(sent.image, "image")
-    mask = None if sent.mask is None else await uploads.mask(sent.mask, "mask")
-    asked = translate.edit(sent.body, catalog, picture, mask, job_id=new_id(), tenant=tenant_of(request), draw=draw_seed)
-    wanted = asked.order.request
-    if wanted.init is not None:
-        asked = translate.with_init(asked, await uploads.trimmed(wanted.init, wanted.width, wanted.height))
+    tenant = tenant_of(request)
+    supplied = await pictures.source(tenant, sent.parts).supplied(sent.body, sent.image, sent.mask)
+    asked = translate.edit(sent.body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed)
+    check_models(request, asked.order)
+    asked = msgspec.structs.replace(asked, order=await pictures.trimmed(asked.order))
     return await _answer(request, asked, "image_edit", jobs, answers)
 
 
-@get("/v1/models")
+@get("/v1/models", responses=failures(FailureBody, READING))
 async def models(catalog: NamedDependency[Catalog]) -> ModelList:
     """Every model of the catalog."""
     return ModelList([_model(card.id, card.owned_by) for card in catalog.cards.values()])
 
 
-@get("/v1/models/{model_id:path}")
+@get("/v1/models/{model_id:path}", responses=failures(FailureBody, (400, 404, *READING)))
 async def model(model_id: FromPath[str], catalog: NamedDependency[Catalog]) -> Model:
     """One model, by its id or by a name that clients use for it."""
     name = model_id.lstrip("/")
@@ -72,16 +77,9 @@ async def model(model_id: FromPath[str], catalog: NamedDependency[Catalog]) -> M
 async def _answer(request: AnyRequest, asked: translate.Asked, kind: Kind, jobs: JobService, answers: Answers) -> Response[Any]:
     if asked.stream:
         events = await Stream(asked, kind, jobs, answers).begin()
-        return EventStream(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
+        return EventStream(events, media_type="text/event-stream", headers=STREAM_HEADERS)
     job = await run_to_end(request, jobs, asked.order)
     return Response(await answers.images(request, asked, job))
-
-
-def draw_seed() -> int:
-    """A seed for a request that has none; 32 bits, so that every tool can hold it."""
-    return secrets.randbits(32)
 
 
 def _model(name: str, owner: str) -> Model:

@@ -4,8 +4,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from server.api.options import Shaping
 
-class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
+
+class ImageOptions(Shaping, frozen=True, kw_only=True):
     """What generations and edits have in common. None means: as if it were not there."""
 
     prompt: str
@@ -21,17 +23,8 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
     partial_images: int | None = None
     user: str | None = None
 
-    # Ours.
-    negative_prompt: str | None = None
-    seed: int | None = None
-    steps: int | None = None
+    # Ours, beside those of `Shaping`.
     guidance_scale: float | None = None
-    guidance_rescale: float | None = None
-    sampler: str | None = None
-    scheduler: str | None = None
-    strength: float | None = None
-    clip_skip: int | None = None
-    style_preset: str | None = None
 
 
 class GenerateBody(ImageOptions, frozen=True, kw_only=True):
@@ -48,7 +41,7 @@ class ImageRef(msgspec.Struct, frozen=True):
 class EditBody(ImageOptions, frozen=True, kw_only=True):
     """POST /v1/images/edits; the pictures come beside it in a form, or in these two fields in JSON."""
 
-    images: list[ImageRef] = []
+    images: tuple[ImageRef, ...] = ()
     mask: ImageRef | None = None
 
 
@@ -100,3 +93,18 @@ class StreamEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     output_format: str
     partial_image_index: int | None = None
     usage: dict[str, Any] | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class FailureBody(msgspec.Struct, frozen=True):
+    """Every answer of this dialect with a status of 400 or above."""
+
+    error: Failure

@@ -3,18 +3,21 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any, Literal
 
 import msgspec
 
 from pipelines.contract.errors import AquatintError
-from pipelines.contract.messages import Preview, Progress
+from pipelines.contract.messages import Preview
 from pipelines.contract.picture import Picture
+from server.api.delivering import result
 from server.api.errors import openai_envelope, problem
 from server.api.openai.answers import Answers, size_of
 from server.api.openai.schemas import StreamEvent
 from server.api.openai.translate import Asked
 from server.api.waiting import succeeded
+from server.api.watching import KEEP_ALIVE, Watch, event
 from server.domain.asset import Delivery
 from server.domain.job import Job
 from server.jobs.service import JobService
@@ -22,7 +25,6 @@ from server.storage.encode import encode, enlarged
 
 Kind = Literal["image_generation", "image_edit"]
 
-KEEP_ALIVE_SECONDS = 15.0
 _NO_TOKENS = {
     "input_tokens": 0,
     "output_tokens": 0,
@@ -33,69 +35,49 @@ _NO_TOKENS = {
 
 
 class Stream:
-    """One streamed request. Created before the answer begins, so that a refusal still has its own HTTP status."""
+    """One streamed request."""
 
-    __slots__ = ("_answers", "_asked", "_job", "_jobs", "_kind", "_previews")
+    __slots__ = ("_answers", "_asked", "_kind", "_watch")
 
     def __init__(self, asked: Asked, kind: Kind, jobs: JobService, answers: Answers) -> None:
         self._asked = asked
         self._kind = kind
-        self._jobs = jobs
         self._answers = answers
-        self._job: Job | None = None
-        self._previews: asyncio.Queue[Preview | None] = asyncio.Queue()
+        self._watch = Watch(jobs)
 
     async def begin(self) -> AsyncIterator[bytes]:
         """Submit the job, or raise; the events follow from the iterator."""
-        self._job = await self._jobs.submit(self._asked.order, self._emit)
-        return self._events(self._job)
-
-    def _emit(self, event: Progress | Preview) -> None:
-        # The stream has no image index: of several images only the first is shown while it is made.
-        if isinstance(event, Preview) and event.image == 0:
-            self._previews.put_nowait(event)
+        return self._events(await self._watch.begin(self._asked.order))
 
     async def _events(self, job: Job) -> AsyncIterator[bytes]:
-        waiting = asyncio.create_task(self._ended(job))
         shown = 0
         try:
-            while True:
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                        preview = await self._previews.get()
-                except TimeoutError:
-                    yield b": still at it\n\n"
-                    continue
-                if preview is None:
-                    break
-                if shown < self._asked.partial_images:
-                    yield self._event("partial_image", await self._small(preview.picture), job, index=shown)
-                    shown += 1
-            for asset in succeeded(await waiting).assets:
-                yield self._event("completed", await self._answers.b64(asset), job, usage=_NO_TOKENS)
+            async with aclosing(self._watch.news()) as news:
+                async for told in news:
+                    if told is None:
+                        yield KEEP_ALIVE
+                    elif isinstance(told, Job):
+                        for asset in succeeded(told).assets:
+                            yield self._event("completed", await self._answers.b64(asset), job, usage=_NO_TOKENS)
+                    elif isinstance(told, Preview) and told.image == 0 and shown < self._asked.partial_images:
+                        # The stream has no image index: of several images only the first is shown while it is made.
+                        yield self._event("partial_image", await self._small(told.picture), job, index=shown)
+                        shown += 1
         except AquatintError as error:
-            body = {"type": "error", **openai_envelope(problem(error))}
-            yield _lines("error", msgspec.json.encode(body))
-        finally:
-            self._jobs.cancel(job.id)  # the client may have left; no effect on a job that is over
-            waiting.cancel()
-
-    async def _ended(self, job: Job) -> Job:
-        ended = await self._jobs.wait(job)
-        self._previews.put_nowait(None)
-        return ended
+            yield event("error", msgspec.json.encode({"type": "error", **openai_envelope(problem(error))}))
 
     async def _small(self, picture: Picture) -> str:
-        request, delivery = self._asked.order.request, self._asked.order.delivery
+        width, height = result(self._asked.order)
+        form = self._asked.order.delivery.format
 
         def work() -> bytes:
-            return encode(enlarged(picture, request.width, request.height), Delivery(delivery.format))
+            return encode(enlarged(picture, width, height), Delivery(form))
 
         return base64.b64encode(await asyncio.to_thread(work)).decode()
 
     def _event(self, what: str, b64: str, job: Job, *, index: int | None = None, usage: dict[str, Any] | None = None) -> bytes:
         kind = f"{self._kind}.{what}"
-        event = StreamEvent(
+        body = StreamEvent(
             type=kind,
             b64_json=b64,
             created_at=int(job.created),
@@ -106,8 +88,4 @@ class Stream:
             partial_image_index=index,
             usage=usage,
         )
-        return _lines(kind, msgspec.json.encode(event))
-
-
-def _lines(event: str, data: bytes) -> bytes:
-    return b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"
+        return event(kind, msgspec.json.encode(body))

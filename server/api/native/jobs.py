@@ -1,0 +1,155 @@
+"""Jobs that nobody waits for: accepted, looked at, followed, cancelled, forgotten."""
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.response import Stream as EventStream
+
+from pipelines.contract.errors import InvalidRequest
+from pipelines.contract.request import Priority
+from server.api.documenting import READING, WORKING, failures
+from server.api.errors import UnknownJob
+from server.api.guard import SCOPE, tenant_of
+from server.api.links import Links
+from server.api.native.bodies import JobAccepted, JobList, JobRequest, JobView, NativeErrorBody
+from server.api.native.following import followed
+from server.api.native.generate import understood
+from server.api.native.operations import Enqueue, Follow
+from server.api.native.reading import read
+from server.api.native.standing import Standing
+from server.api.pictures import Pictures
+from server.api.watching import STREAM_HEADERS
+from server.catalog.catalog import Catalog
+from server.domain.job import Job, JobState, Order
+from server.domain.key import Scope
+from server.domain.ports import JobFilter
+from server.domain.webhook import Notify
+from server.egress.urls import check_url
+from server.jobs.service import JobService
+
+AnyRequest = Request[Any, Any, Any]
+
+_MOST, _USUAL = 100, 20
+
+
+@post("/api/jobs", status_code=202, operation_class=Enqueue, responses=failures(NativeErrorBody, WORKING))
+async def enqueue(
+    request: AnyRequest,
+    catalog: NamedDependency[Catalog],
+    jobs: NamedDependency[JobService],
+    pictures: NamedDependency[Pictures],
+    links: NamedDependency[Links],
+) -> Response[JobAccepted]:
+    """Accept a request for good: it will be done, whatever becomes of this process. ``Location`` is where to look."""
+    sent = await read(request, JobRequest)
+    if sent.body.response_format is not None or sent.body.previews:
+        param = "response_format" if sent.body.response_format is not None else "previews"
+        msg = f"{param!r} is for requests that wait; a job has links, and its events have previews."
+        raise InvalidRequest(msg, param=param)
+    asked = await understood(request, sent, catalog, pictures)
+    job = await jobs.enqueue(_kept(asked.order, sent.body, links.base(request)))
+    headers = {"Location": f"/api/jobs/{job.id}"}
+    return Response(JobAccepted(job.id, list(asked.warnings)), status_code=HTTPStatus.ACCEPTED, headers=headers)
+
+
+@get("/api/jobs", opt={SCOPE: Scope.JOBS_READ}, responses=failures(NativeErrorBody, (400, *READING)))
+async def page(
+    request: AnyRequest,
+    *,
+    standing: NamedDependency[Standing],
+    jobs: NamedDependency[JobService],
+    states: Annotated[list[JobState] | None, QueryParameter(name="state")] = None,
+    model: FromQuery[str | None] = None,
+    since: FromQuery[float | None] = None,
+    until: FromQuery[float | None] = None,
+    limit: FromQuery[int] = _USUAL,
+    cursor: FromQuery[str | None] = None,
+) -> JobList:
+    """The caller's jobs, the newest first. ``since`` and ``until`` are Unix times of creation; ``state`` may be repeated."""
+    if not 1 <= limit <= _MOST:
+        msg = f"'limit' must be from 1 to {_MOST}, not {limit}."
+        raise InvalidRequest(msg, param="limit")
+    wanted = JobFilter(tenant_of(request), tuple(states or ()), model, since, until)
+    found = await jobs.page(wanted, _after(cursor), limit)
+    last = found.jobs[-1] if found.more else None
+    return JobList(
+        data=[await standing.view(request, job) for job in found.jobs],
+        next=None if last is None else f"{last.created!r}_{last.id}",
+    )
+
+
+@get("/api/jobs/{job_id:str}", opt={SCOPE: Scope.JOBS_READ}, responses=failures(NativeErrorBody, (400, 404, *READING)))
+async def job(
+    request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], standing: NamedDependency[Standing]
+) -> Response[JobView]:
+    """One job as it stands."""
+    found = await _own(request, jobs, job_id)
+    return Response(await standing.view(request, found), headers={"Cache-Control": "no-store"})
+
+
+@get(
+    "/api/jobs/{job_id:str}/events",
+    opt={SCOPE: Scope.JOBS_READ},
+    operation_class=Follow,
+    responses=failures(NativeErrorBody, (400, 404, *READING)),
+)
+async def events(
+    request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], standing: NamedDependency[Standing]
+) -> EventStream:
+    """What happens to a job, as server-sent events, to its end. ``Last-Event-ID`` goes on where a connection broke."""
+    found = await _own(request, jobs, job_id)
+    lines = followed(request, found, jobs, standing, request.headers.get("last-event-id"))
+    return EventStream(lines, media_type="text/event-stream", headers=STREAM_HEADERS)
+
+
+@post("/api/jobs/{job_id:str}/cancel", status_code=200, responses=failures(NativeErrorBody, (400, 404, *READING)))
+async def cancel(
+    request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], standing: NamedDependency[Standing]
+) -> Response[JobView]:
+    """Cancel a job; one that runs stops at its next step. Nothing happens to one that is over."""
+    await _own(request, jobs, job_id)
+    await jobs.revoke(job_id)
+    return Response(await standing.view(request, await _own(request, jobs, job_id)), headers={"Cache-Control": "no-store"})
+
+
+@delete("/api/jobs/{job_id:str}", responses=failures(NativeErrorBody, (400, 404, 409, *READING)))
+async def forget(request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService]) -> None:
+    """Forget a job that is over; its pictures go when their time comes."""
+    found = await _own(request, jobs, job_id)
+    if not found.state.final or not await jobs.delete(job_id):
+        msg = f"The job is {found.state.value}; cancel it first."
+        raise InvalidRequest(msg, param="job_id")
+
+
+async def _own(request: AnyRequest, jobs: JobService, job_id: str) -> Job:
+    """The caller's job of that id; another's does not exist."""
+    found = await jobs.get(job_id)
+    if found is None or found.order.tenant != tenant_of(request):
+        msg = f"There is no job {job_id!r}."
+        raise UnknownJob(msg, param="job_id")
+    return found
+
+
+def _kept(order: Order, body: JobRequest, base: str) -> Order:
+    if body.webhook is not None:
+        check_url(body.webhook, "webhook")
+        order = msgspec.structs.replace(order, notify=Notify(body.webhook, base))
+    urgency = Priority.BULK if body.priority == "bulk" else Priority.NORMAL
+    # Somebody may come to watch: a look every few steps costs little.
+    request = msgspec.structs.replace(order.request, priority=urgency, preview_every=max(1, order.request.sampling.steps // 4))
+    return msgspec.structs.replace(order, request=request, priority=urgency)
+
+
+def _after(cursor: str | None) -> tuple[float, str] | None:
+    if cursor is None:
+        return None
+    created, _, job_id = cursor.partition("_")
+    try:
+        return float(created), job_id
+    except ValueError:
+        msg = "'cursor' must be the 'next' of a page before."
+        raise InvalidRequest(msg, param="cursor") from None

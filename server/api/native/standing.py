@@ -1,0 +1,59 @@
+"""How a job stands, in our own words."""
+
+from typing import Any
+
+from litestar import Request
+
+from server.api.links import Links
+from server.api.native.bodies import GeneratedImage, JobTimings, JobView, NativeError
+from server.domain.job import Job, JobState
+from server.jobs.service import JobService
+
+
+class Standing:
+    """Renders jobs."""
+
+    __slots__ = ("_jobs", "_links")
+
+    def __init__(self, jobs: JobService, links: Links) -> None:
+        self._jobs, self._links = jobs, links
+
+    async def view(self, request: Request[Any, Any, Any], job: Job) -> JobView:
+        """The whole of it."""
+        place = await self._jobs.place(job) if job.state is JobState.QUEUED else None
+        asked, stats = job.order.request, job.stats
+        return JobView(
+            id=job.id,
+            state=job.state,
+            model=asked.model,
+            created=job.created,
+            started=job.started,
+            finished=job.finished,
+            seeds=list(asked.seeds),
+            width=asked.width,
+            height=asked.height,
+            attempts=job.attempts,
+            cancelling=job.cancel_asked and not job.state.final,
+            position=None if place is None else place.ahead,
+            estimated_start=None if place is None else round(place.begins, 1),
+            images=[
+                GeneratedImage(
+                    asset.seed, asset.width, asset.height, asset.format.value, url=self._links.output(request, asset.name)
+                )
+                for asset in job.assets
+            ],
+            error=None
+            if job.error is None
+            else NativeError(job.error.code, job.error.message, job.error.param, job.error.to_exception().retryable),
+            timings=None
+            if stats is None
+            else JobTimings(
+                waited=round((job.started or job.created) - job.created, 4),
+                queue=round(stats.queue_seconds, 4),
+                encode=round(stats.encode_seconds, 4),
+                denoise=round(stats.denoise_seconds, 4),
+                decode=round(stats.decode_seconds, 4),
+            ),
+            evaluations=None if stats is None else stats.evaluations,
+            company=None if stats is None else round(stats.company, 2),
+        )

@@ -1,0 +1,79 @@
+"""One database, SQLite or PostgreSQL, behind SQLAlchemy's asyncio."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+_BUSY_SECONDS = 30.0
+"""How long a SQLite writer waits for the one before it."""
+
+_SQLITE_CONNECTIONS = 4
+
+
+class Database:
+    """Connections for reading, and transactions for writing.
+
+    SQLite knows one writer at a time: a transaction takes the write lock at its beginning, so that it never has to give up
+    halfway because another was first. Reads see the last committed state and wait for nobody (WAL).
+    """
+
+    __slots__ = ("_reads", "_writes", "postgres")
+
+    def __init__(self, url: str | URL) -> None:
+        """``sqlite+aiosqlite:///PATH`` or ``postgresql+asyncpg://...``; nothing is opened yet."""
+        target = make_url(url)
+        self.postgres = target.get_backend_name() == "postgresql"
+        if self.postgres:
+            self._writes = create_async_engine(target, pool_pre_ping=True)
+            self._reads = self._writes.execution_options(isolation_level="AUTOCOMMIT")
+            return
+        if target.database:
+            Path(target.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._writes = _sqlite(target, begin="BEGIN IMMEDIATE")
+        self._reads = _sqlite(target, begin="BEGIN DEFERRED")
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction: committed at the end of the block, undone if it raises."""
+        async with self._writes.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection that only reads."""
+        async with self._reads.connect() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for engine in (self._writes, self._reads):
+            await engine.dispose()
+
+
+def beside(home: Path) -> URL:
+    """The database that comes with a folder of state."""
+    return URL.create("sqlite+aiosqlite", database=str(home / "state" / "aquatint.db"))
+
+
+def _sqlite(target: URL, *, begin: str) -> AsyncEngine:
+    engine = create_async_engine(target, poolclass=AsyncAdaptedQueuePool, pool_size=_SQLITE_CONNECTIONS, max_overflow=0)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver's own idea of when transactions begin is too late
+        cursor = connection.cursor()
+        # WAL with NORMAL loses nothing when a process dies, only, perhaps, the last commits when the power does.
+        for setting in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={int(_BUSY_SECONDS * 1000)}", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {setting}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

@@ -1,0 +1,219 @@
+"""Jobs in the database. What may become of a job is decided by `server.domain.transitions` alone; here it is made to last."""
+
+import asyncio
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy import delete, func, insert, select, true, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.db.database import Database
+from server.db.tables import INPUTS, JOBS
+from server.db.webhooks import Outbox
+from server.domain.clock import Clock
+from server.domain.job import Job, JobState, Order
+from server.domain.ports import Ahead, JobFilter, JobPage
+from server.domain.transitions import Begun, Dropped, Happening, Overdue, advance
+
+_COMPRESSION = 1
+"""Raw pixels shrink to a half or a tenth even so; more costs more time than the disk."""
+
+_AT_ONCE = 256
+"""Rows in one transaction of upkeep."""
+
+
+class SqlJobs:
+    """A `JobRepository` over SQLite or PostgreSQL."""
+
+    __slots__ = ("_clock", "_database", "_outbox")
+
+    def __init__(self, database: Database, clock: Clock, outbox: Outbox) -> None:
+        """``outbox`` takes the messages about jobs that are over, in the transaction that ends them."""
+        self._database, self._clock, self._outbox = database, clock, outbox
+
+    async def add(self, job: Job) -> None:
+        """Insert ``job``; its input pictures with it if it is durable."""
+        full = await asyncio.to_thread(_packed, job.order) if job.durable and _pictured(job.order) else None
+        async with self._database.writing() as connection:
+            await connection.execute(insert(JOBS).values(_columns(job)))
+            if full is not None:
+                await connection.execute(insert(INPUTS).values(job_id=job.id, order=full))
+
+    async def get(self, job_id: str) -> Job | None:
+        """The job without its input pictures, or None."""
+        async with self._database.reading() as connection:
+            record = (await connection.execute(select(JOBS.c.record).where(JOBS.c.id == job_id))).scalar()
+        return None if record is None else _job(record)
+
+    async def happen(self, job_id: str, happening: Happening, *, owner: str | None = None) -> Job | None:
+        """The job after ``happening``; None if there is no such job, or ``owner`` is not its owner (any more).
+
+        Raises `IllegalTransition`.
+        """
+        async with self._database.writing() as connection:
+            record = (await connection.execute(select(JOBS.c.record).where(JOBS.c.id == job_id).with_for_update())).scalar()
+            if record is None:
+                return None
+            job = _job(record)
+            if owner is not None and job.owner != owner:
+                return None
+            after = advance(job, happening, self._clock.time())
+            await _write(connection, [after])
+            if not job.state.final:
+                await self._outbox.put(connection, [after], self._clock.time())
+            return after
+
+    async def claim(self, owner: str, lease: float, most: int) -> tuple[Job, ...]:
+        """Take up to ``most`` queued jobs for ``owner`` until ``lease``: the most urgent, then the oldest; whole orders.
+
+        Several servers may do this at the same time: none gets what another has.
+        """
+        wanted = (
+            select(JOBS.c.id, JOBS.c.record)
+            .where(JOBS.c.state == JobState.QUEUED.value)
+            .order_by(JOBS.c.priority, JOBS.c.created, JOBS.c.id)
+            .limit(most)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._database.writing() as connection:
+            rows = (await connection.execute(wanted)).all()
+            if not rows:
+                return ()
+            now = self._clock.time()
+            jobs = [advance(_job(row.record), Begun(owner, lease), now) for row in rows]
+            await _write(connection, jobs)
+            inputs = select(INPUTS.c.job_id, INPUTS.c.order).where(INPUTS.c.job_id.in_([job.id for job in jobs]))
+            packed = {row.job_id: row.order for row in (await connection.execute(inputs)).all()}
+        return tuple(await asyncio.to_thread(_completed, jobs, packed))
+
+    async def renew(self, owner: str, ids: Iterable[str], lease: float) -> Mapping[str, bool]:
+        """Hold on to those jobs until ``lease``: which of them are ``owner``'s, and of each whether it shall be cancelled."""
+        wanted = list(ids)
+        if not wanted:
+            return {}
+        mine = JOBS.c.id.in_(wanted) & (JOBS.c.state == JobState.RUNNING.value) & (JOBS.c.owner == owner)
+        async with self._database.writing() as connection:
+            records = (await connection.execute(select(JOBS.c.record).where(mine).with_for_update())).scalars().all()
+            jobs = [replace(_job(record), lease=lease) for record in records]
+            await _write(connection, jobs)
+        return {job.id: job.cancel_asked for job in jobs}
+
+    async def sweep(self, *, everybody: bool = False) -> tuple[Job, ...]:
+        """Drop the jobs whose owner has not been heard of, and end those whose deadline passed in the queue; what changed.
+
+        ``everybody``: whoever owned anything is known to be dead.
+        """
+        now = self._clock.time()
+        lapsed = (JOBS.c.state == JobState.RUNNING.value) & (true() if everybody else JOBS.c.lease < now)
+        overdue = (JOBS.c.state == JobState.QUEUED.value) & (JOBS.c.deadline < now)
+        async with self._database.writing() as connection:
+            changed: list[Job] = []
+            for which, happening in ((lapsed, Dropped()), (overdue, Overdue())):
+                found = select(JOBS.c.record).where(which).limit(_AT_ONCE).with_for_update(skip_locked=True)
+                records = (await connection.execute(found)).scalars().all()
+                changed += [advance(_job(record), happening, now) for record in records]
+            await _write(connection, changed)
+            await self._outbox.put(connection, changed, now)
+        return tuple(changed)
+
+    async def ahead(self, job: Job) -> Ahead:
+        """What is queued before ``job``."""
+        order = (JOBS.c.priority, JOBS.c.created, JOBS.c.id)
+        mine = (int(job.order.priority), job.created, job.id)
+        count = select(func.count(), func.coalesce(func.sum(JOBS.c.work), 0.0)).where(
+            JOBS.c.state == JobState.QUEUED.value, tuple_(*order) < tuple_(*mine)
+        )
+        async with self._database.reading() as connection:
+            jobs, work = (await connection.execute(count)).one()
+        return Ahead(int(jobs), int(work))
+
+    async def queued_images(self) -> int:
+        """Images of all queued jobs together."""
+        total = select(func.coalesce(func.sum(JOBS.c.images), 0)).where(JOBS.c.state == JobState.QUEUED.value)
+        async with self._database.reading() as connection:
+            return int((await connection.execute(total)).scalar_one())
+
+    async def page(self, wanted: JobFilter, after: tuple[float, str] | None, most: int) -> JobPage:
+        """The newest ``most`` jobs that ``wanted`` describes, from the one after ``after`` (creation time and id) on."""
+        query = select(JOBS.c.record).where(JOBS.c.tenant == wanted.tenant)
+        if wanted.states:
+            query = query.where(JOBS.c.state.in_([state.value for state in wanted.states]))
+        if wanted.model is not None:
+            query = query.where(JOBS.c.model == wanted.model)
+        if wanted.since is not None:
+            query = query.where(JOBS.c.created >= wanted.since)
+        if wanted.until is not None:
+            query = query.where(JOBS.c.created < wanted.until)
+        if after is not None:
+            query = query.where(tuple_(JOBS.c.created, JOBS.c.id) < tuple_(*after))
+        query = query.order_by(JOBS.c.created.desc(), JOBS.c.id.desc()).limit(most + 1)
+        async with self._database.reading() as connection:
+            records = (await connection.execute(query)).scalars().all()
+        return JobPage(tuple(_job(record) for record in records[:most]), more=len(records) > most)
+
+    async def delete(self, job_id: str) -> bool:
+        """Forget a job that is over; False if it is not, or not known."""
+        over = JOBS.c.state.notin_([JobState.QUEUED.value, JobState.RUNNING.value])
+        async with self._database.writing() as connection:
+            return (await connection.execute(delete(JOBS).where(JOBS.c.id == job_id, over))).rowcount > 0
+
+    async def forget(self, finished_before: float) -> tuple[Job, ...]:
+        """Delete jobs that were over before that Unix time, some at once; returns them, so that their files can follow."""
+        old = select(JOBS.c.record).where(JOBS.c.finished < finished_before).limit(_AT_ONCE).with_for_update(skip_locked=True)
+        async with self._database.writing() as connection:
+            jobs = [_job(record) for record in (await connection.execute(old)).scalars().all()]
+            await connection.execute(delete(JOBS).where(JOBS.c.id.in_([job.id for job in jobs])))
+        return tuple(jobs)
+
+
+async def _write(connection: AsyncConnection, jobs: Iterable[Job]) -> None:
+    """Put ``jobs`` over what is there under their ids; those that are over need their inputs no more."""
+    jobs = list(jobs)
+    for job in jobs:
+        await connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(_columns(job)))
+    over = [job.id for job in jobs if job.state.final and job.durable]
+    if over:
+        await connection.execute(delete(INPUTS).where(INPUTS.c.job_id.in_(over)))
+
+
+def _columns(job: Job) -> dict[str, Any]:
+    request = job.order.request
+    return {
+        "id": job.id,
+        "tenant": job.order.tenant,
+        "state": job.state.value,
+        "durable": job.durable,
+        "priority": int(job.order.priority),
+        "model": request.model,
+        "images": job.images,
+        "work": float(job.work),
+        "created": job.created,
+        "finished": job.finished,
+        "deadline": request.deadline,
+        "owner": job.owner,
+        "lease": job.lease,
+        "record": msgspec.msgpack.encode(job.without_input()),
+    }
+
+
+def _job(record: bytes) -> Job:
+    return msgspec.msgpack.decode(record, type=Job)
+
+
+def _pictured(order: Order) -> bool:
+    request = order.request
+    return request.init is not None or bool(request.controls) or bool(request.references)
+
+
+def _packed(order: Order) -> bytes:
+    return zlib.compress(msgspec.msgpack.encode(order), _COMPRESSION)
+
+
+def _completed(jobs: Iterable[Job], packed: Mapping[str, bytes]) -> list[Job]:
+    return [
+        replace(job, order=msgspec.msgpack.decode(zlib.decompress(packed[job.id]), type=Order)) if job.id in packed else job
+        for job in jobs
+    ]

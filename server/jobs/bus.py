@@ -1,0 +1,99 @@
+"""What happens to jobs, for whoever watches: bounded memory, and nobody who watches slows anybody down."""
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from pipelines.contract.messages import Preview, Progress
+from server.domain.call import Emit
+from server.domain.job import Job
+
+_KEPT = 128
+"""Events of one job that a watcher who comes back may still get."""
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """One event of one job; ``number`` counts from 1 in each job's life in this process."""
+
+    number: int
+    kind: Literal["queued", "started", "progress", "preview", "finished"]
+    job: Job | None = None
+    """QUEUED, STARTED, FINISHED: the job as it is then."""
+    progress: Progress | None = None
+    preview: Preview | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Channel:
+    moments: deque[Moment] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    count: int = 0
+    over: bool = False
+    watchers: int = 0
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Bus:
+    """Owns the recent events of recent jobs."""
+
+    __slots__ = ("_channels", "_most")
+
+    def __init__(self, most: int = 1000) -> None:
+        """Remember at most ``most`` jobs that are over."""
+        self._channels: OrderedDict[str, _Channel] = OrderedDict()
+        self._most = most
+
+    def sink(self, job_id: str) -> Emit:
+        """Where a job's progress goes."""
+
+        def emit(event: Progress | Preview) -> None:
+            if isinstance(event, Progress):
+                self._put(job_id, "progress", progress=event)
+            else:
+                self._put(job_id, "preview", preview=event)
+
+        return emit
+
+    def queued(self, job: Job) -> None:
+        """It waits."""
+        self._put(job.id, "queued", job=job)
+
+    def started(self, job: Job) -> None:
+        """It runs."""
+        self._put(job.id, "started", job=job)
+
+    def finished(self, job: Job) -> None:
+        """It is over; nothing comes after this."""
+        self._put(job.id, "finished", job=job)
+        self._channels[job.id].over = True
+        self._channels.move_to_end(job.id)
+        over = [job_id for job_id, channel in self._channels.items() if channel.over]
+        for job_id in over[: max(0, len(over) - self._most)]:
+            del self._channels[job_id]
+
+    async def since(self, job_id: str, after: int, seconds: float) -> tuple[Moment, ...]:
+        """The events with numbers above ``after``; none if nothing comes within ``seconds``. Who is slow misses some."""
+        channel = self._channels.setdefault(job_id, _Channel())
+        if channel.count <= after:
+            channel.watchers += 1
+            channel.news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(channel.news.wait(), seconds)
+            channel.watchers -= 1
+        if not channel.count and not channel.watchers:
+            self._channels.pop(job_id, None)  # nobody has ever said anything of it here
+        return tuple(moment for moment in channel.moments if moment.number > after)
+
+    def remembers(self, job_id: str, after: int) -> bool:
+        """Whether something is to come from here after event ``after``."""
+        channel = self._channels.get(job_id)
+        return channel is not None and channel.count > after
+
+    def _put(self, job_id: str, kind: Literal["queued", "started", "progress", "preview", "finished"], **fields: object) -> None:
+        channel = self._channels.setdefault(job_id, _Channel())
+        channel.count += 1
+        channel.moments.append(Moment(channel.count, kind, **fields))  # type: ignore[arg-type] # one of the three, by name
+        channel.news.set()

@@ -1,0 +1,73 @@
+"""The OpenAPI document against a real server: whatever is sent, no 5xx and nothing that the document does not tell."""
+
+from pathlib import Path
+
+import pytest
+import schemathesis
+from conftest import start_server
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from server.app import build
+from server.settings import Settings
+
+EXAMPLES = 8
+"""Of each address and each way to go wrong: enough to have found what is mended, and done in seconds."""
+
+MODELS = """
+server: {default_model: tiny}
+models:
+  tiny:
+    source: "fake:"
+    family: fake
+    defaults: {width: 64, height: 64, steps: 2, sampler: euler}
+    limits: {max_pixels: 16384, max_steps: 4, max_images: 2, min_side: 16}
+  org/other: {source: "fake:", family: fake, defaults: {width: 64, height: 64, steps: 2}, limits: {max_steps: 2}}
+loras: {paper-cut: {source: file:paper.safetensors, family: fake}, ink: {source: file:ink.safetensors, family: fake}}
+controlnets: {canny: {source: dir:canny, family: fake}}
+ip_adapters: {plus: {source: file:plus.safetensors, family: fake}}
+upscalers: {sharp: {source: file:sharp.safetensors}}
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = start_server(tmp_path_factory.mktemp("schema"), models=MODELS).until_ready()
+    yield server
+    assert server.stop() == 0
+
+
+def document():
+    """As every server serves it: what it says does not depend on its models."""
+    return build(Settings(home=Path("unused"), devices=("fake",))).openapi_schema.to_schema()
+
+
+# Made here and not in a fixture, so that each address is a test of its own.
+schema = schemathesis.openapi.from_dict(
+    document(), config=schemathesis.Config.from_dict({"generation": {"deterministic": True, "max-examples": EXAMPLES}})
+)
+
+
+def test_the_document_is_what_the_server_serves(server):
+    assert server.client.get("/schema").json() == document()
+
+
+@schema.parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_whatever_is_sent_is_answered_as_the_document_says(case, server):
+    case.call_and_validate(
+        base_url=server.url,
+        checks=[not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance],
+    )
