@@ -154,17 +154,21 @@ class Adapters:
         return held | {need.key for row in firm for need in self._needs[row.id]}
 
     def _next(self, lacking: list[Row], stay: set[AdapterKey]) -> None:
+        """Send for what rows lack, the most urgent's first; for none that could not have all of its own at once."""
         if self._arrival is not None:
             return
         planned: dict[AdapterKey, _Need] = {}
         size = 0
-        for need in (need for row in lacking for need in self._missing(row)):
-            more = self._sizes.get(need.key, 0)
-            if need.key not in planned and len(planned) < _AT_ONCE and self._make_room(size + more, stay):
-                planned[need.key] = need
-                size += more
+        for row in lacking:
+            missing = {need.key: need for need in self._missing(row) if need.key not in planned}
+            more = sum(self._sizes.get(key, 0) for key in missing)
+            own = stay | {need.key for need in self._needs[row.id]}
+            if len(planned) < _AT_ONCE and self._make_room(size + more, own):
+                # Who comes later must not take what this row has already: two could do so for ever.
+                stay, size = own, size + more
+                planned |= missing
         if planned:
-            self._begin(list(planned.values()))
+            self._begin(list(planned.values())[:_AT_ONCE])
 
     def _begin(self, needs: Sequence[_Need], *, retried: bool = False) -> None:
         arrival = self._arrival = _Arrival(retried)

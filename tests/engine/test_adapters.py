@@ -342,7 +342,7 @@ def test_only_so_many_are_opened_in_one_go():
     assert len(stage.runner._loads) == len("m" + "abcd")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     requests=st.lists(
         st.tuples(st.lists(st.sampled_from("abcdefg"), max_size=3, unique=True), st.integers(1, 6), st.integers(0, 8)),
