@@ -66,7 +66,8 @@ def by_length(conditioning: Conditioning) -> Iterator[tuple[list[int], Condition
     if conditioning.mask is None:
         yield list(range(len(conditioning))), conditioning
         return
-    lengths = conditioning.mask.sum(dim=1).int().tolist()
+    # Counted, not summed: in bfloat16 a sum past 256 is rounded.
+    lengths = (conditioning.mask != 0).sum(dim=1).tolist()
     for length in sorted(set(lengths)):
         rows = [index for index, each in enumerate(lengths) if each == length]
         own = conditioning.picked(torch.tensor(rows).to(conditioning.tokens.device))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from by_diffusers import reference as plain_reference
 from control_by_diffusers import reference
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from driving import run
 from test_alone import KINDS, RELATIVE, relative
 from test_alone import request as plain
@@ -162,6 +163,9 @@ def test_two_t2i_adapters_equal_diffusers(tiny, controls):
 def test_seeds_of_one_request_share_what_is_read_of_its_picture(tiny, controls):
     asked = plain("txt2img", "euler_a", guided=True, seeds=(3, 4, 5), controls=(controls["a"].use(),))
     check(tiny, asked, controls)
+    with watched(ControlNetConditioningEmbedding) as seen:
+        run({"tiny": tiny.family}, [asked])
+    assert list(seen.values()) == [[1]], "one picture is read, once for all images and steps"
 
 
 def company(controls):
@@ -201,12 +205,12 @@ def test_in_company_each_row_is_as_alone_and_networks_see_their_own_rows_only(ti
 
 
 @contextmanager
-def watched():
-    """How many evaluations each forward of each ControlNet has."""
+def watched(kind=diffusers.ControlNetModel):
+    """How many evaluations each forward of each module of a ``kind`` has."""
     seen = {}
 
     def note(module, args):
-        if isinstance(module, diffusers.ControlNetModel):
+        if isinstance(module, kind):
             seen.setdefault(id(module), []).append(len(args[0]))
 
     hook = torch.nn.modules.module.register_module_forward_pre_hook(note)

@@ -79,7 +79,7 @@ def _placed(said: Said, total: int) -> Residuals:
 
 
 def _waves(rows: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """``rows`` in parts that name each row once: adding to a row twice in one go would keep one of both."""
+    """``rows`` in parts that name each row once: a GPU adds to one row in any order, and sums would differ by a rounding."""
     left = list(enumerate(rows))
     while left:
         first = {row: index for index, row in reversed(left)}
