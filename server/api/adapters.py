@@ -16,6 +16,7 @@ from pipelines.contract.control import Balance, ControlUse, LoraUse, ReferenceUs
 from pipelines.contract.errors import InvalidRequest, Unsupported
 from pipelines.contract.loras import MAX_WEIGHT, extract
 from pipelines.contract.picture import Picture, Resize
+from pipelines.contract.preprocessing import Options, find, settle
 from pipelines.contract.request import Style
 from server.api.checks import few, number, span
 from server.api.options import ControlOption, LoraOption, ReferenceOption
@@ -76,12 +77,13 @@ def controls(
         where = f"controls[{index}]"
         network = catalog.controlnet(option.name, card.family, f"{where}.name")
         start, end = span(option.start, option.end, where)
-        asked = network.preprocessor if option.preprocessor is None else option.preprocessor
+        preprocessor, parameters = _prepared(option, network, where)
         found.append(
             ControlUse(
                 network,
                 picture,
-                preprocessor=None if asked is None or asked.strip().lower() in ("", READY_MADE) else asked.strip().lower(),
+                preprocessor=preprocessor,
+                preprocessor_options=parameters,
                 weight=number(option.weight, f"{where}.weight", 1.0, 0.0, MAX_ADAPTER_WEIGHT),
                 start=start,
                 end=end,
@@ -139,6 +141,24 @@ def _read(text: str, where: str) -> LoraOption:
     if len(numbers) == 2:  # noqa: PLR2004 - text encoders and UNet
         return LoraOption(name, numbers[1], numbers[0])
     return LoraOption(name, *numbers)
+
+
+def _prepared(option: ControlOption, network: ControlCard, where: str) -> tuple[str | None, Options]:
+    """The preprocessor's id and those of its parameters that are given; None for a picture that is a control image already."""
+    asked = network.preprocessor if option.preprocessor is None else option.preprocessor
+    given = option.preprocessor_options or {}
+    if asked is None or asked.strip().lower() in ("", READY_MADE):
+        if given:
+            msg = "The picture is a control image already: there is no preprocessor to take options."
+            raise InvalidRequest(msg, param=f"{where}.preprocessor_options")
+        return None, {}
+    try:
+        spec = find(asked)
+        settled = settle(spec, given)
+    except InvalidRequest as error:
+        named = (error.param or "preprocessor").replace("options", "preprocessor_options", 1)
+        raise type(error)(error.message, param=f"{where}.{named}") from None
+    return spec.id, {name: settled[name] for name in given}
 
 
 def _mode(asked: str | None, network: ControlCard, param: str) -> str | None:

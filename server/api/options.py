@@ -39,6 +39,12 @@ class ControlOption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str | None,
         Meta(description="What makes the control image of the picture; absent: the card's. `none`: the picture is one."),
     ] = None
+    preprocessor_options: Annotated[
+        dict[str, int | float] | None,
+        Meta(
+            description="Its parameters, as GET /api/preprocessors lists them; absent `resolution`: what fits the image."
+        ),
+    ] = None
     weight: Annotated[float | None, Meta(description="0 to 2; absent: 1.")] = None
     start: Annotated[float | None, Meta(description="Fraction of the steps from which it speaks; absent: 0.")] = None
     end: Annotated[float | None, Meta(description="Fraction of the steps from which it is silent again; absent: 1.")] = None

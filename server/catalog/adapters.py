@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from pipelines.contract.adapters import ControlCard, ControlKind, LoraCard, PreprocessorCard, ReferenceCard, UpscalerCard
+from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.family import Family
 from pipelines.contract.loras import MAX_WEIGHT
+from pipelines.contract.preprocessing import PreprocessorSpec, find
 from server.catalog.positions import Document, Where
 from server.catalog.sources import addressed, sourced
 
@@ -52,6 +54,8 @@ def controlnets(document: Document, entries: Mapping[str, Any], folder: Path) ->
             raise document.error((*where, "modes"), "only kind union has modes")
         if any(number < 0 for number in card.modes.values()):
             raise document.error((*where, "modes"), "numbers begin at 0")
+        if card.preprocessor is not None:
+            _known(document, (*where, "preprocessor"), card.preprocessor)
         return sourced(document, where, card, ("bundled", "dir", "file", "hf"), folder)
 
     return _cards(document, "controlnets", entries, ControlCard, check)
@@ -86,9 +90,18 @@ def preprocessors(document: Document, entries: Mapping[str, Any], folder: Path) 
     """The cards of ``preprocessors:``."""
 
     def check(where: Where, card: PreprocessorCard) -> PreprocessorCard:
+        if _known(document, where, card.name).weights is None:
+            raise document.error(where, "this preprocessor needs no weights; leave the entry out")
         return sourced(document, where, card, ("dir", "file", "hf"), folder, file=card.file)
 
     return _cards(document, "preprocessors", entries, PreprocessorCard, check)
+
+
+def _known(document: Document, where: Where, name: str) -> PreprocessorSpec:
+    try:
+        return find(name)
+    except InvalidRequest as error:
+        raise document.error(where, error.message) from None
 
 
 def _cards(

@@ -10,6 +10,7 @@ from litestar.openapi.spec import Operation
 
 from pipelines.contract.errors import BadPicture, InvalidRequest
 from server.api.bodies import from_form, from_json
+from server.api.forms import parts
 from server.api.native.preprocess_schemas import PreprocessAnswer, PreprocessBody, PreprocessForm
 from server.api.native.preprocess_translate import image_of
 
@@ -33,7 +34,7 @@ async def read_preprocess(request: Request[Any, Any, Any]) -> PreprocessInput:
 async def _multipart(request: Request[Any, Any, Any]) -> PreprocessInput:
     fields: dict[str, Any] = {}
     image: bytes | None = None
-    for name, value in (await request.form()).multi_items():
+    for name, value in await parts(request):
         if name != "image":
             fields[name] = value
         elif image is not None:

@@ -7,7 +7,9 @@ from litestar import MediaType, Request, Response, get, post
 from litestar.di import NamedDependency
 
 from pipelines.contract.preprocessing import find, settle
+from server.api.documenting import READING, WORKING, failures
 from server.api.native import preprocess_translate as translate
+from server.api.native.bodies import NativeErrorBody
 from server.api.native.preprocess_forms import PreprocessOperation, read_preprocess
 from server.api.native.preprocess_schemas import PreprocessorList
 from server.api.uploads import Uploads
@@ -18,13 +20,13 @@ from server.fleet.fleet import Fleet
 from server.storage.encode import encode
 
 
-@get("/api/preprocessors")
+@get("/api/preprocessors", responses=failures(NativeErrorBody, READING))
 async def preprocessors(catalog: NamedDependency[Catalog]) -> PreprocessorList:
     """Every preprocessor: its names, parameters, and whether it is ready or what it lacks."""
     return translate.listed(catalog.preprocessors)
 
 
-@post("/api/preprocess", status_code=200, operation_class=PreprocessOperation)
+@post("/api/preprocess", status_code=200, operation_class=PreprocessOperation, responses=failures(NativeErrorBody, WORKING))
 async def preprocess(
     request: Request[Any, Any, Any], fleet: NamedDependency[Fleet], uploads: NamedDependency[Uploads]
 ) -> Response[Any]:
