@@ -280,8 +280,8 @@ def test_refusals_reach_only_those_who_asked(tiny):
     ]
     result = run({"tiny": tiny.family}, requests)
     assert {name: (error.code, error.param) for name, error in result.failed.items()} == {
-        "lora": ("unsupported", "prompt"),
-        "negative": ("unsupported", "negative_prompt"),
+        "lora": ("invalid_request", "prompt"),
+        "negative": ("invalid_request", "negative_prompt"),
         "long": ("too_large", "prompt"),
     }
     assert "'paper-cut'" in result.failed["lora"].message

@@ -79,7 +79,10 @@ class Addition:
     def add(self, uses: Uses, rows: tuple[int, ...] | None) -> None:
         """``rows`` add ``uses``."""
         self._sets.append((uses, rows))
-        self._joint = self._joint and all(type(layer) is LowRank and layer.magnitude is None for layer, _ in uses)
+        if self._joint:
+            for layer, _ in uses:
+                if type(layer) is not LowRank or layer.magnitude is not None:
+                    self._joint = False
 
     def __call__(self, module: Any, given: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor:
         """The module's output with everything added."""
@@ -194,7 +197,10 @@ def applied(rows: Sequence[tuple[LoraPart, ...]]) -> Iterator[None]:
     for own, members in companies.items():
         place = tuple(members)
         for module, uses in _uses([(part.lora.network, part.weight) for part in own]).items():
-            hooks.setdefault(module, Addition(frame)).add(tuple(uses), place)
+            hook = hooks.get(module)
+            if hook is None:
+                hook = hooks[module] = Addition(frame)
+            hook.add(uses, place)
     blocks = {block for own in companies for part in own for held in part.lora.compiled if (block := held()) is not None}
     with as_written(list(blocks)), _hooked(hooks):
         yield
@@ -207,18 +213,19 @@ def uniformly(added: Sequence[tuple[Layers, float]]) -> Iterator[None]:
     hooks: dict[Any, Addition] = {}
     for module, uses in _uses(added).items():
         hooks[module] = Addition(frame)
-        hooks[module].add(tuple(uses), None)
+        hooks[module].add(uses, None)
     with _hooked(hooks):
         yield
 
 
-def _uses(added: Sequence[tuple[Layers, float]]) -> dict[Any, list[tuple[Layer, float]]]:
-    found: dict[Any, list[tuple[Layer, float]]] = {}
+def _uses(added: Sequence[tuple[Layers, float]]) -> dict[Any, Uses]:
+    """What each module gets; this and what follows it is done for 800 modules in each tick."""
+    found: dict[Any, Uses] = {}
     for layers, weight in added:
         for held, layer in layers:
             module = held()
             if module is not None:
-                found.setdefault(module, []).append((layer, weight))
+                found[module] = (*found[module], (layer, weight)) if module in found else ((layer, weight),)
     return found
 
 
