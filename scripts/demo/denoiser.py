@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from scripts.demo.autoencoder import as_tensor
 from scripts.demo.networks import new_scheduler, new_unet
-from scripts.demo.painting import training_example
+from scripts.demo.painting import Mask, training_example
 from scripts.demo.recipe import SD_SCALING, SEED, STATE
 from scripts.demo.tokenizer import tokenise, write_tokenizer
 from scripts.demo.trainer import WORKERS, Budget, Trainer, autocast
@@ -40,6 +40,26 @@ class Cache:
 CHUNK = 100
 
 
+def loss_weight(masks: Sequence[Mask]) -> Tensor:
+    """Return the weight of each latent pixel in the loss, 1 on average.
+
+    Ground is easy and most of a picture: things, and one latent pixel around them, count four times.
+    """
+    covered = torch.from_numpy(np.stack(masks))[:, None]
+    near = functional.max_pool2d(functional.max_pool2d(covered, 8), 3, stride=1, padding=1)
+    weight = 1 + 3 * (near > 0).float()
+    return (weight / weight.mean((1, 2, 3), keepdim=True)).half()
+
+
+def spread_times(count: int, generator: torch.Generator, workers: int = 1, rank: int = 0) -> Tensor:
+    """Draw a worker's timesteps of a step: one from each of as many equal spans.
+
+    So every batch sees the whole range, and the loss is less noisy.
+    """
+    spans = (torch.arange(count) * workers + rank + torch.rand(count, generator=generator)) / (count * workers)
+    return (spans**0.75 * 1000).long().clamp(max=999)  # rather more of the noisy ones, where the prompt decides
+
+
 @torch.no_grad()
 def encoded_chunk(vae: AutoencoderKL, bucket: int, start: int) -> tuple[Tensor, Tensor, list[str]]:
     """Draw and encode some pictures: latents, loss weights, captions."""
@@ -47,12 +67,7 @@ def encoded_chunk(vae: AutoencoderKL, bucket: int, start: int) -> tuple[Tensor, 
     examples = [training_example(SEED + bucket, start + i, width, height) for i in range(CHUNK)]
     pixels = as_tensor([pixels for _, pixels, _ in examples]).to(memory_format=torch.channels_last)
     latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(20)]) * SD_SCALING
-    # Ground is easy and most of a picture: weigh the things, and one latent pixel around them, four times.
-    covered = torch.from_numpy(np.stack([mask for _, _, mask in examples]))[:, None]
-    near = functional.max_pool2d(functional.max_pool2d(covered, 8), 3, stride=1, padding=1)
-    weight = 1 + 3 * (near > 0).float()
-    weight /= weight.mean((1, 2, 3), keepdim=True)
-    return latents.contiguous().half(), weight.half(), [text for text, _, _ in examples]
+    return latents.contiguous().half(), loss_weight([mask for _, _, mask in examples]), [text for text, _, _ in examples]
 
 
 def cached_pictures(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> list[Cache]:
@@ -98,10 +113,7 @@ def train_unet(budget: Budget) -> None:
         clean = cache.latents[chosen].float()
         tokens = torch.where(torch.rand((len(chosen), 1), generator=generator) < EMPTY_PROMPTS, empty, cache.tokens[chosen])
         noise = torch.randn(clean.shape, generator=generator)
-        # One timestep from each of as many equal spans: every batch sees the whole range, and the loss is less noisy.
-        count = len(chosen)
-        spans = (torch.arange(count) * WORKERS + rank + torch.rand(count, generator=generator)) / (count * WORKERS)
-        times = (spans**0.75 * 1000).long().clamp(max=999)  # rather more of the noisy ones, where the prompt decides
+        times = spread_times(len(chosen), generator, WORKERS, rank)
         noisy = scheduler.add_noise(clean, noise, times)
         share = scheduler.alphas_cumprod[times].view(-1, 1, 1, 1)
         velocity = share.sqrt() * noise - (1 - share).sqrt() * clean

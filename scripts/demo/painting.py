@@ -24,6 +24,7 @@ PAIR_PLACES = (0.25, 0.75)
 GRID = 8
 OVERSAMPLE = 4
 SIDE = 128
+HOLE = 0.52  # radius of a ring's hole, of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def draw_mask(shape: str, centre: Point, radius: float, size: tuple[int, int]) -
     else:
         disc(1.0, 255)
         if shape == "ring":
-            disc(0.52, 0)
+            disc(HOLE, 0)
     return np.asarray(image.reduce(k), dtype=np.float32) / 255
 
 

@@ -52,11 +52,19 @@ class Trainer:
     """
 
     def __init__(
-        self, name: str, modules: dict[str, nn.Module], budget: Budget, *, rate: float, decay: float, average: float
+        self,
+        name: str,
+        modules: dict[str, nn.Module],
+        budget: Budget,
+        *,
+        rate: float,
+        decay: float,
+        average: float,
+        workers: int = WORKERS,
     ) -> None:
         self.path = STATE / f"{name}.pt"
         self.name, self.modules, self.budget = name, modules, budget
-        self.rate, self.average = rate, average
+        self.rate, self.average, self.workers = rate, average, workers
         self.parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay, fused=True)
         self.shadow = [p.detach().clone() for p in self.parameters]
@@ -102,10 +110,11 @@ class Trainer:
         for module in self.modules.values():
             module.share_memory()
         helpers: list[Helper] = []
-        for rank in range(1, WORKERS):
+        for rank in range(1, self.workers):
             gradients = [torch.zeros_like(p).share_memory_() for p in self.parameters]
             ours, theirs = fork.Pipe()
-            process = fork.Process(target=assist, args=((theirs, ours), self.parameters, gradients, loss_of, rank), daemon=True)
+            share = Share(rank, self.workers)
+            process = fork.Process(target=assist, args=((theirs, ours), self.parameters, gradients, loss_of, share), daemon=True)
             process.start()
             theirs.close()
             helpers.append(Helper(process, ours, gradients))
@@ -143,7 +152,7 @@ class Trainer:
             helper.pipe.send(self.step)
         self.optimiser.zero_grad(set_to_none=True)
         loss = loss_of(self.step, 0)
-        (loss / WORKERS).backward()
+        (loss / self.workers).backward()
         losses = [loss.item(), *(helper.pipe.recv() for helper in helpers)]
         with torch.no_grad():
             own = [p.grad for p in self.parameters if p.grad is not None]
@@ -160,6 +169,14 @@ class Trainer:
         return sum(losses) / len(losses)
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of each batch a process computes."""
+
+    rank: int
+    workers: int
+
+
 @dataclass(slots=True)
 class Helper:
     """Another process that computes its share of each batch, with the shared memory its gradients arrive in."""
@@ -174,14 +191,14 @@ def assist(
     parameters: Sequence[nn.Parameter],
     gradients: Sequence[Tensor],
     loss_of: Loss,
-    rank: int,
+    share: Share,
 ) -> None:
     """Compute a share of each batch until told to stop. The weights are shared memory: the first process alone moves them."""
     pipe, other_end = ends
     other_end.close()  # inherited; while it is open here, nobody would notice that the first process is gone
     while (step := received(pipe)) is not None:
-        loss = loss_of(step, rank)
-        (loss / WORKERS).backward()
+        loss = loss_of(step, share.rank)
+        (loss / share.workers).backward()
         with torch.no_grad():
             torch._foreach_copy_(list(gradients), [p.grad for p in parameters if p.grad is not None])
         for p in parameters:

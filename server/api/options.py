@@ -41,9 +41,7 @@ class ControlOption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     preprocessor_options: Annotated[
         dict[str, int | float] | None,
-        Meta(
-            description="Its parameters, as GET /api/preprocessors lists them; absent `resolution`: what fits the image."
-        ),
+        Meta(description="Its parameters, as GET /api/preprocessors lists them; absent `resolution`: what fits the image."),
     ] = None
     weight: Annotated[float | None, Meta(description="0 to 2; absent: 1.")] = None
     start: Annotated[float | None, Meta(description="Fraction of the steps from which it speaks; absent: 0.")] = None
