@@ -58,7 +58,7 @@ class Reader:
             msg = f"clip_skip must be 0 to {self._family.max_clip_skip} for this model, not {request.clip_skip}."
             raise InvalidRequest(msg, param="clip_skip")
         steps = self._steps(row)
-        positive = self._read(request.styled_prompt, steps, "prompt", request.clip_skip)
+        positive = self._read(request.styled_prompt, steps, "prompt", request.clip_skip, change)
         if not request.sampling.guided:
             return (positive,)
         # Like diffusers, the negative prompt is never tapped early: clip_skip is about the picture's description.
