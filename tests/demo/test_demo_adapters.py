@@ -19,7 +19,7 @@ from scripts.demo.scenes import caption, is_heldout
 MEGABYTE = 1_000_000
 TRAINED = pytest.mark.skipif(
     not CANNY.exists() or not LORAS.exists(),
-    reason="the demo's adapters are not bundled: train_demo.py has yet to make good ones",
+    reason="the demo's adapters are not trained well enough to be bundled yet",
 )
 STYLED = 60
 RECOGNISED = {"outline": is_outlined, "two-tone": is_two_toned}
