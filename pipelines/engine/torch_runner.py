@@ -1,9 +1,9 @@
 """The runner with tensors: encode, denoise and decode on one device."""
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import count
 from typing import cast
 
@@ -13,6 +13,7 @@ from pipelines.adapters import inpainting, opened
 from pipelines.adapters.additions import NOTHING, Shaping
 from pipelines.adapters.evaluation import evaluate
 from pipelines.adapters.opened import Adapter, Find
+from pipelines.adapters.references.image_prompt import ImagePrompt
 from pipelines.adapters.resampling import as_picture, as_pixels
 from pipelines.adapters.upscaler import open_upscaler
 from pipelines.contract.adapters import AdapterCard, UpscalerCard
@@ -67,6 +68,8 @@ class TorchRunner:
         self._states: dict[RowId, RowState] = {}
         self._conditioning: dict[tuple[int, ...], Conditioning] = {}
         self._adapters: dict[AdapterKey, Adapter] = {}
+        self._prompts: weakref.WeakSet[ImagePrompt] = weakref.WeakSet()
+        """IP-Adapters, installed or on their way: they may share an image encoder."""
         self._loads = count()
         self._enlargements = Enlargements()
         self._phases: dict[Phase, Callable[[Batch, _Work], None]] = {
@@ -113,11 +116,16 @@ class TorchRunner:
 
     def open_adapter(self, model: str, card: AdapterCard) -> Callable[[LoadProgress], OpenAdapter]:
         """Open it for the network of ``model``; touches nothing that batches use."""
-        opening: Callable[[LoadProgress], Adapter] = (
-            partial(open_upscaler, card, self._device)
-            if isinstance(card, UpscalerCard)
-            else partial(opened.open_adapter, card, self._models[model].family, others=tuple(self._adapters.values()))
-        )
+        resident = None if isinstance(card, UpscalerCard) else self._models[model]
+
+        def opening(progress: LoadProgress) -> Adapter:
+            if isinstance(card, UpscalerCard) or resident is None:
+                return open_upscaler(cast("UpscalerCard", card), self._device, progress)
+            # Those that are on their way are among the others: several may be opened in one go.
+            made = opened.open_adapter(card, resident.family, progress, tuple(self._prompts))
+            if isinstance(made, ImagePrompt):
+                self._prompts.add(made)
+            return made
 
         def work(progress: LoadProgress) -> OpenAdapter:
             if self._device.type == "cuda":

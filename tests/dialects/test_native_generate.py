@@ -7,7 +7,6 @@ import json
 import httpx
 import openai
 import pytest
-from conftest import start_server
 from PIL import Image
 
 GENERATE = "/api/generate"
@@ -32,8 +31,8 @@ styles: {house: {prompt: "{prompt}, in our house style"}}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = start_server(tmp_path_factory.mktemp("native"), models=MODELS).until_ready()
+def server(launch, tmp_path_factory):
+    server = launch(tmp_path_factory.mktemp("native"), models=MODELS).until_ready()
     yield server
     assert server.stop() == 0
 

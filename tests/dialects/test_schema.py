@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import schemathesis
-from conftest import start_server
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -36,8 +35,8 @@ upscalers: {sharp: {source: file:sharp.safetensors}}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = start_server(tmp_path_factory.mktemp("schema"), models=MODELS).until_ready()
+def server(launch, tmp_path_factory):
+    server = launch(tmp_path_factory.mktemp("schema"), models=MODELS).until_ready()
     yield server
     assert server.stop() == 0
 

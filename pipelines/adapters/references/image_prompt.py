@@ -19,7 +19,7 @@ _REMEMBERED = 32
 class ImagePrompt:
     """An opened IP-Adapter. It is bound to no network: all models of its family and precision share it."""
 
-    __slots__ = ("_projection", "_sites", "_tokens", "bytes", "encoder", "layers", "layout", "name")
+    __slots__ = ("__weakref__", "_projection", "_sites", "_tokens", "bytes", "encoder", "layers", "layout", "name")
 
     def __init__(self, name: str, layout: Layout, encoder: ImageEncoder, projection: Any, layers: Any) -> None:
         """``layers`` are linear layers without bias in the order of `Layout.layers`: keys first, then as many values."""
