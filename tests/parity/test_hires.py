@@ -208,7 +208,7 @@ class Forgetful:
 
 
 def test_an_encoding_that_is_repeated_draws_the_same_numbers(tiny_inpaint, larger):
-    """With nine channels a picture is encoded once numbers have been drawn: here for the second of two rows that begin together."""
+    """With nine channels a picture is encoded once numbers have been drawn; here for the second of two rows."""
     asked = ask("euler_a", by(Enlarger.LATENT, larger), seeds=(1, 2))
     calm = run({"tiny": tiny_inpaint.family}, [asked])
     family = Forgetful(tiny_inpaint.family, 3)
