@@ -46,7 +46,8 @@ class KeyRing:
         # Every key is compared, so that the time does not tell which one came close.
         matches = [hmac.compare_digest(shown, known) for known in self._static]
         if any(matches):
-            return Caller(f"key-{matches.index(True)}", frozenset(Scope))
+            # Named by what it is, not by its place in the list: that may change, and with it whose jobs and uploads are whose.
+            return Caller(f"key-{shown[:16]}", frozenset(Scope))
         key = await self._look_up(shown)
         if key is None or not key.live(self._clock.time()):
             return None

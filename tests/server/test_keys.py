@@ -137,3 +137,14 @@ async def test_a_server_that_others_reach_needs_a_key_or_a_word(settings):
         await check_exposure(assemble(msgspec.structs.replace(outside, api_keys=("k",)), silent()))
     finally:
         await parts.database.close()
+
+
+async def test_a_key_of_the_settings_is_the_same_tenant_wherever_it_stands(repository):
+    async def tenant(*keys):
+        ring = KeyRing(keys, repository, SetClock(100.0), may_be_open=False)
+        return (await ring.caller("mine")).tenant
+
+    assert await tenant("mine", "yours") == await tenant("yours", "mine")
+    assert (
+        await tenant("mine") != (await KeyRing(("yours",), repository, SetClock(1.0), may_be_open=False).caller("yours")).tenant
+    )
