@@ -48,9 +48,11 @@ def pixels(picture):
     return np.frombuffer(picture.data, np.uint8).reshape(picture.height, picture.width, 3)
 
 
-@pytest.mark.parametrize(
-    "id_", [pytest.param(spec.id, marks=[pytest.mark.slow] * (spec.id in LONG)) for spec in needing_weights()]
-)
+HUGE = (pytest.mark.slow, pytest.mark.xdist_group("full_size"))
+"""Beside a full-size checkpoint they would not fit 24 GB: one after the other, in the process of those."""
+
+
+@pytest.mark.parametrize("id_", [pytest.param(spec.id, marks=HUGE if spec.id in LONG else ()) for spec in needing_weights()])
 @pytest.mark.timeout(900)
 def test_each_runs_on_its_networks(id_, folder):
     preprocessors = Preprocessors()
