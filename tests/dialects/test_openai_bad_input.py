@@ -88,8 +88,7 @@ def check(server, response, status, param):
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert response.status_code == status, error
-    # Milliseconds on a quiet machine; on a busy one only this can be asked: nothing was begun that takes its time.
-    assert response.elapsed.total_seconds() < 5
+    assert response.elapsed.total_seconds() < 1
     assert response.headers["x-request-id"]
     assert response.headers["openai-version"] == "2020-10-01"
     if param is not None:
