@@ -1,5 +1,10 @@
 """One database, SQLite or PostgreSQL, behind SQLAlchemy's asyncio."""
 
+import asyncio
+import contextlib
+import sqlite3
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,12 +27,13 @@ class Database:
     halfway because another was first. Reads see the last committed state and wait for nobody (WAL).
     """
 
-    __slots__ = ("_reads", "_writes", "postgres")
+    __slots__ = ("_file", "_reads", "_writes", "postgres")
 
     def __init__(self, url: str | URL) -> None:
         """``sqlite+aiosqlite:///PATH`` or ``postgresql+asyncpg://...``; nothing is opened yet."""
         target = make_url(url)
         self.postgres = target.get_backend_name() == "postgresql"
+        self._file = None if self.postgres else target.database
         if self.postgres:
             self._writes = create_async_engine(target, pool_pre_ping=True)
             self._reads = self._writes.execution_options(isolation_level="AUTOCOMMIT")
@@ -36,6 +42,11 @@ class Database:
             Path(target.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._writes = _sqlite(target, begin="BEGIN IMMEDIATE")
         self._reads = _sqlite(target, begin="BEGIN DEFERRED")
+
+    async def prepare(self) -> None:
+        """Have SQLite keep a write-ahead log; it is kept from then on, whoever opens the file."""
+        if self._file is not None:
+            await asyncio.to_thread(_log_ahead, self._file)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
@@ -60,6 +71,22 @@ def beside(home: Path) -> URL:
     return URL.create("sqlite+aiosqlite", database=str(home / "state" / "aquatint.db"))
 
 
+def _log_ahead(file: str) -> None:
+    """Change the journal's mode. Of several who do so at the same time SQLite tells some that it is locked, without waiting."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    pause = threading.Event()
+    with contextlib.closing(sqlite3.connect(file, timeout=_BUSY_SECONDS)) as connection:
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                pause.wait(0.02)
+            else:
+                return
+
+
 def _sqlite(target: URL, *, begin: str) -> AsyncEngine:
     engine = create_async_engine(target, poolclass=AsyncAdaptedQueuePool, pool_size=_SQLITE_CONNECTIONS, max_overflow=0)
 
@@ -67,8 +94,8 @@ def _sqlite(target: URL, *, begin: str) -> AsyncEngine:
     def _prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver's own idea of when transactions begin is too late
         cursor = connection.cursor()
-        # WAL with NORMAL loses nothing when a process dies, only, perhaps, the last commits when the power does.
-        for setting in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={int(_BUSY_SECONDS * 1000)}", "foreign_keys=ON"):
+        # With a write-ahead log NORMAL loses nothing when a process dies, only, perhaps, the last commits when the power does.
+        for setting in (f"busy_timeout={int(_BUSY_SECONDS * 1000)}", "synchronous=NORMAL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {setting}")
         cursor.close()
 

@@ -19,6 +19,7 @@ async def migrate(database: Database) -> tuple[str | None, str | None]:
 
     Raises `NewerDatabase` for a database that a later version has migrated.
     """
+    await database.prepare()
     async with database.writing() as connection:
         if database.postgres:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
