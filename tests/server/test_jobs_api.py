@@ -62,7 +62,7 @@ def test_a_job_is_accepted_done_and_shown(api, until):
 
 
 def test_its_events_tell_the_whole_story_and_go_on_where_they_broke(api):
-    job_id = api.post("/api/jobs", json={"prompt": "a cat"}).json()["id"]
+    job_id = api.post("/api/jobs", json={"prompt": "a cat", "previews": 2}).json()["id"]
     told = events(api, job_id)
     kinds = [event["event"] for event in told]
     assert kinds[:2] == ["queued", "started"]

@@ -560,7 +560,7 @@ def test_any_options_give_a_lawful_request_or_a_refusal_that_names_one(fields, w
 
 def test_previews_are_for_streams():
     options = GenerateRequest(prompt="x", previews=3, steps=20)
-    found = generation(options, CATALOG, Supplied(), job_id="j", tenant="t", draw=lambda: 1, stream=True)
+    found = generation(options, CATALOG, Supplied(), job_id="j", tenant="t", draw=lambda: 1, followed=True)
     assert found.order.request.preview_every == 5
     with pytest.raises(TooLarge, match="from 0 to 10"):
-        generation(replace(options, previews=11), CATALOG, Supplied(), job_id="j", tenant="t", draw=lambda: 1, stream=True)
+        generation(replace(options, previews=11), CATALOG, Supplied(), job_id="j", tenant="t", draw=lambda: 1, followed=True)

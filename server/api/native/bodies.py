@@ -29,7 +29,7 @@ class GenerateRequest(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=
         PictureText | None, Meta(description="Of the picture's size: what is white, or transparent, is painted anew.")
     ] = None
     response_format: Annotated[Literal["url", "b64"] | None, Meta(description="Absent: url.")] = None
-    previews: Annotated[int | None, Meta(description="Of a streamed request: previews of each image, 0 to 10.")] = None
+    previews: Annotated[int | None, Meta(description="Of a streamed request or a job: previews of each image, 0 to 10.")] = None
 
 
 class JobRequest(GenerateRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,16 +24,14 @@ async def followed(
     """The events of ``job`` after the one with the id ``last``; ids are this process's life and a number in it."""
     life, _, number = (last or "").partition("-")
     after = int(number) if life == jobs.life and number.isdigit() else 0
-    quiet = 0.0
-    began = time.monotonic()
+    spoke = time.monotonic()
     async for moment in jobs.follow(job.id, after):
-        if moment is None:
-            quiet = time.monotonic() - began
-            if quiet >= KEEP_ALIVE_SECONDS:
-                began = time.monotonic()
-                yield KEEP_ALIVE
+        if moment is None and time.monotonic() - spoke < KEEP_ALIVE_SECONDS:
             continue
-        began = time.monotonic()
+        spoke = time.monotonic()
+        if moment is None:
+            yield KEEP_ALIVE
+            continue
         data = await _data(request, moment, standing)
         yield b"id: %s-%d\nevent: %s\ndata: %s\n\n" % (jobs.life.encode(), moment.number, moment.kind.encode(), data)
 

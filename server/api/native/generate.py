@@ -36,7 +36,7 @@ async def generate(
     """Make images. With ``Accept: text/event-stream`` the answer is a stream of events while they are made."""
     stream = "text/event-stream" in request.headers.get("accept", "").lower()
     sent = await read(request, GenerateRequest)
-    asked = await understood(request, sent, catalog, pictures, stream=stream)
+    asked = await understood(request, sent, catalog, pictures, followed=stream)
     inline = sent.body.response_format == "b64"
     if stream:
         events = await streamed(request, asked, jobs, results, inline=inline)
@@ -46,16 +46,19 @@ async def generate(
 
 
 async def understood(
-    request: AnyRequest, sent: Sent[Any], catalog: Catalog, pictures: Pictures, *, stream: bool = False
+    request: AnyRequest, sent: Sent[Any], catalog: Catalog, pictures: Pictures, *, followed: bool = False
 ) -> generating.Generation:
-    """The order that was sent, with its pictures; raises for what cannot be, and for what the caller may not."""
+    """The order that was sent, with its pictures; raises for what cannot be, and for what the caller may not.
+
+    ``followed``: somebody can see previews.
+    """
     tenant = tenant_of(request)
     source = pictures.source(tenant, {name: data for name, data in sent.parts.items() if name not in ("image", "mask")})
     supplied = await source.supplied(sent.body, sent.image, sent.mask, drawn_mask=True)
     if source.unused:
         msg = f"No option names the file {source.unused[0]!r}."
         raise InvalidRequest(msg, param=source.unused[0])
-    asked = generating.generation(sent.body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed, stream=stream)
+    asked = generating.generation(sent.body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed, followed=followed)
     check_models(request, asked.order)
     return msgspec.structs.replace(asked, order=await pictures.trimmed(asked.order))
 

@@ -35,7 +35,7 @@ def generation(
     job_id: str,
     tenant: str,
     draw: Callable[[], int],
-    stream: bool = False,
+    followed: bool = False,
 ) -> Generation:
     """The order that ``body`` is; ``draw`` gives the seed if it has none."""
     card = catalog.card(body.model)
@@ -43,8 +43,8 @@ def generation(
     if start is None and body.strength is not None:
         msg = "'strength' goes with a picture to start from, and there is none."
         raise InvalidRequest(msg, param="strength")
-    if body.previews and not stream:
-        msg = "'previews' are for streamed answers: send the header 'Accept: text/event-stream'."
+    if body.previews and not followed:
+        msg = "'previews' are for streamed answers (send the header 'Accept: text/event-stream') and for jobs."
         raise InvalidRequest(msg, param="previews")
     # Pictures can say it all: an erased part, a variation.
     check_prompt(body.prompt, "prompt", least=0 if start or body.references or body.controls else 1)

@@ -46,11 +46,10 @@ async def enqueue(
 ) -> Response[JobAccepted]:
     """Accept a request for good: it will be done, whatever becomes of this process. ``Location`` is where to look."""
     sent = await read(request, JobRequest)
-    if sent.body.response_format is not None or sent.body.previews:
-        param = "response_format" if sent.body.response_format is not None else "previews"
-        msg = f"{param!r} is for requests that wait; a job has links, and its events have previews."
-        raise InvalidRequest(msg, param=param)
-    asked = await understood(request, sent, catalog, pictures)
+    if sent.body.response_format == "b64":
+        msg = "'response_format' can be 'url' only: the answer to a job that is over has links."
+        raise InvalidRequest(msg, param="response_format")
+    asked = await understood(request, sent, catalog, pictures, followed=True)
     job = await jobs.enqueue(_kept(asked.order, sent.body, links.base(request)))
     headers = {"Location": f"/api/jobs/{job.id}"}
     return Response(JobAccepted(job.id, list(asked.warnings)), status_code=HTTPStatus.ACCEPTED, headers=headers)
@@ -116,7 +115,7 @@ async def cancel(
     return Response(await standing.view(request, await _own(request, jobs, job_id)), headers={"Cache-Control": "no-store"})
 
 
-@delete("/api/jobs/{job_id:str}", responses=failures(NativeErrorBody, (400, 404, 409, *READING)))
+@delete("/api/jobs/{job_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING)))
 async def forget(request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService]) -> None:
     """Forget a job that is over; its pictures go when their time comes."""
     found = await _own(request, jobs, job_id)
@@ -139,8 +138,7 @@ def _kept(order: Order, body: JobRequest, base: str) -> Order:
         check_url(body.webhook, "webhook")
         order = msgspec.structs.replace(order, notify=Notify(body.webhook, base))
     urgency = Priority.BULK if body.priority == "bulk" else Priority.NORMAL
-    # Somebody may come to watch: a look every few steps costs little.
-    request = msgspec.structs.replace(order.request, priority=urgency, preview_every=max(1, order.request.sampling.steps // 4))
+    request = msgspec.structs.replace(order.request, priority=urgency)
     return msgspec.structs.replace(order, request=request, priority=urgency)
 
 
