@@ -3,6 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -11,12 +12,13 @@ from sqlalchemy import delete, func, insert, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.db.database import Database
-from server.db.tables import INPUTS, JOBS
+from server.db.tables import INPUTS, JOBS, WEBHOOKS
 from server.db.webhooks import Outbox
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
 from server.domain.ports import Ahead, JobFilter, JobPage
 from server.domain.transitions import Begun, Dropped, Happening, Overdue, advance
+from server.domain.webhook import DeliveryState
 
 _COMPRESSION = 1
 """Raw pixels shrink to a half or a tenth even so; more costs more time than the disk."""
@@ -66,16 +68,17 @@ class SqlJobs:
                 await self._outbox.put(connection, [after], self._clock.time())
             return after
 
-    async def claim(self, owner: str, lease: float, most: int) -> tuple[Job, ...]:
-        """Take up to ``most`` queued jobs for ``owner`` until ``lease``: the most urgent, then the oldest; whole orders.
+    async def claim(self, owner: str, lease: float, images: int) -> tuple[Job, ...]:
+        """Take queued jobs for ``owner`` until ``lease``: the most urgent, then the oldest; whole orders.
 
+        As many as make up to ``images`` images, one at least.
         Several servers may do this at the same time: none gets what another has.
         """
         wanted = (
-            select(JOBS.c.id, JOBS.c.record)
+            select(JOBS.c.record, JOBS.c.images)
             .where(JOBS.c.state == JobState.QUEUED.value)
             .order_by(JOBS.c.priority, JOBS.c.created, JOBS.c.id)
-            .limit(most)
+            .limit(images)
             .with_for_update(skip_locked=True)
         )
         async with self._database.writing() as connection:
@@ -83,7 +86,9 @@ class SqlJobs:
             if not rows:
                 return ()
             now = self._clock.time()
-            jobs = [advance(_job(row.record), Begun(owner, lease), now) for row in rows]
+            together = accumulate(row.images for row in rows)
+            fitting = [row for row, sum_ in zip(rows, together, strict=True) if sum_ <= images] or rows[:1]
+            jobs = [advance(_job(row.record), Begun(owner, lease), now) for row in fitting]
             await _write(connection, jobs)
             inputs = select(INPUTS.c.job_id, INPUTS.c.order).where(INPUTS.c.job_id.in_([job.id for job in jobs]))
             packed = {row.job_id: row.order for row in (await connection.execute(inputs)).all()}
@@ -161,11 +166,14 @@ class SqlJobs:
             return (await connection.execute(delete(JOBS).where(JOBS.c.id == job_id, over))).rowcount > 0
 
     async def forget(self, finished_before: float) -> tuple[Job, ...]:
-        """Delete jobs that were over before that Unix time, some at once; returns them, so that their files can follow."""
+        """Delete jobs that were over before that Unix time, some at once, and messages that were settled before; the jobs."""
         old = select(JOBS.c.record).where(JOBS.c.finished < finished_before).limit(_AT_ONCE).with_for_update(skip_locked=True)
         async with self._database.writing() as connection:
             jobs = [_job(record) for record in (await connection.execute(old)).scalars().all()]
             await connection.execute(delete(JOBS).where(JOBS.c.id.in_([job.id for job in jobs])))
+            # Those that are still to be delivered stay, whatever becomes of their job.
+            settled = (WEBHOOKS.c.created < finished_before) & (WEBHOOKS.c.state != DeliveryState.PENDING.value)
+            await connection.execute(delete(WEBHOOKS).where(settled))
         return tuple(jobs)
 
 

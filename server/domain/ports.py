@@ -59,8 +59,11 @@ class JobRepository(Protocol):
         """
         ...
 
-    async def claim(self, owner: str, lease: float, most: int) -> tuple[Job, ...]:
-        """Take up to ``most`` queued jobs for ``owner`` until ``lease``: the most urgent, then the oldest; whole orders."""
+    async def claim(self, owner: str, lease: float, images: int) -> tuple[Job, ...]:
+        """Take queued jobs for ``owner`` until ``lease``: the most urgent, then the oldest; whole orders.
+
+        As many as make up to ``images`` images, one at least.
+        """
         ...
 
     async def renew(self, owner: str, ids: Iterable[str], lease: float) -> Mapping[str, bool]:
@@ -91,7 +94,7 @@ class JobRepository(Protocol):
         ...
 
     async def forget(self, finished_before: float) -> tuple[Job, ...]:
-        """Delete jobs that were over before that Unix time, some at once; returns them."""
+        """Delete jobs that were over before that Unix time, some at once, and messages that were settled before; the jobs."""
         ...
 
 

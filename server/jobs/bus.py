@@ -66,7 +66,9 @@ class Bus:
         self._put(job.id, "started", job=job)
 
     def finished(self, job: Job) -> None:
-        """It is over; nothing comes after this."""
+        """It is over; nothing comes after this, not even the same once more."""
+        if job.id in self._channels and self._channels[job.id].over:
+            return
         self._put(job.id, "finished", job=job)
         self._channels[job.id].over = True
         self._channels.move_to_end(job.id)

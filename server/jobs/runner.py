@@ -209,9 +209,7 @@ class Runner:
         if held.lost:
             return
         ended = await self._write_down(job, happening)
-        if ended is None:
-            self._log.warning("the result of a job is dropped: it is another server's now", job=job.id)
-        elif ended.state.final:
+        if ended is not None and ended.state.final:
             self._tell(ended)
 
     async def _work(self, job: Job, held: _Held) -> Happening:
@@ -237,14 +235,15 @@ class Runner:
         return happening
 
     async def _write_down(self, job: Job, happening: Happening) -> Job | None:
+        """The job as it ended; None if it is another's by now, or if the database takes nothing: then its lease runs out."""
         for attempt in range(_TRIES):
-            try:
-                return await self._repository.happen(job.id, happening, owner=self.owner)
-            except Exception:
-                if attempt + 1 == _TRIES:
-                    raise
-                self._log.exception("the end of a job cannot be written down; once more", job=job.id)
-                await asyncio.sleep(0.1 * 2**attempt)
+            with _told(self._log, "the end of a job cannot be written down"):
+                ended = await self._repository.happen(job.id, happening, owner=self.owner)
+                if ended is None:
+                    self._log.warning("the result of a job is dropped: it is another server's now", job=job.id)
+                return ended
+            await asyncio.sleep(0.1 * 2**attempt)
+        self._log.error("a job is given up: it will be done again, or has failed", job=job.id)
         return None
 
     def _tell(self, job: Job) -> None:

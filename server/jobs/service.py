@@ -197,13 +197,14 @@ class JobService:
         self._runner.cancel(job_id)
 
     async def revoke(self, job_id: str) -> Job | None:
-        """Cancel a job wherever it is: the job as it stands then, running still if its server has yet to hear of it."""
-        if self._runner.task(job_id) is not None:
-            self._runner.cancel(job_id)
-            return await self._repository.get(job_id)
+        """Cancel a job wherever it is: the job as it stands then, running still until its server has stopped it.
+
+        That it was asked for is written down first, so that no server takes it up again.
+        """
         job = await self._repository.happen(job_id, CancelAsked())
-        if job is not None and job.state is JobState.CANCELLED:
+        if job is not None and job.state is JobState.CANCELLED and self._runner.task(job_id) is None:
             self._ended(job)
+        self._runner.cancel(job_id)
         return job
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from pipelines.contract.adapters import ControlCard, LoraCard
@@ -73,6 +74,16 @@ async def test_claims_are_by_urgency_then_age(jobs):
     assert [each.id for each in await jobs.claim("me", 110.0, 3)] == ["now", "early", "late"]
     assert [each.id for each in await jobs.claim("me", 110.0, 3)] == ["bulk"]
     assert await jobs.claim("me", 110.0, 3) == ()
+
+
+async def test_a_claim_is_bounded_by_images_and_never_empty(jobs):
+    for index, images in enumerate((3, 2, 4, 1)):
+        many = job(f"j{index}", created=float(index))
+        seeds = msgspec.structs.replace(many.order.request, seeds=tuple(range(images)))
+        await jobs.add(msgspec.structs.replace(many, order=msgspec.structs.replace(many.order, request=seeds)))
+    assert [each.id for each in await jobs.claim("me", 110.0, 6)] == ["j0", "j1"]
+    assert [each.id for each in await jobs.claim("me", 110.0, 2)] == ["j2"]
+    assert [each.id for each in await jobs.claim("me", 110.0, 2)] == ["j3"]
 
 
 async def test_nobody_gets_what_another_has(jobs):

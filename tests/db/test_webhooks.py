@@ -199,6 +199,18 @@ async def test_nobody_there_and_nonsense_are_noted(bench):
         assert "UnsupportedProtocol" in (await bench.after(1, "scheme")).outcome
 
 
+async def test_settled_messages_are_forgotten_and_pending_ones_are_not(bench):
+    async with Receiver("200 OK", "500 No").listening() as receiver:
+        await bench.ended("told", receiver.url)
+        async with bench.courier():
+            await bench.until(DeliveryState.DELIVERED, "told")
+        await bench.ended("to be told", receiver.url)
+        bench.clock.advance(1.0)
+        await bench.jobs.forget(bench.clock.time())
+        assert [each.job_id for each in await bench.deliveries.newest(9)] == ["to be told"]
+        assert await bench.jobs.get("to be told") is None
+
+
 async def test_two_couriers_send_each_message_once(database):
     bench = Bench(database)
     async with Receiver().listening() as receiver:

@@ -41,14 +41,30 @@ def order(job_id="a", images=1, **fields):
     return Order(request, Delivery(Format.PNG))
 
 
+class Refusing:
+    """A repository that takes no ends for a while."""
+
+    def __init__(self, repository, times):
+        self._repository, self.left = repository, times
+
+    def __getattr__(self, name):
+        return getattr(self._repository, name)
+
+    async def happen(self, job_id, happening, *, owner=None):
+        if owner is not None and self.left:
+            self.left -= 1
+            raise OSError("disk full")
+        return await self._repository.happen(job_id, happening, owner=owner)
+
+
 class Bench:
     """A job service over a provider made of a function, with everything in reach."""
 
-    def __init__(self, folder, function=None, limit=4, queue_most=100, window=64):
+    def __init__(self, folder, function=None, *, limit=4, queue_most=100, window=64, refused_ends=0):
         self.clock, self.metrics = SetClock(), Metrics()
         self.store = FolderStore(folder, Retention(1e9, 1 << 30), self.clock)
         self.database = Database(beside(folder))
-        self.repository = SqlJobs(self.database, self.clock, Outbox(lambda job: job.id.encode()))
+        self.repository = Refusing(SqlJobs(self.database, self.clock, Outbox(lambda job: job.id.encode())), refused_ends)
         self.admission = Admission(limit, self.metrics)
         gateway = Gateway(FunctionProvider(function, wait=7.0), self.store, self.metrics)
         self.jobs = JobService(
@@ -316,6 +332,31 @@ async def test_a_queued_job_is_cancelled_wherever_it_is(bench):
         assert await jobs.revoke("nobody") is None
         assert await jobs.delete("runs")
         assert await jobs.get("runs") is None
+
+
+async def test_cancelling_twice_tells_once_and_is_written_down_before_anything_stops(bench):
+    gate = Gate()
+    own = bench(gate)
+    async with own.running() as jobs:
+        await jobs.enqueue(order("a"))
+        await gate.entered.wait()
+        asked = await jobs.revoke("a")
+        assert (asked.state, asked.cancel_asked) == (JobState.RUNNING, True)
+        kinds = [moment.kind async for moment in jobs.follow("a") if moment]
+        assert (await jobs.revoke("a")).state is JobState.CANCELLED
+        assert [moment.kind async for moment in jobs.follow("a") if moment] == kinds
+    assert kinds.count("finished") == 1
+
+
+@pytest.mark.parametrize(("times", "state"), [(2, JobState.SUCCEEDED), (99, JobState.RUNNING)])
+async def test_a_database_that_takes_no_end_ends_nobody_else(bench, times, state):
+    own = bench(refused_ends=times)
+    async with own.running() as jobs:
+        job = await jobs.submit(order("a"))
+        await jobs.idle()
+        assert (await jobs.get(job.id)).state is state
+        own.repository.left = 0
+        assert (await jobs.wait(await jobs.submit(order("b")))).state is JobState.SUCCEEDED
 
 
 async def test_a_job_that_is_stopped_before_its_first_step_ends_too(bench):
