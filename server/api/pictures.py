@@ -74,18 +74,19 @@ class PictureSource:
         few(len(options.references or ()), "references", MAX_REFERENCES)
         controls: list[Picture] = []
         references: list[tuple[Picture, ...]] = []
-        start = None if image is None else await self._picture(image, "image")
+        start = None if image is None else await self.picture(image, "image")
         kept = None
         if mask is not None:
             kept = self._counted(await self._uploads.mask(await self._bytes(mask, "mask"), drawn=drawn_mask), "mask")
         for index, control in enumerate(options.controls or ()):
-            controls.append(await self._picture(_named(control.image, f"controls[{index}].image"), f"controls[{index}].image"))
+            controls.append(await self.picture(_named(control.image, f"controls[{index}].image"), f"controls[{index}].image"))
         for index, reference in enumerate(options.references or ()):
             named = _several(reference, f"references[{index}]")
-            references.append(tuple([await self._picture(text, where) for where, text in named.items()]))
+            references.append(tuple([await self.picture(text, where) for where, text in named.items()]))
         return Supplied(start, kept, tuple(controls), tuple(references))
 
-    async def _picture(self, source: bytes | str, param: str) -> Picture:
+    async def picture(self, source: bytes | str, param: str) -> Picture:
+        """The picture in ``source``: a file's content, a data: URL, the id of an asset, or the name of a file of the form."""
         return self._counted(await self._uploads.picture(await self._bytes(source, param), param), param)
 
     def _counted(self, picture: Picture, param: str) -> Picture:

@@ -1,6 +1,5 @@
 """``aquatint keys``: who may use this server."""
 
-import asyncio
 import re
 import secrets
 import time
@@ -11,7 +10,8 @@ from typing import Any, TypeVar
 import click
 from msgspec.structs import replace
 
-from server.cli.options import database_options, settings_from
+from server.cli.opened import in_database
+from server.cli.options import database_options
 from server.domain.key import Key, Scope
 
 T = TypeVar("T")
@@ -105,24 +105,6 @@ def _add(flags: dict[str, Any], key: Key) -> str:
 
 
 def _run(flags: dict[str, Any], work: Callable[[Any], Awaitable[T]]) -> T:
-    settings = settings_from(flags)
-    # Late, so that --help answers at once.
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
-
-    from server.db.database import Database, beside  # noqa: PLC0415
     from server.db.keys import SqlKeys  # noqa: PLC0415
-    from server.db.migrating import NewerDatabase, migrate  # noqa: PLC0415
 
-    async def inside() -> T:
-        database = Database(settings.database_url or beside(settings.home))
-        try:
-            await migrate(database)  # the first key may be made before the first start
-            return await work(SqlKeys(database))
-        finally:
-            await database.close()
-
-    try:
-        return asyncio.run(inside())
-    except (SQLAlchemyError, NewerDatabase, OSError) as error:
-        msg = f"the database cannot be used: {error}"
-        raise click.ClickException(msg) from None
+    return in_database(flags, lambda database, _revisions: work(SqlKeys(database)))

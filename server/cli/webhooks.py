@@ -1,13 +1,13 @@
 """``aquatint webhooks``: what was told to whom, and telling it again."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
 
-from server.cli.options import database_options, settings_from
+from server.cli.opened import in_database
+from server.cli.options import database_options
 from server.domain.webhook import DeliveryState
 
 T = TypeVar("T")
@@ -50,23 +50,7 @@ def resend(message: tuple[str, ...], **flags: Any) -> None:
 
 
 def _run(flags: dict[str, Any], work: Callable[[Any], Awaitable[T]]) -> T:
-    settings = settings_from(flags)
-    # Late, so that --help answers at once.
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
-
-    from server.db.database import Database, beside  # noqa: PLC0415
     from server.db.webhooks import SqlDeliveries  # noqa: PLC0415
     from server.domain.clock import SystemClock  # noqa: PLC0415
 
-    async def inside() -> T:
-        database = Database(settings.database_url or beside(settings.home))
-        try:
-            return await work(SqlDeliveries(database, SystemClock()))
-        finally:
-            await database.close()
-
-    try:
-        return asyncio.run(inside())
-    except (SQLAlchemyError, OSError) as error:
-        msg = f"the database cannot be used: {error}"
-        raise click.ClickException(msg) from None
+    return in_database(flags, lambda database, _revisions: work(SqlDeliveries(database, SystemClock())))

@@ -10,25 +10,25 @@ from litestar.openapi.spec import Operation
 
 from pipelines.contract.errors import BadPicture, InvalidRequest
 from server.api.bodies import from_form, from_json
-from server.api.forms import parts
+from server.api.forms import is_form, parts
 from server.api.native.preprocess_schemas import PreprocessAnswer, PreprocessBody, PreprocessForm
-from server.api.native.preprocess_translate import image_of
 
 
 class PreprocessInput(msgspec.Struct, frozen=True):
     """What was sent, in whichever of the two forms."""
 
     preprocessor: str
-    image: bytes
+    image: bytes | str
+    """The file, or what the body says of it."""
     options: dict[str, int | float]
 
 
 async def read_preprocess(request: Request[Any, Any, Any]) -> PreprocessInput:
     """The request's body; raises `InvalidRequest` for one that is none."""
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    if is_form(request):
         return await _multipart(request)
     body = from_json(await request.body(), PreprocessBody)
-    return PreprocessInput(body.preprocessor, image_of(body.image), body.options)
+    return PreprocessInput(body.preprocessor, body.image, body.options)
 
 
 async def _multipart(request: Request[Any, Any, Any]) -> PreprocessInput:

@@ -8,11 +8,12 @@ from litestar.di import NamedDependency
 
 from pipelines.contract.preprocessing import find, settle
 from server.api.documenting import READING, WORKING, failures
+from server.api.guard import tenant_of
 from server.api.native import preprocess_translate as translate
 from server.api.native.bodies import NativeErrorBody
 from server.api.native.preprocess_forms import PreprocessOperation, read_preprocess
 from server.api.native.preprocess_schemas import PreprocessorList
-from server.api.uploads import Uploads
+from server.api.pictures import Pictures
 from server.api.waiting import while_connected
 from server.catalog.catalog import Catalog
 from server.domain.asset import Delivery, Format
@@ -28,7 +29,7 @@ async def preprocessors(catalog: NamedDependency[Catalog]) -> PreprocessorList:
 
 @post("/api/preprocess", status_code=200, operation_class=PreprocessOperation, responses=failures(NativeErrorBody, WORKING))
 async def preprocess(
-    request: Request[Any, Any, Any], fleet: NamedDependency[Fleet], uploads: NamedDependency[Uploads]
+    request: Request[Any, Any, Any], fleet: NamedDependency[Fleet], pictures: NamedDependency[Pictures]
 ) -> Response[Any]:
     """Make the control image of a picture: PNG bytes, or JSON with a data: URL for who accepts application/json rather.
 
@@ -37,7 +38,7 @@ async def preprocess(
     sent = await read_preprocess(request)
     spec = find(sent.preprocessor)
     options = settle(spec, sent.options)
-    picture = await uploads.picture(sent.image)
+    picture = await pictures.source(tenant_of(request)).picture(sent.image, "image")
     made = await while_connected(request, fleet.preprocess(spec.id, picture, options))
     png = await asyncio.to_thread(encode, made, Delivery(Format.PNG))
     if translate.prefers_json(request.headers.get("accept", "")):

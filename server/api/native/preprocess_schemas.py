@@ -11,7 +11,7 @@ class PreprocessBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /api/preprocess as JSON."""
 
     image: str
-    """A ``data:`` URL of a PNG, JPEG, WebP or GIF; nothing is fetched."""
+    """A ``data:`` URL of a PNG, JPEG, WebP or GIF, or the id of an asset; nothing is fetched."""
     preprocessor: str
     """Any name that GET /api/preprocessors lists."""
     options: dict[str, int | float] = {}

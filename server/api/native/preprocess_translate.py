@@ -1,12 +1,10 @@
 """From what the contract knows of preprocessors to the native dialect's words: pure."""
 
 import base64
-import binascii
-import re
 from collections.abc import Mapping
 
 from pipelines.contract.adapters import PreprocessorCard
-from pipelines.contract.errors import BadPicture, Unsupported
+from pipelines.contract.errors import Unsupported
 from pipelines.contract.picture import Picture
 from pipelines.contract.preprocessing import PREPROCESSORS, PreprocessorSpec, card_for
 from server.api.native.preprocess_schemas import (
@@ -17,29 +15,10 @@ from server.api.native.preprocess_schemas import (
     WeightsAnswer,
 )
 
-_DATA_URL = re.compile(r"data:[^,;]*(;[^,;]*)*;base64,", re.IGNORECASE)
-_LONGEST_HEADER = 256
-
 
 def listed(cards: Mapping[str, PreprocessorCard]) -> PreprocessorList:
     """Every preprocessor, and what it lacks beside the ``cards`` of models.yaml."""
     return PreprocessorList([_preprocessor(spec, cards) for spec in PREPROCESSORS])
-
-
-def image_of(url: str) -> bytes:
-    """The bytes in a ``data:`` URL."""
-    if url[:5].lower() != "data:":
-        msg = "'image' must be a data: URL; nothing is fetched from other places."
-        raise Unsupported(msg, param="image")
-    header = _DATA_URL.match(url[:_LONGEST_HEADER])
-    if header is None:
-        msg = "The data: URL in 'image' must be base64."
-        raise BadPicture(msg, param="image")
-    try:
-        return base64.b64decode(url[header.end() :], validate=True)
-    except (binascii.Error, ValueError):
-        msg = "The data: URL in 'image' is not valid base64."
-        raise BadPicture(msg, param="image") from None
 
 
 def answer(spec: PreprocessorSpec, picture: Picture, png: bytes) -> PreprocessAnswer:
