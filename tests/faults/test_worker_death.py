@@ -140,7 +140,7 @@ def test_a_dropped_connection_cancels_the_work(serve, until):
         until(lambda: in_flight(server) == 1, what="the request in flight")
     gone.join()
     until(lambda: in_flight(server) == 0, 2, "the work to be cancelled")
-    assert server.metric('aquatint_jobs_total{state="cancelled"}') == 1
+    until(lambda: server.metric('aquatint_jobs_total{state="cancelled"}') == 1, what="the job to be over")
 
 
 def abandon(client, server):
@@ -170,7 +170,7 @@ def test_leaving_a_stream_cancels_the_work(serve, until):
     with httpx.stream("POST", server.url + GENERATE, json=body, timeout=30) as response:
         assert "partial_image" in next(response.iter_text())
     until(lambda: in_flight(server) == 0, 2, "the work to be cancelled")
-    assert server.metric('aquatint_jobs_total{state="cancelled"}') == 1
+    until(lambda: server.metric('aquatint_jobs_total{state="cancelled"}') == 1, what="the job to be over")
 
 
 def test_an_error_in_a_stream_is_an_event(serve):
