@@ -4,8 +4,6 @@ Each kind has its own file: how it is opened (once), what part of it a row takes
 act in one evaluation (every tick). Rows without it pay nothing and are not touched.
 """
 
-from typing import Protocol
-
 import msgspec
 
 from pipelines.adapters.control.part import ControlPart
@@ -26,14 +24,6 @@ class Additions(msgspec.Struct, frozen=True):
 
 
 NOTHING = Additions()
-
-
-class Timed(Protocol):
-    """A part that need not speak all the time, nor to every evaluation."""
-
-    def speaks(self, position: int, total: int, *, negative: bool) -> bool:
-        """Whether it does at evaluation ``position`` of ``total``, counted from 0, to the negative or the positive prompt."""
-        ...
 
 
 class Shaping(msgspec.Struct, frozen=True):

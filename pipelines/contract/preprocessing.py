@@ -6,7 +6,7 @@ extension where it has one.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -368,11 +368,6 @@ def missing(spec: PreprocessorSpec) -> str:
         f"The preprocessor {spec.id!r} needs weights ({files}). Add to models.yaml, under 'preprocessors:', the entry "
         f"'{spec.id}: {{source: hf:{weights.repo}}}', or source '{other}' if you have downloaded them."
     )
-
-
-def needing_weights(specs: Iterable[PreprocessorSpec] = PREPROCESSORS) -> tuple[PreprocessorSpec, ...]:
-    """Those that an entry of ``preprocessors:`` may be for."""
-    return tuple(spec for spec in specs if spec.weights is not None)
 
 
 def _covers(other: PreprocessorSpec, spec: PreprocessorSpec) -> bool:

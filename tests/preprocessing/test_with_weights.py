@@ -15,7 +15,7 @@ from pipelines.contract.adapters import PreprocessorCard
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.contract.messages import Preprocess
 from pipelines.contract.picture import Picture
-from pipelines.contract.preprocessing import find, needing_weights
+from pipelines.contract.preprocessing import PREPROCESSORS, find
 from pipelines.preprocessing.checkpoint import tensors
 from pipelines.preprocessing.networks import OPENERS
 from pipelines.preprocessing.pixels import padded, read
@@ -52,7 +52,9 @@ HUGE = (pytest.mark.slow, pytest.mark.xdist_group("full_size"))
 """Beside a full-size checkpoint they would not fit 24 GB: one after the other, in the process of those."""
 
 
-@pytest.mark.parametrize("id_", [pytest.param(spec.id, marks=HUGE if spec.id in LONG else ()) for spec in needing_weights()])
+@pytest.mark.parametrize(
+    "id_", [pytest.param(spec.id, marks=HUGE if spec.id in LONG else ()) for spec in PREPROCESSORS if spec.weights is not None]
+)
 @pytest.mark.timeout(900)
 def test_each_runs_on_its_networks(id_, folder):
     preprocessors = Preprocessors()

@@ -6,7 +6,7 @@ import pytest
 from pipelines.contract.errors import TooLarge, Unsupported
 from pipelines.contract.messages import Preprocess
 from pipelines.contract.picture import Picture
-from pipelines.contract.preprocessing import PREPROCESSORS, needing_weights
+from pipelines.contract.preprocessing import PREPROCESSORS
 from pipelines.preprocessing.networks import OPENERS, RUNNERS
 from pipelines.preprocessing.preprocessors import DRAWN, Preprocessors
 
@@ -35,8 +35,8 @@ def made(id_, pixels, **options):
 
 def test_everything_in_the_table_has_somebody_to_do_it():
     assert set(DRAWN) == set(FREE)
-    assert set(RUNNERS) == {spec.id for spec in needing_weights()}
-    assert set(OPENERS) == {spec.weights.name for spec in needing_weights()}
+    assert set(RUNNERS) == {spec.id for spec in PREPROCESSORS if spec.weights is not None}
+    assert set(OPENERS) == {spec.weights.name for spec in PREPROCESSORS if spec.weights is not None}
 
 
 @pytest.mark.parametrize("id_", FREE)
@@ -174,7 +174,7 @@ def test_a_picture_like_a_thread_is_refused_before_any_work():
         Preprocessors().run(Preprocess("p", "canny", None, picture(np.zeros((4, 40_000, 3), np.uint8))))
 
 
-@pytest.mark.parametrize("id_", [spec.id for spec in needing_weights()])
+@pytest.mark.parametrize("id_", [spec.id for spec in PREPROCESSORS if spec.weights is not None])
 def test_without_its_card_each_of_the_others_says_what_to_write(id_):
     with pytest.raises(Unsupported, match=f"{id_}: {{source: hf:"):
         Preprocessors().run(Preprocess("p", id_, None, picture(square())))
