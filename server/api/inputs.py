@@ -1,5 +1,7 @@
 """The picture to start from, its mask, and what is done with them: pure."""
 
+import math
+
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, TooLarge
 from pipelines.contract.inpainting import MAX_BLUR, MAX_CANVAS, MAX_LENGTH, Margins, MaskedContent, Masking
@@ -10,6 +12,8 @@ from server.api.options import OutpaintOption, Shaping
 
 _OF_MASKS = ("mask_blur", "mask_grow", "mask_invert", "mask_soft", "mask_content", "only_masked", "mask_padding", "keep_unmasked")
 _OF_PICTURES = ("resize", "outpaint", *_OF_MASKS)
+_SEAM = 64
+_LEAST_SEAM = 4
 
 
 def init(options: Shaping, card: ModelCard, picture: Picture | None, mask: Picture | None) -> Init | None:
@@ -37,7 +41,7 @@ def init(options: Shaping, card: ModelCard, picture: Picture | None, mask: Pictu
         strength=share(options.strength, "strength", 1.0 if partly else card.defaults.strength),
         resize=options.resize or Resize.CROP,
         mask=mask,
-        masking=_masking(options, mask) if partly else Masking(),
+        masking=_masking(options, picture, mask) if partly else Masking(),
         outpaint=outpaint,
         keep_unmasked=partly if options.keep_unmasked is None else options.keep_unmasked,
     )
@@ -48,7 +52,12 @@ def init(options: Shaping, card: ModelCard, picture: Picture | None, mask: Pictu
     return found
 
 
-def _masking(options: Shaping, mask: Picture | None) -> Masking:
+def seam(picture: Picture) -> int:
+    """How wide an edge must be that does not show: 8 pixels at 512 x 512, one latent of the model."""
+    return max(_LEAST_SEAM, round(math.sqrt(picture.width * picture.height) / _SEAM))
+
+
+def _masking(options: Shaping, picture: Picture, mask: Picture | None) -> Masking:
     if options.mask_invert and mask is None:
         _refuse("mask_invert", "goes with a mask")
     if options.mask_padding is not None and not options.only_masked:
@@ -56,7 +65,8 @@ def _masking(options: Shaping, mask: Picture | None) -> Masking:
     return Masking(
         invert=bool(options.mask_invert),
         grow=whole(options.mask_grow, "mask_grow", 0, -MAX_LENGTH, MAX_LENGTH),
-        blur=number(options.mask_blur, "mask_blur", 0.0, 0.0, MAX_BLUR),
+        # Whoever draws a mask says where its edge is; where a picture meets its margins shows, unless it is soft.
+        blur=number(options.mask_blur, "mask_blur", 0.0 if options.outpaint is None else seam(picture), 0.0, MAX_BLUR),
         soft=bool(options.mask_soft),
         content=options.mask_content or MaskedContent.ORIGINAL,
         only_masked=bool(options.only_masked),

@@ -158,7 +158,9 @@ class Shaping(msgspec.Struct, frozen=True, kw_only=True):
     controls: Annotated[list[ControlOption] | None, Meta(description="At most 4.")] = None
     references: Annotated[list[ReferenceOption] | None, Meta(description="At most 4, with 8 pictures each.")] = None
     resize: Annotated[Resize | None, Meta(description="How the picture to start from meets the size; absent: crop.")] = None
-    mask_blur: Annotated[float | None, Meta(description="Soften the mask's edge: 0 to 256 pixels.")] = None
+    mask_blur: Annotated[
+        float | None, Meta(description="Soften the mask's edge: 0 to 256 pixels; absent: 0, for `outpaint` what hides the seam.")
+    ] = None
     mask_grow: Annotated[int | None, Meta(description="Widen (or shrink) what is repainted: -4096 to 4096 pixels.")] = None
     mask_invert: Annotated[bool | None, Meta(description="Repaint what the mask keeps, and keep what it repaints.")] = None
     mask_soft: Annotated[bool | None, Meta(description="Grey is partial strength, pixel by pixel.")] = None

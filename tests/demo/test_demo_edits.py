@@ -11,13 +11,15 @@ from PIL import Image
 from pipelines.adapters.masks import edited
 from pipelines.contract.catalog import Defaults, ModelCard
 from pipelines.contract.family import Family
-from pipelines.contract.inpainting import Margins
 from pipelines.contract.picture import Picture
-from pipelines.contract.request import ImageRequest, Sampling
 from pipelines.families.loading import load
 from pipelines.families.pictures import to_image, to_picture
 from scripts.demo.painting import training_example
-from server.api import recipes
+from server.api.native.bodies import GenerateRequest, Recipe
+from server.api.native.generating import generation
+from server.api.options import OutpaintOption
+from server.api.orders import Supplied
+from server.catalog.catalog import Catalog
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 
@@ -47,17 +49,11 @@ def made(demo, asked):
     return [result.pixels[each.id, 0].astype(int) for each in asked]
 
 
-def request(name, recipe, prompt, guidance=4.4):
-    return ImageRequest(
-        id=name,
-        model="demo",
-        prompt=prompt if recipe.prompt is None else recipe.prompt,
-        width=recipe.width,
-        height=recipe.height,
-        seeds=(7,),
-        sampling=Sampling("dpmpp_2m", 20, guidance if recipe.guidance_scale is None else recipe.guidance_scale),
-        init=recipe.init,
-    )
+def asked_for(name, pixels, mask=None, **fields):
+    """The request that a client's words become."""
+    supplied = Supplied(to_picture(Image.fromarray(pixels)), mask)
+    options = GenerateRequest(sampler="dpmpp_2m", steps=20, **fields)
+    return generation(options, Catalog("demo", {"demo": CARD}), supplied, job_id=name, tenant="t", draw=lambda: 7).order.request
 
 
 def ground(pixels, things):
@@ -67,9 +63,8 @@ def ground(pixels, things):
 def test_erased_things_are_gone_and_the_rest_is_untouched(demo, scenes):
     asked, gone = [], []
     for index, (_, pixels, things) in enumerate(scenes):
-        mask = Image.fromarray((things * 255).astype(np.uint8))
-        recipe = recipes.erase(to_picture(Image.fromarray(pixels)), Picture(128, 128, "L", mask.tobytes()), CARD)
-        asked.append(request(f"e{index}", recipe, ""))
+        mask = Picture(128, 128, "L", (things * 255).astype(np.uint8).tobytes())
+        asked.append(asked_for(f"e{index}", pixels, mask, recipe=Recipe.ERASE))
     for (_, pixels, things), each, found in zip(scenes, asked, made(demo, asked), strict=True):
         final = np.asarray(edited(to_image(each.init.mask), each.init.masking))
         assert np.array_equal(found[final == 0], pixels[final == 0])
@@ -83,8 +78,8 @@ def test_erased_things_are_gone_and_the_rest_is_untouched(demo, scenes):
 def test_margins_continue_the_ground_and_the_seam_does_not_show(demo, scenes):
     asked = []
     for index, (prompt, pixels, _) in enumerate(scenes):
-        recipe = recipes.outpaint(to_picture(Image.fromarray(pixels)), Margins(left=20, right=28), CARD)
-        asked.append(request(f"o{index}", recipe, prompt))
+        margins = OutpaintOption(left=20, right=28)
+        asked.append(asked_for(f"o{index}", pixels, prompt=prompt, guidance=4.4, outpaint=margins))
     seams, kept = [], []
     for (_, pixels, things), found in zip(scenes, made(demo, asked), strict=True):
         assert found.shape == (128, 176, 3)

@@ -1,5 +1,6 @@
 """What is sent to make images, and what comes back. Unknown options are refused: this is our own dialect."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 import msgspec
@@ -8,6 +9,13 @@ from msgspec import Meta
 from pipelines.contract.adapters import ControlCard, LoraCard, ReferenceCard, UpscalerCard
 from server.api.options import PictureText, Shaping
 from server.domain.job import JobState
+
+
+class Recipe(StrEnum):
+    """Everyday edits that have a name."""
+
+    ERASE = "erase"
+    VARIATION = "variation"
 
 
 class GenerateRequest(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +35,10 @@ class GenerateRequest(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=
     image: Annotated[PictureText | None, Meta(description="The picture to start from.")] = None
     mask: Annotated[
         PictureText | None, Meta(description="Of the picture's size: what is white, or transparent, is painted anew.")
+    ] = None
+    recipe: Annotated[
+        Recipe | None,
+        Meta(description="erase: take away what `mask` shows, without words. variation: another picture like `image`."),
     ] = None
     response_format: Annotated[Literal["url", "b64"] | None, Meta(description="Absent: url.")] = None
     previews: Annotated[int | None, Meta(description="Of a streamed request or a job: previews of each image, 0 to 10.")] = None

@@ -9,6 +9,7 @@ from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.request import Init
 from server.api.checks import number, whole
 from server.api.delivering import delivery, result
+from server.api.native import recipes
 from server.api.native.bodies import GenerateRequest, Notice
 from server.api.options import OutputOption
 from server.api.orders import MAX_GUIDANCE, MAX_SEED, Supplied, Terms, begun, check_prompt, ordered
@@ -39,6 +40,7 @@ def generation(
 ) -> Generation:
     """The order that ``body`` is; ``draw`` gives the seed if it has none."""
     card = catalog.card(body.model)
+    body = recipes.applied(body, supplied)
     start = begun(body, card, supplied)
     if start is None and body.strength is not None:
         msg = "'strength' goes with a picture to start from, and there is none."

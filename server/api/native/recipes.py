@@ -1,17 +1,13 @@
-"""Everyday edits as fields of a request: what erasing, outpainting and varying a picture mean here. Pure.
-
-Lengths follow the picture: a grown and blurred edge of a 64th of its side is 8 pixels at 512 x 512, one latent of the model.
-"""
-
-import math
+"""Everyday edits by their name: what is left unsaid beside `recipe` gets the values that edit wants. Pure."""
 
 import msgspec
 
-from pipelines.contract.catalog import ModelCard
-from pipelines.contract.inpainting import MAX_LENGTH, Margins, MaskedContent, Masking
+from pipelines.contract.errors import InvalidRequest
+from pipelines.contract.inpainting import MAX_LENGTH, MaskedContent
 from pipelines.contract.picture import Picture
-from pipelines.contract.request import Init
-from server.catalog.sizes import suited
+from server.api.inputs import seam
+from server.api.native.bodies import GenerateRequest, Recipe
+from server.api.orders import Supplied
 
 ERASE_STRENGTH = 0.5
 """Enough to give the colours spread from around the grain of what stands around; more, and things appear that nobody asked for.
@@ -20,58 +16,43 @@ With the demo checkpoint what is erased differs from its plain ground by 2 of 25
 """
 VARIATION_STRENGTH = 0.6
 """The composition stays, the details are new."""
-_EDGE = 64
-_LEAST_EDGE = 4
 _CONTEXT = 16
-"""Erasing: context around the mask, in edges."""
+"""Erasing: context around the mask, in widths of its seam."""
 
 
-class Recipe(msgspec.Struct, frozen=True):
-    """Fields of an `ImageRequest`; None leaves the caller's own, or the card's."""
+def applied(body: GenerateRequest, supplied: Supplied) -> GenerateRequest:
+    """``body`` with the values of its recipe wherever it says nothing itself.
 
-    init: Init
-    width: int
-    height: int
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    guidance_scale: float | None = None
-
-
-def erase(picture: Picture, mask: Picture, card: ModelCard, *, strength: float = ERASE_STRENGTH) -> Recipe:
-    """Take away what ``mask`` shows: the colours around are spread into its place, and a few steps without a prompt mend them.
-
-    The picture keeps its size, and every pixel outside the mask's soft edge.
+    Raises:
+        InvalidRequest: the recipe lacks a picture, or ``erase`` has words.
     """
-    edge = _edge(picture)
-    masking = Masking(
-        grow=edge,
-        blur=edge / 2,
-        content=MaskedContent.FILL,
-        only_masked=True,
-        padding=min(_CONTEXT * edge, MAX_LENGTH),
-    )
-    init = Init(picture, strength, mask=mask, masking=masking, keep_unmasked=True)
-    width, height = suited(picture.width, picture.height, card)
-    return Recipe(init, width, height, prompt="", negative_prompt="", guidance_scale=1.0)
+    if body.recipe is None:
+        return body
+    picture = supplied.image
+    if picture is None:
+        msg = f"The recipe {body.recipe.value!r} needs a picture, and there is none."
+        raise InvalidRequest(msg, param="image")
+    wanted = _erasing(body, picture, supplied) if body.recipe is Recipe.ERASE else {"strength": VARIATION_STRENGTH}
+    return msgspec.structs.replace(body, **{name: value for name, value in wanted.items() if getattr(body, name) is None})
 
 
-def outpaint(picture: Picture, margins: Margins, card: ModelCard, *, strength: float = 1.0) -> Recipe:
-    """Grow the picture by ``margins``; the caller's prompt says what is in them.
-
-    The whole of it is seen while the margins are painted. The picture keeps its scale and its pixels, but for a soft seam along
-    the margins; past what the model is at home with, the margins alone are enlarged.
-    """
-    masking = Masking(blur=_edge(picture), only_masked=True, padding=MAX_LENGTH)
-    init = Init(picture, strength, masking=masking, outpaint=margins, keep_unmasked=True)
-    width, height = suited(*margins.around(picture.width, picture.height), card)
-    return Recipe(init, width, height)
-
-
-def variation(picture: Picture, card: ModelCard, *, strength: float = VARIATION_STRENGTH) -> Recipe:
-    """Another picture like this one, for models without an adapter that sees pictures: begun from it, part of the way."""
-    width, height = suited(picture.width, picture.height, card)
-    return Recipe(Init(picture, strength), width, height)
-
-
-def _edge(picture: Picture) -> int:
-    return max(_LEAST_EDGE, round(math.sqrt(picture.width * picture.height) / _EDGE))
+def _erasing(body: GenerateRequest, picture: Picture, supplied: Supplied) -> dict[str, object]:
+    """The colours around are spread into the mask's place, and a few steps without words mend them."""
+    if supplied.mask is None:
+        msg = "The recipe 'erase' takes away what a mask shows, and there is none."
+        raise InvalidRequest(msg, param="mask")
+    if body.prompt:
+        msg = "The recipe 'erase' has no words; to paint something in the place of the mask, leave 'recipe' out."
+        raise InvalidRequest(msg, param="prompt")
+    edge = seam(picture)
+    wanted: dict[str, object] = {
+        "strength": ERASE_STRENGTH,
+        "guidance": 1.0,
+        "mask_grow": edge,
+        "mask_blur": edge / 2,
+        "mask_content": MaskedContent.FILL,
+        "only_masked": True,
+    }
+    if body.only_masked is not False:
+        wanted["mask_padding"] = min(_CONTEXT * edge, MAX_LENGTH)
+    return wanted
