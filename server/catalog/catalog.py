@@ -11,6 +11,7 @@ from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import InvalidRequest, UnknownModel, Unsupported
 from pipelines.contract.family import Family
 from pipelines.contract.request import ImageRequest, Style
+from server.catalog.policies import DEFAULT, Policy
 from server.catalog.styles import PRESETS
 
 Fitting = TypeVar("Fitting", LoraCard, ControlCard, ReferenceCard)
@@ -30,6 +31,11 @@ class Catalog(msgspec.Struct, frozen=True):
     ip_adapters: Mapping[str, ReferenceCard] = _NONE
     upscalers: Mapping[str, UpscalerCard] = _NONE
     preprocessors: Mapping[str, PreprocessorCard] = _NONE
+    policies: Mapping[str, Policy] = MappingProxyType({DEFAULT: Policy()})
+
+    def policy(self, tenant: str) -> Policy:
+        """What holds for ``tenant``."""
+        return self.policies.get(tenant) or self.policies[DEFAULT]
 
     def card(self, name: str | None) -> ModelCard:
         """The card a client means by ``name`` (an id, an alias, or None for the default)."""

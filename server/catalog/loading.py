@@ -16,6 +16,7 @@ from pipelines.contract.samplers import check_noise, resolve
 from server.catalog import adapters
 from server.catalog.catalog import Catalog
 from server.catalog.embeddings import EmbeddingEntry, embeddings, of_family
+from server.catalog.policies import policies
 from server.catalog.positions import CatalogError, Document, Where
 from server.catalog.sources import located
 from server.catalog.styles import StyleEntry, styles
@@ -40,6 +41,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ip_adapters: dict[str, Any] = {}
     upscalers: dict[str, Any] = {}
     preprocessors: dict[str, Any] = {}
+    tenants: dict[str, Any] = {}
 
 
 def load(path: Path | None) -> Catalog:
@@ -83,6 +85,7 @@ def parse(text: str, *, name: str, folder: Path) -> Catalog:
         ip_adapters=adapters.ip_adapters(document, file.ip_adapters, folder),
         upscalers=adapters.upscalers(document, file.upscalers, folder),
         preprocessors=adapters.preprocessors(document, file.preprocessors, folder),
+        policies=policies(document, file.tenants),
     )
 
 

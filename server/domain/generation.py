@@ -1,9 +1,44 @@
-"""What a provider returns: pixels and how they came about."""
+"""What a provider returns: pixels, how they came about, by which road, and what they cost."""
 
 import msgspec
 
 from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
+
+LOCAL = "local"
+"""The road to our own workers; every other road is named by its entry under ``upstreams:`` in models.yaml."""
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """A road that was tried before, or could not be."""
+
+    road: str
+    code: str
+    """Of the error, as in the one error tree."""
+    message: str
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Which road a request took, and why."""
+
+    road: str = LOCAL
+    model: str = ""
+    """What made the pictures there; empty for the request's own model."""
+    reasons: tuple[str, ...] = ()
+    """Short phrases for people."""
+    tried: tuple[Attempt, ...] = ()
+    request_ids: tuple[str, ...] = ()
+    """The upstream's own, for its support."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a request cost."""
+
+    usd: float = 0.0
+    gpu_seconds: float = 0.0
+    input_text_tokens: int = 0
+    input_image_tokens: int = 0
+    output_tokens: int = 0
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -13,3 +48,8 @@ class Generation(msgspec.Struct, frozen=True):
     pictures: tuple[Picture, ...]
     seeds: tuple[int, ...]
     stats: RunStats
+    route: Route = Route()
+    usage: Usage = Usage()
+    files: tuple[bytes | None, ...] = ()
+    """The pictures as the upstream encoded them, one for each; empty where pixels are all there is. Only of use where the
+    delivery asks for that very format, size and quality: then what the upstream signed into them is kept."""

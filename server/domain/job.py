@@ -11,6 +11,7 @@ from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
+from server.domain.generation import Route, Usage
 from server.domain.webhook import Notify
 
 DOT = Picture(1, 1, "L", b"\0")
@@ -67,6 +68,10 @@ class Job(msgspec.Struct, frozen=True):
     assets: tuple[Asset, ...] = ()
     stats: RunStats | None = None
     """Where its time went, once it has succeeded."""
+    route: Route = Route()
+    """Which road it took, once it has succeeded."""
+    usage: Usage = Usage()
+    """What it cost, once it has succeeded."""
     error: ErrorReport | None = None
 
     @property

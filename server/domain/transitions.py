@@ -19,6 +19,7 @@ from pipelines.contract.errors import Cancelled as CancelledError
 from pipelines.contract.errors import DeadlineExceeded, ErrorReport, ShuttingDown
 from pipelines.contract.messages import RunStats
 from server.domain.asset import Asset
+from server.domain.generation import Route, Usage
 from server.domain.job import Job, JobState
 
 
@@ -34,6 +35,8 @@ class Succeeded(msgspec.Struct, frozen=True):
 
     assets: tuple[Asset, ...]
     stats: RunStats | None = None
+    route: Route = Route()
+    usage: Usage = Usage()
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -103,8 +106,9 @@ def _running(job: Job, happening: Happening, now: float) -> Job | None:
     match happening:
         case CancelAsked():
             return replace(job, cancel_asked=True)
-        case Succeeded(assets=assets, stats=stats):
-            return replace(_over(job, JobState.SUCCEEDED, now, None), assets=assets, stats=stats)
+        case Succeeded(assets=assets, stats=stats, route=route, usage=usage):
+            over = _over(job, JobState.SUCCEEDED, now, None)
+            return replace(over, assets=assets, stats=stats, route=route, usage=usage)
         case Failed(error=error):
             return _over(job, JobState.FAILED, now, error)
         case Cancelled():

@@ -11,6 +11,7 @@ from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
 from server.domain.asset import Asset, Delivery
 from server.domain.call import Call
+from server.domain.generation import Route, Usage
 from server.domain.ports import AssetStore
 from server.providers.provider import Provider
 from server.storage.encode import encode, reduced
@@ -22,6 +23,8 @@ class Finished(msgspec.Struct, frozen=True):
 
     assets: tuple[Asset, ...]
     stats: RunStats
+    route: Route = Route()
+    usage: Usage = Usage()
 
 
 class Gateway:
@@ -43,7 +46,7 @@ class Gateway:
                 group.create_task(self._finish(request, delivery, picture, seed))
                 for picture, seed in zip(generation.pictures, generation.seeds, strict=True)
             ]
-        return Finished(tuple(task.result() for task in tasks), generation.stats)
+        return Finished(tuple(task.result() for task in tasks), generation.stats, generation.route, generation.usage)
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:
         """How long until so much new work could begin."""

@@ -222,7 +222,7 @@ class Runner:
             if held.stop:
                 raise asyncio.CancelledError  # noqa: TRY301 - it came before the first step
             finished = await self._gateway.generate(order.request, order.delivery, call)
-            happening = Succeeded(finished.assets, finished.stats)
+            happening = Succeeded(finished.assets, finished.stats, finished.route, finished.usage)
         except asyncio.CancelledError:
             happening = Dropped() if self._cut_off else Cancelled()
         except AquatintError as error:
