@@ -11,6 +11,7 @@ from litestar.types import ExceptionHandler
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract import errors
+from server.domain import failures
 
 CLIENT_CLOSED_REQUEST = 499
 """Nobody reads it; it is for the log and the metrics."""
@@ -73,6 +74,10 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     errors.InvalidRequest: _Rule(HTTPStatus.BAD_REQUEST, _INVALID),
     errors.UnknownModel: _Rule(HTTPStatus.NOT_FOUND, _INVALID, "model_not_found"),
     UnknownAsset: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
+    failures.BudgetSpent: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
+    failures.UpstreamFailure: _Rule(HTTPStatus.BAD_GATEWAY, _SERVER),
+    failures.UpstreamUnavailable: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
+    failures.UpstreamAmbiguous: _Rule(HTTPStatus.GATEWAY_TIMEOUT, _SERVER),
     TooManyBytes: _Rule(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _INVALID),
     Unauthorized: _Rule(HTTPStatus.UNAUTHORIZED, _INVALID),
     UnknownJob: _Rule(HTTPStatus.NOT_FOUND, _INVALID),

@@ -7,6 +7,7 @@ import msgspec
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.messages import Preview, Progress
 from pipelines.contract.request import Priority
+from server.domain.generation import LOCAL
 
 Emit = Callable[[Progress | Preview], None]
 """The one sink for progress; must not block and must not raise."""
@@ -25,5 +26,7 @@ class Call(msgspec.Struct, frozen=True):
     deadline: float | None = None
     """Unix time after which the result is worthless."""
     emit: Emit = ignore
+    road: str = LOCAL
+    """As in `server.domain.job.Order`."""
     cards: tuple[ModelCard, ...] = ()
     """The cards of the request's models as they were when it was accepted; empty: those of the moment."""

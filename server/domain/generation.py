@@ -8,6 +8,9 @@ from pipelines.contract.picture import Picture
 LOCAL = "local"
 """The road to our own workers; every other road is named by its entry under ``upstreams:`` in models.yaml."""
 
+AUTO = "auto"
+"""The road that the router chooses."""
+
 
 class Attempt(msgspec.Struct, frozen=True):
     """A road that was tried before, or could not be."""

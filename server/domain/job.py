@@ -11,7 +11,7 @@ from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
-from server.domain.generation import Route, Usage
+from server.domain.generation import LOCAL, Route, Usage
 from server.domain.webhook import Notify
 
 DOT = Picture(1, 1, "L", b"\0")
@@ -43,6 +43,8 @@ class Order(msgspec.Struct, frozen=True):
     cards: tuple[ModelCard, ...] = ()
     """The cards of the request's models at the time of the order: an edit of models.yaml does not change what was ordered."""
     notify: Notify | None = None
+    road: str = LOCAL
+    """Who is to make it: our own workers, an upstream by its name in models.yaml, or `AUTO`."""
 
 
 class Job(msgspec.Struct, frozen=True):
