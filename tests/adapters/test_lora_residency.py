@@ -263,4 +263,5 @@ def test_in_the_network_s_own_precision(tmp_path, tiny, dtype):
     assert set(device.ended().values()) == {"completed"}, device.messages()
     wanted = whole.made(use(path, "sd", 0.5), use(dora, "sd"), seeds=(4,))
     assert relative(device.runner.final[ids[2], 0].float(), wanted) < (0.1 if dtype is torch.bfloat16 else 0.02)
-    assert all(layer.down.dtype is dtype for adapter in device.runner._wardrobe._adapters.values() for _, layer in adapter.network)
+    worn = device.runner._wardrobe._adapters.values()
+    assert all(layer.down.dtype is dtype for adapter in worn for _, layer in adapter.network)
