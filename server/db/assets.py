@@ -107,9 +107,11 @@ class SqlAssets:
             whose = (ASSETS.c.tenant == tenant,) if tenant is not None else ()
             oldest = select(ASSETS.c.name, ASSETS.c.blob, ASSETS.c.bytes).where(*whose)
             rows = (await connection.execute(oldest.order_by(ASSETS.c.created, ASSETS.c.name).limit(most))).all()
-            shared = select(ASSETS.c.blob, func.count()).where(ASSETS.c.blob.in_({row.blob for row in rows}), *whose)
+            shared = select(ASSETS.c.blob, func.count().label("uses")).where(
+                ASSETS.c.blob.in_({row.blob for row in rows}), *whose
+            )
             counted = (await connection.execute(shared.group_by(ASSETS.c.blob))).all()
-            left = Counter({blob: count for blob, count in counted})
+            left = Counter({row.blob: row.uses for row in counted})
             going: list[str] = []
             for row in rows:
                 if excess <= 0:

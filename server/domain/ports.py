@@ -177,8 +177,10 @@ class AssetRepository(Protocol):
         ...
 
     async def finish(self, blob: Blob, stored: Stored) -> Stored | None:
-        """Its file is whole: add its first asset. If somebody was quicker with the same bytes, that blob gets the asset and
-        this one is doomed. None if it was given up meanwhile: its file must go."""
+        """Its file is whole: add its first asset, and return it with its path; None if it was given up: then its file must go.
+
+        If somebody was quicker with the same bytes, that blob gets the asset and this one is doomed.
+        """
         ...
 
     async def abandon(self, blob: Blob) -> None:
@@ -186,7 +188,7 @@ class AssetRepository(Protocol):
         ...
 
     async def lost(self, path: str) -> None:
-        """There is no file any more where a blob's should be: doom it, and forget the assets that have it."""
+        """There is no file any more where a blob's should be: doom it; nobody knows the assets that have it from then on."""
         ...
 
     async def get(self, name: str) -> Stored | None:
@@ -194,8 +196,10 @@ class AssetRepository(Protocol):
         ...
 
     async def copy(self, source: str, stored: Stored) -> Stored | None:
-        """Add an asset with the content of the asset ``source``: name, tenant, job and times are those of ``stored``, the rest
-        is the source's. None if that has expired by the time ``stored`` was created, or is gone."""
+        """Add an asset with the content of the asset ``source``; None if that is gone, or expired when ``stored`` was created.
+
+        Name, tenant, job and times are those of ``stored``, the rest is the source's.
+        """
         ...
 
     async def delete(self, tenant: str, names: Iterable[str]) -> int:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 from PIL import Image
+from server.storage.blobs import FolderStore, Retention
 
 from pipelines.contract.errors import EngineFailure, InvalidRequest, Overloaded, ShuttingDown
 from pipelines.contract.messages import Progress
@@ -22,7 +23,6 @@ from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
 from server.providers.fake import FunctionProvider, flat
-from server.storage.blobs import FolderStore, Retention
 from server.telemetry.logs import silent
 from server.telemetry.metrics import Metrics
 

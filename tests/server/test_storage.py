@@ -3,12 +3,12 @@ import os
 
 import pytest
 from PIL import Image
+from server.storage.blobs import NAME, FolderStore, Retention
 
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.picture import Picture
 from server.domain.asset import Delivery, Format
 from server.domain.clock import SetClock
-from server.storage.blobs import NAME, FolderStore, Retention
 from server.storage.encode import encode, enlarged, reduced
 
 PICTURE = Picture(16, 8, "RGB", bytes(range(128)) * 3)
