@@ -27,7 +27,7 @@ async def sent(request: Request[Any, Any, Any], stored: Stored, store: AssetStor
     size, etag = stored.asset.size, f'"{stored.digest}"'
     told = {"ETag": etag, "Cache-Control": cache_control, "Accept-Ranges": "bytes", **SAFE}
     if _named(request.headers.get("if-none-match"), etag):
-        return Response(None, status_code=HTTPStatus.NOT_MODIFIED, headers=told)
+        return Response(None, status_code=int(HTTPStatus.NOT_MODIFIED), headers=told)
     start, stop = 0, size
     part = None
     head = request.method == HttpMethod.HEAD
@@ -41,7 +41,7 @@ async def sent(request: Request[Any, Any, Any], stored: Stored, store: AssetStor
     pieces = _nothing() if head else await store.open(stored, start, stop)
     if pieces is None:
         raise NotFoundException
-    status = HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT
+    status = int(HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT)
     return Stream(pieces, status_code=status, media_type=stored.asset.format.media_type, headers=told)
 
 

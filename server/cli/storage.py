@@ -36,7 +36,7 @@ def collect(**flags: Any) -> None:
 @click.option("--delete", is_flag=True, help="Delete them.")
 @storage_options
 def strays(*, delete: bool, **flags: Any) -> None:
-    """Count files that the database does not know, as after it was restored from a copy. Another database may know them, though."""
+    """Count files that the database does not know, as after it was restored from a copy."""
     found = _run(flags, lambda collector: collector.strays(delete=delete))
     click.echo(f"{found.files} stray files {'deleted' if delete else 'found'}, {found.bytes} bytes")
 

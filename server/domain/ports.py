@@ -211,7 +211,7 @@ class AssetRepository(Protocol):
         ...
 
     async def trim(self, budget: int, most: int, *, tenant: str | None = None) -> int:
-        """The same for up to ``most`` of the oldest assets, as many as bring all (or those of ``tenant``) within ``budget`` bytes."""
+        """The same for up to ``most`` of the oldest, until all (or those of ``tenant``) are within ``budget`` bytes."""
         ...
 
     async def give_up(self, before: float, most: int) -> int:

@@ -57,8 +57,8 @@ def encode(picture: Picture, delivery: Delivery, parameters: str | None = None, 
         subsampling = 0 if quality >= _FULL_COLOUR else 2
         image.save(target, "JPEG", quality=min(max(quality, 1), 100), subsampling=subsampling, exif=more)
     elif delivery.format is Format.AVIF:
-        subsampling = "4:4:4" if quality >= _FULL_COLOUR else "4:2:0"
-        image.save(target, "AVIF", quality=quality, speed=_AVIF_SPEED, subsampling=subsampling, exif=more)
+        colours = "4:4:4" if quality >= _FULL_COLOUR else "4:2:0"
+        image.save(target, "AVIF", quality=quality, speed=_AVIF_SPEED, subsampling=colours, exif=more)
     elif delivery.quality == _LOSSLESS:
         image.save(target, "WEBP", lossless=True, quality=40, method=2, exif=more)
     else:
