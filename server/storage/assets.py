@@ -11,6 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
 
+from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from server.domain.asset import Asset, Format
@@ -66,6 +67,8 @@ class Assets:
             if await self._bucket.has(same.asset.path):
                 return same.asset
             await self._lost(same)
+            # The first name is that of a lost asset until the collector comes.
+            stored = replace(stored, asset=replace(asset, name=_name(form)))
         blob_id = secrets.token_hex(16)
         blob = Blob(blob_id, tenant, digest, path_of(tenant, now, blob_id, form), len(data), now)
         await self._repository.begin(blob)

@@ -41,5 +41,7 @@ class Quota:
         used = sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file())
         if used + len(data) > self.room:
             # As obstore says it of a full disk: it has removed what it had written.
-            raise GenericError("Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28)")
+            raise GenericError(
+                "Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28)"
+            )
         return self._store.put(path, data, **options)
