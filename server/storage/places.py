@@ -1,6 +1,7 @@
 """Where results lie: a folder, or a bucket by its URL."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -10,7 +11,7 @@ import msgspec
 from server.settings import loopback
 
 _SIGNING = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"})
-_RETRIES = {"max_retries": 4}
+_RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
 """After that a job fails with an error that says that it may be tried again: waiting longer helps nobody."""
 
 

@@ -30,7 +30,7 @@ _LIVE = {"Cache-Control": "no-store"}
 _SIGNATURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp", b"GIF8": "image/gif"}
 
 
-@post("/api/assets", operation_class=Store, responses=failures(NativeErrorBody, (400, 413, *READING)))
+@post("/api/assets", operation_class=Store, responses=failures(NativeErrorBody, (400, 413, *READING, 507)))
 async def store(request: AnyRequest, uploads: NamedDependency[Uploads], inputs: NamedDependency[InputStore]) -> StoredAsset:
     """Keep a picture: the body itself, or the file part ``file`` of a form. The same picture gets the same id."""
     data = await _content(request)
@@ -77,7 +77,7 @@ async def fetch(
     )
 
 
-@delete("/api/assets/{asset_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING)))
+@delete("/api/assets/{asset_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING, 507)))
 async def forget(
     request: AnyRequest,
     asset_id: FromPath[str],

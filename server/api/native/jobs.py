@@ -105,7 +105,7 @@ async def events(
     return EventStream(lines, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
-@post("/api/jobs/{job_id:str}/cancel", status_code=200, responses=failures(NativeErrorBody, (400, 404, *READING)))
+@post("/api/jobs/{job_id:str}/cancel", status_code=200, responses=failures(NativeErrorBody, (400, 404, *READING, 507)))
 async def cancel(
     request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], standing: NamedDependency[Standing]
 ) -> Response[JobView]:
@@ -115,7 +115,7 @@ async def cancel(
     return Response(await standing.view(request, await _own(request, jobs, job_id)), headers={"Cache-Control": "no-store"})
 
 
-@delete("/api/jobs/{job_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING)))
+@delete("/api/jobs/{job_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING, 507)))
 async def forget(
     request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], store: NamedDependency[AssetStore]
 ) -> None:
