@@ -147,3 +147,12 @@ def test_secrets_can_be_changed():
     assert new.valid("name.png", 99, both.sign("name.png", 99))
     for name, expires, shown in (("nome.png", 99, signature), ("name.png", 98, signature), ("name.png", 99, signature + "é")):
         assert not old.valid(name, expires, shown)
+
+
+async def test_a_place_that_is_away_is_no_full_one(s3, monkeypatch, tmp_path):
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = Bucket(place("s3://results/x", tmp_path, "http://127.0.0.1:1"), silent())
+    with pytest.raises(StorageFailure) as error:
+        await bucket.put("a/b.png", b"1", media_type="image/png", cache_control="")
+    assert (error.value.code, error.value.retryable) == ("storage_unavailable", True)
