@@ -31,14 +31,17 @@ from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
+from server.db.assets import SqlAssets
 from server.db.database import Database, beside
 from server.db.jobs import SqlJobs
 from server.db.keys import SqlKeys
 from server.db.migrating import migrate
 from server.db.opening import opened
 from server.db.webhooks import Outbox, SqlDeliveries
+from server.domain.asset import Told
 from server.domain.clock import Clock, SystemClock
 from server.domain.ports import AssetStore, InputStore
+from server.domain.retention import Keeping
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
 from server.fleet.devices import count_cuda, resolve
@@ -53,9 +56,13 @@ from server.jobs.service import JobService
 from server.jobs.webhooks import Courier, compose
 from server.providers.local import LocalProvider
 from server.settings import Settings
-from server.storage.blobs import FolderStore
+from server.storage.assets import Assets
+from server.storage.bucket import Bucket
+from server.storage.collecting import Collector
 from server.storage.files import Retention
 from server.storage.inputs import InputFolder
+from server.storage.places import place
+from server.storage.signing import LinkSigner, secret_of
 from server.telemetry.logs import configure, silent
 from server.telemetry.metrics import Metrics
 
@@ -77,6 +84,9 @@ class Parts(msgspec.Struct, frozen=True):
     metrics: Metrics
     fleet: Fleet
     store: AssetStore
+    bucket: Bucket
+    collector: Collector
+    links: Links
     inputs: InputStore
     database: Database
     courier: Courier
@@ -104,12 +114,10 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         metrics=counts,
         log=log,
     )
-    retention = Retention(settings.outputs_hours * 3600, settings.outputs_bytes)
-    store = FolderStore(settings.outputs, retention, clock)
     database = Database(settings.database_url or beside(settings.home))
+    stores = storage(settings, database, clock, log, lambda tenant: current.catalog.policy(tenant).storage)
     keys = KeyRing(settings.api_keys, SqlKeys(database), clock, may_be_open=settings.may_be_open)
-    links = Links(settings.public_url)
-    outbox = Outbox(lambda job: compose(job, links.absolute))
+    outbox = Outbox(lambda job: compose(job, stores.links.absolute))
     fence = GuardedBackend(Allowed(networks(settings.webhook_networks)))
     courier = Courier(
         SqlDeliveries(database, clock),
@@ -120,7 +128,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     )
     inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
     jobs = JobService(
-        Gateway(Prepared(LocalProvider(fleet), fleet), store, counts),
+        Gateway(Prepared(LocalProvider(fleet), fleet), stores.store, counts, told=Told(settings.file_metadata)),
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
@@ -129,7 +137,54 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, jobs)
+    return Parts(
+        settings=settings,
+        current=current,
+        clock=clock,
+        log=log,
+        metrics=counts,
+        fleet=fleet,
+        store=stores.store,
+        bucket=stores.bucket,
+        collector=stores.collector,
+        links=stores.links,
+        inputs=inputs,
+        database=database,
+        courier=courier,
+        keys=keys,
+        jobs=jobs,
+    )
+
+
+class Stores(msgspec.Struct, frozen=True):
+    """The parts that keep results."""
+
+    store: Assets
+    bucket: Bucket
+    collector: Collector
+    links: Links
+
+
+def storage(
+    settings: Settings, database: Database, clock: Clock, log: FilteringBoundLogger, keeping: Callable[[str], Keeping]
+) -> Stores:
+    """What keeps results in the place that ``settings`` name, and lets go of them as they and ``keeping`` say."""
+    rows = SqlAssets(database)
+    bucket = Bucket(place(settings.storage_url, settings.outputs, settings.storage_endpoint), log)
+    collector = Collector(rows, bucket, clock, log, budget=settings.outputs_bytes, keeping=keeping)
+    store = Assets(
+        rows,
+        bucket,
+        clock,
+        log,
+        seconds=settings.outputs_hours * 3600,
+        keeping=keeping,
+        public=settings.cdn_base_url is not None,
+        deleted=collector.look,
+    )
+    signer = LinkSigner(lambda: [secret.encode() for secret in settings.link_secrets] or [secret_of(settings.home / "state")])
+    links = Links(settings.public_url, signer, store, clock, seconds=settings.link_hours * 3600, cdn=settings.cdn_base_url)
+    return Stores(store, bucket, collector, links)
 
 
 def application(parts: Parts) -> Litestar:
@@ -142,13 +197,14 @@ def application(parts: Parts) -> Litestar:
             opened(parts.database, parts.settings.home / "state", parts.log) as alone,
             parts.current.watched(),
             parts.courier.running(),
+            parts.collector.running(),
             parts.fleet.running(),
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)
             yield
 
-    links = Links(settings.public_url)
+    links = parts.links
     uploads = Uploads(settings.max_upload_pixels, parts.metrics)
     given = {
         "current": parts.current,
@@ -230,6 +286,7 @@ async def run(settings: Settings) -> None:
     parts = assemble(settings, log)
     # Before anything is listened on or loaded, so that what is wrong is said in one line.
     await migrate(parts.database)
+    await parts.bucket.check()
     await check_exposure(parts)
     await serve(
         application(parts),

@@ -10,6 +10,8 @@ import msgspec
 
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off", ""})
 _DEVICE = re.compile(r"auto|cpu|fake|cuda(:\d+)?")
+_SECRET_LENGTH = 32
+_MOST_LINK_HOURS = 168
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -48,6 +50,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker_hang_seconds: float = 300.0
     worker_start_seconds: float = 900.0
     public_url: str | None = None
+    storage_url: str | None = None
+    """None: the folder `outputs`."""
+    storage_endpoint: str | None = None
+    """Of a server that speaks S3 and is not Amazon's."""
+    cdn_base_url: str | None = None
+    """Where everybody can read what lies at `storage_url`."""
+    link_hours: float = 24.0
+    link_secrets: tuple[str, ...] = ()
+    """Each at least 32 characters; the first signs links, all are believed. Empty: one is made and kept in `home`."""
+    file_metadata: str = "all"
+    """all, infotext, request or none: what files tell of how they were made."""
     outputs_hours: float = 24.0
     outputs_bytes: int = 4 << 30
     assets_hours: float = 168.0
@@ -59,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     open_access: bool = False
 
     def __repr__(self) -> str:
-        hidden = {"api_keys", "webhook_secrets", "database_url"}
+        hidden = {"api_keys", "webhook_secrets", "database_url", "link_secrets"}
         shown = {field: "..." if field in hidden else repr(getattr(self, field)) for field in self.__struct_fields__}
         return f"Settings({', '.join(f'{field}={value}' for field, value in shown.items())})"
 
@@ -165,6 +178,29 @@ def _signing(value: str) -> tuple[str, ...]:
     return found
 
 
+def _storage(value: str) -> str:
+    if not re.fullmatch(r"(s3|gs|az)://[^/\s?#]+(/[^\s?#]*)?|file:///[^\s?#]+", value):
+        msg = "must be s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER"
+        raise ValueError(msg)
+    return value.rstrip("/")
+
+
+def _link_secrets(value: str) -> tuple[str, ...]:
+    found = _keys(value)
+    if not found or any(len(secret) < _SECRET_LENGTH for secret in found):
+        msg = f"each must have at least {_SECRET_LENGTH} characters"
+        raise ValueError(msg)
+    return found
+
+
+def _link_hours(value: str) -> float:
+    hours = _seconds(value)
+    if hours > _MOST_LINK_HOURS:
+        msg = f"must be at most {_MOST_LINK_HOURS}: S3 signs for a week and no longer"
+        raise ValueError(msg)
+    return hours
+
+
 def _networks(value: str) -> str:
     for part in _keys(value):
         try:
@@ -261,6 +297,26 @@ OPTIONS: tuple[Option, ...] = (
         "--webhook-networks",
     ),
     Option("jobs_hours", "AQUATINT_JOBS_HOURS", "Finished jobs are remembered for so long.", _seconds, "--jobs-hours"),
+    Option(
+        "storage_url",
+        "AQUATINT_STORAGE_URL",
+        "s3://BUCKET/PREFIX, gs://, az:// or file:/// for results.",
+        _storage,
+        "--storage-url",
+    ),
+    Option(
+        "storage_endpoint", "AQUATINT_STORAGE_ENDPOINT", "URL of an S3 server that is not Amazon's.", _url, "--storage-endpoint"
+    ),
+    Option("cdn_base_url", "AQUATINT_CDN_BASE_URL", "Where everybody can read the storage URL.", _url, "--cdn-base-url"),
+    Option("link_hours", "AQUATINT_LINK_HOURS", "Links to results are good for so long.", _link_hours, "--link-hours"),
+    Option("link_secrets", "AQUATINT_LINK_SECRETS", "Secrets that sign links, separated by commas.", _link_secrets),
+    Option(
+        "file_metadata",
+        "AQUATINT_FILE_METADATA",
+        "What files tell of how they were made: all, infotext, request or none.",
+        _choice("all", "infotext", "request", "none"),
+        "--file-metadata",
+    ),
     Option("outputs_hours", "AQUATINT_OUTPUTS_HOURS", "Results are kept for so long.", _seconds, "--outputs-hours"),
     Option("outputs_bytes", "AQUATINT_OUTPUTS_BYTES", "Results take so much disk, at most.", _bytes, "--outputs-bytes"),
     Option("assets_hours", "AQUATINT_ASSETS_HOURS", "Uploads are kept so long after their last use.", _seconds, "--assets-hours"),

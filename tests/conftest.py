@@ -6,6 +6,7 @@ import os
 import secrets
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,91 @@ def postgres_url(postgres: str) -> str:
 
     asyncio.run(create())
     return server.set(database=name, drivername="postgresql").render_as_string(hide_password=False)
+
+
+@dataclass(frozen=True)
+class S3:
+    """A SeaweedFS of this test process's own, with one bucket."""
+
+    endpoint: str
+    environment: dict[str, str]
+
+    def place(self) -> str:
+        """A URL that no test has used before."""
+        return f"s3://results/{secrets.token_hex(6)}/deep"
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real S3 server, which checks signatures."""
+    import obstore
+    from obstore.store import S3Store
+
+    folder = tmp_path_factory.mktemp("seaweed")
+    master, volume, filer, port = _free_pairs(4)
+    (folder / "data").mkdir()
+    who = {"name": "aquatint", "credentials": [{"accessKey": "AKIDTEST", "secretKey": "secrettest"}]}
+    rights = {"actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [{**who, **rights}]}))
+    flags = (
+        f"-dir={folder / 'data'} -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.telemetry=false -master.volumeSizeLimitMB=64 "
+        f"-volume.max=20 -master.port={master} -volume.port={volume} -filer -filer.port={filer} -s3 -s3.port={port} "
+        f"-s3.config={folder / 's3.json'} -s3.port.iceberg=0 -s3.port.lance=0"
+    )
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("weed"), "server", *flags.split()], stdout=log, stderr=log, cwd=folder
+        )
+    environment = {"AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "secrettest", "AWS_REGION": "us-east-1"}
+    endpoint = f"http://127.0.0.1:{port}"
+    options = {name.lower(): value for name, value in environment.items()}
+    store = S3Store("results", endpoint=endpoint, client_options={"allow_http": True}, **options)
+
+    def bucket() -> bool:
+        # Making a bucket is a signed PUT of its root.
+        url = obstore.sign(store, "PUT", "/", timedelta(minutes=5))
+        try:
+            return httpx.put(url, timeout=30).status_code in (200, 409)
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(bucket, 90, f"SeaweedFS ({folder / 'log'})")
+        # A volume takes a while to be found, and is only then written to.
+        wait_until(lambda: _writes(store), 90, f"SeaweedFS's first volume ({folder / 'log'})")
+        yield S3(endpoint, environment)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _writes(store: Any) -> bool:
+    import obstore.exceptions
+
+    try:
+        store.put("probe", b"?", use_multipart=False)
+    except obstore.exceptions.BaseError:
+        return False
+    return True
+
+
+def _free_pairs(count: int) -> list[int]:
+    """Ports that are free, and 10,000 above them too: SeaweedFS speaks gRPC there."""
+    found: list[int] = []
+    while len(found) < count:
+        port = secrets.randbelow(8000) + 12_000
+        if port not in found and _free(port) and _free(port + 10_000):
+            found.append(port)
+    return found
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -15,15 +15,17 @@ _WHY = {
     401: "No key, or one that opens nothing.",
     403: "The key that was sent does not open this.",
     404: "What is named does not exist: a model, an asset, a result.",
+    416: "The file has no such range.",
     413: "The body has too many bytes.",
     429: "The queue is full; `Retry-After` says when to come back.",
     500: "The server failed; the answer's `x-request-id` is in its log.",
-    503: "The server is shutting down, or no worker is up; try again.",
+    503: "The server is shutting down, no worker is up, or the store of results does not answer; try again.",
     504: "The request could no longer be finished in time.",
+    507: "There is no room for results, or in the database; try again later.",
 }
 READING = (401, 403, 500)
 """What any address that needs a key may answer."""
-WORKING = (400, 401, 403, 404, 413, 429, 500, 503, 504)
+WORKING = (400, 401, 403, 404, 413, 429, 500, 503, 504, 507)
 """What an address that makes images may answer."""
 
 

@@ -47,6 +47,29 @@ class UnknownJob(errors.InvalidRequest):
     code = "unknown_job"
 
 
+class LinkInvalid(errors.AquatintError):
+    """A link to a result that this server has not made like that."""
+
+    code = "link_invalid"
+
+
+class LinkExpired(errors.AquatintError):
+    """A link to a result whose time is over."""
+
+    code = "link_expired"
+
+
+class RangeNotSatisfiable(errors.AquatintError):
+    """A range that begins after the end of the file."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        """``size`` of the file, in bytes."""
+        super().__init__(f"The file has {size} bytes; the range that was asked for is not among them.")
+        self.size = size
+
+
 class Problem(msgspec.Struct, frozen=True):
     """An error, with all that any dialect's envelope needs."""
 
@@ -58,6 +81,8 @@ class Problem(msgspec.Struct, frozen=True):
     retry_after: float | None = None
     retry: bool | None = None
     """What to tell clients that ask before repeating; None says nothing."""
+    size: int | None = None
+    """Bytes of a file of which another part was asked for than there is."""
 
 
 class _Rule(msgspec.Struct, frozen=True):
@@ -82,6 +107,11 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     Unauthorized: _Rule(HTTPStatus.UNAUTHORIZED, _INVALID),
     UnknownJob: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
     Forbidden: _Rule(HTTPStatus.FORBIDDEN, _INVALID),
+    LinkInvalid: _Rule(HTTPStatus.FORBIDDEN, _INVALID),
+    LinkExpired: _Rule(HTTPStatus.FORBIDDEN, _INVALID),
+    RangeNotSatisfiable: _Rule(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, _INVALID),
+    failures.StorageFailure: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
+    failures.StorageFull: _Rule(HTTPStatus.INSUFFICIENT_STORAGE, _SERVER),
     errors.Overloaded: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
     errors.ShuttingDown: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
     errors.Cancelled: _Rule(CLIENT_CLOSED_REQUEST, _INVALID),
@@ -104,6 +134,7 @@ def problem(error: Exception) -> Problem:
             param=error.param,
             retry_after=error.retry_after,
             retry=error.retryable if later else None,
+            size=error.size if isinstance(error, RangeNotSatisfiable) else None,
         )
     if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return _litestar(error)
@@ -158,6 +189,8 @@ def headers(found: Problem) -> dict[str, str]:
         told["retry-after-ms"] = str(max(1, round(found.retry_after * 1000)))
     if found.retry is not None:
         told["x-should-retry"] = "true" if found.retry else "false"
+    if found.size is not None:
+        told["Content-Range"] = f"bytes */{found.size}"
     if found.status == HTTPStatus.UNAUTHORIZED:
         told["WWW-Authenticate"] = "Bearer"
     return told

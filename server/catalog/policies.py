@@ -11,12 +11,16 @@ from typing import Any
 import msgspec
 
 from server.catalog.positions import Document
+from server.domain.retention import Keeping
 
 DEFAULT = "default"
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry."""
+
+    storage: Keeping = Keeping()
+    """How long and how much of its results is kept."""
 
 
 def policies(document: Document, entries: Mapping[str, Any]) -> Mapping[str, Policy]:

@@ -11,13 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from server.domain.failures import StorageFull
 
 _BUSY_SECONDS = 30.0
 """How long a SQLite writer waits for the one before it."""
 
 _SQLITE_CONNECTIONS = 4
+
+_DISK_FULL = "53100"
+"""PostgreSQL's SQLSTATE."""
+
+_FULL_SECONDS = 60.0
+"""After so long it may be worth another try: what is old enough has been collected by then."""
 
 
 class Database:
@@ -50,9 +59,15 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction: committed at the end of the block, undone if it raises."""
-        async with self._writes.begin() as connection:
-            yield connection
+        """One transaction: committed at the end of the block, undone if it raises. `StorageFull` if there is no room for it."""
+        try:
+            async with self._writes.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            if not _no_room(error):
+                raise
+            msg = "There is no room left in the database; try again later."
+            raise StorageFull(msg, retry_after=_FULL_SECONDS) from error
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -64,6 +79,12 @@ class Database:
         """Close every connection."""
         for engine in (self._writes, self._reads):
             await engine.dispose()
+
+
+def _no_room(error: DBAPIError) -> bool:
+    """Whether the disk is full: SQLite's SQLITE_FULL, PostgreSQL's disk_full."""
+    cause = error.orig
+    return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(cause, "sqlstate", None) == _DISK_FULL
 
 
 def beside(home: Path) -> URL:

@@ -1,6 +1,20 @@
 """The tables. A change here needs a migration in `server/db/migrations`."""
 
-from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    text,
+)
 
 METADATA = MetaData(
     # Named, so that migrations can name them too.
@@ -78,3 +92,48 @@ INPUTS = Table(
     Column("order", LargeBinary, nullable=False),
 )
 """The whole order of a job that is not over and has input pictures: compressed msgpack."""
+
+BLOBS = Table(
+    "blobs",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("path", String(256), nullable=False, unique=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("state", String(16), nullable=False),
+    Index("ix_blobs_state", "state", "created"),
+    # Equal bytes of one tenant are stored once, whoever was quicker.
+    Index(
+        "uq_blobs_content",
+        "tenant",
+        "digest",
+        unique=True,
+        sqlite_where=text("state = 'ready'"),
+        postgresql_where=text("state = 'ready'"),
+    ),
+)
+"""`server.domain.stored.Blob`, a row each, and its state."""
+
+ASSETS = Table(
+    "assets",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("blob", String(32), ForeignKey("blobs.id"), nullable=False),
+    Column("format", String(8), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("seed", String(20), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Column("job_id", String(64), nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    Index("ix_assets_blob", "blob"),
+    Index("ix_assets_expires", "expires"),
+    Index("ix_assets_created", "created"),
+    Index("ix_assets_tenant", "tenant", "created"),
+)
+"""`server.domain.stored.Stored`, a row each. Seeds are text: they have 64 bits without a sign."""

@@ -1,7 +1,7 @@
 """The outbox: messages that were written in the same transaction as what they tell of."""
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from msgspec.structs import asdict
@@ -14,7 +14,7 @@ from server.domain.clock import Clock
 from server.domain.job import Job
 from server.domain.webhook import Delivery, DeliveryState
 
-Compose = Callable[[Job], bytes]
+Compose = Callable[[Job], Awaitable[bytes]]
 """The body that tells of a job that is over."""
 
 
@@ -29,7 +29,9 @@ class Outbox:
     async def put(self, connection: AsyncConnection, jobs: Iterable[Job], now: float) -> None:
         """Write the messages of ``jobs`` into the transaction at hand."""
         messages = [
-            Delivery(f"msg_{secrets.token_hex(12)}", job.id, job.order.tenant, job.order.notify.url, self._compose(job), now, now)
+            Delivery(
+                f"msg_{secrets.token_hex(12)}", job.id, job.order.tenant, job.order.notify.url, await self._compose(job), now, now
+            )
             for job in jobs
             if job.order.notify is not None and job.state.final
         ]

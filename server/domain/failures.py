@@ -4,6 +4,8 @@ AquatintError
 ├── InvalidRequest
 │   └── ModerationBlocked      a policy, ours or an upstream's, does not allow it
 ├── BudgetSpent                the money for that road is used up
+├── StorageFailure             results could not be stored, or fetched
+│   └── StorageFull            there is no room for them
 └── UpstreamFailure            somebody else's to mend
     ├── UpstreamUnavailable    it can be tried again: connection, overload, its own mistake, an open circuit
     ├── UpstreamAmbiguous      no answer in time, after the request was sent: it may have been done, and charged
@@ -23,6 +25,19 @@ class BudgetSpent(AquatintError):
     """The budget of a road, or of a tenant on it, is used up for this month."""
 
     code = "budget_spent"
+
+
+class StorageFailure(AquatintError):
+    """The place of results or the database does not do what it is asked for; the operator's to mend."""
+
+    code = "storage_unavailable"
+    retryable = True
+
+
+class StorageFull(StorageFailure):
+    """There is no room left for results, or in the database; nothing of what did not fit is kept."""
+
+    code = "storage_full"
 
 
 class UpstreamFailure(AquatintError):

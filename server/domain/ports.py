@@ -1,13 +1,14 @@
 """What the core needs from the outside, as protocols."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from server.domain.asset import Format
+from server.domain.asset import Asset, Format
 from server.domain.job import Job, JobState
 from server.domain.key import Key
+from server.domain.stored import Blob, Holding, Stored
 from server.domain.transitions import Happening
 from server.domain.webhook import Delivery
 
@@ -128,14 +129,109 @@ class DeliveryRepository(Protocol):
 
 @runtime_checkable
 class AssetStore(Protocol):
-    """Keeps encoded images under names nobody can guess."""
+    """Keeps encoded images under names nobody can guess; equal bytes of one tenant once. Raises `StorageFailure`."""
 
-    async def put(self, data: bytes, suffix: Format) -> str:
-        """Store ``data`` and return its new name, which ends in ``.suffix``."""
+    async def put(
+        self, data: bytes, form: Format, size: tuple[int, int], seed: int, *, tenant: str, job_id: str, metadata: bytes = b"{}"
+    ) -> Asset:
+        """Store ``data`` for good; ``size`` is its width and height, ``metadata`` a JSON object. Its name ends in ``.form``."""
+        ...
+
+    async def again(self, asset: Asset, tenant: str, job_id: str) -> Asset | None:
+        """A new asset of ``tenant`` with the same content, without copying it; None if it is gone."""
+        ...
+
+    async def facts(self, name: str) -> Stored | None:
+        """What is known of an asset; None for every name that this store has not given out, or not any more."""
         ...
 
     async def get(self, name: str) -> bytes | None:
-        """The bytes stored under ``name``, or None."""
+        """All bytes of an asset, or None."""
+        ...
+
+    async def open(self, stored: Stored, start: int, stop: int) -> AsyncIterator[bytes] | None:
+        """Its bytes from ``start`` to before ``stop``, piece by piece; None if they are gone."""
+        ...
+
+    async def delete(self, tenant: str, names: Iterable[str]) -> int:
+        """Let go of those that are ``tenant``'s; how many there were."""
+        ...
+
+    async def signed(self, asset: Asset, seconds: float) -> str | None:
+        """A URL in the store itself that anybody can read it by for so long; None if this store has no URLs."""
+        ...
+
+
+class AssetRepository(Protocol):
+    """The rows of assets and blobs; every change has happened, for good, once the call returns.
+
+    Several servers may work on them at the same time: a blob that an asset has is never doomed.
+    """
+
+    async def attach(self, stored: Stored) -> Stored | None:
+        """Add an asset to its tenant's blob of the same digest: what was added, with its path; None if there is no such blob."""
+        ...
+
+    async def begin(self, blob: Blob) -> None:
+        """Note that the file of ``blob`` is about to be written."""
+        ...
+
+    async def finish(self, blob: Blob, stored: Stored) -> Stored | None:
+        """Its file is whole: add its first asset, and return it with its path; None if it was given up: then its file must go.
+
+        If somebody was quicker with the same bytes, that blob gets the asset and this one is doomed.
+        """
+        ...
+
+    async def abandon(self, blob: Blob) -> None:
+        """Its file will not be written."""
+        ...
+
+    async def lost(self, path: str) -> None:
+        """There is no file any more where a blob's should be: doom it; nobody knows the assets that have it from then on."""
+        ...
+
+    async def get(self, name: str) -> Stored | None:
+        """The asset of that name, expired or not."""
+        ...
+
+    async def copy(self, source: str, stored: Stored) -> Stored | None:
+        """Add an asset with the content of the asset ``source``; None if that is gone, or expired when ``stored`` was created.
+
+        Name, tenant, job and times are those of ``stored``, the rest is the source's.
+        """
+        ...
+
+    async def delete(self, tenant: str, names: Iterable[str]) -> int:
+        """Forget those of ``tenant``, and doom the blobs that nobody has then."""
+        ...
+
+    async def expire(self, now: float, most: int) -> int:
+        """The same for up to ``most`` assets whose time is over; how many."""
+        ...
+
+    async def trim(self, budget: int, most: int, *, tenant: str | None = None) -> int:
+        """The same for up to ``most`` of the oldest, until all (or those of ``tenant``) are within ``budget`` bytes."""
+        ...
+
+    async def give_up(self, before: float, most: int) -> int:
+        """Doom up to ``most`` blobs whose writing began before that Unix time and never ended; how many."""
+        ...
+
+    async def doomed(self, most: int) -> tuple[Blob, ...]:
+        """Some blobs whose file is to be deleted."""
+        ...
+
+    async def forget(self, blobs: Iterable[Blob]) -> None:
+        """Their files are gone."""
+        ...
+
+    async def known(self, paths: Iterable[str]) -> frozenset[str]:
+        """Which of these are a blob's."""
+        ...
+
+    async def holdings(self) -> tuple[Holding, ...]:
+        """What each tenant has stored."""
         ...
 
 

@@ -1,18 +1,20 @@
 """The one place where pixels become stored files."""
 
 import asyncio
+import contextlib
 import time
 
 import msgspec
 
-from pipelines.contract.loras import tag
 from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
-from server.domain.asset import Asset, Delivery
+from server.domain.asset import Asset, Delivery, Told
 from server.domain.call import Call
+from server.domain.failures import StorageFailure
 from server.domain.generation import Route, Usage
 from server.domain.ports import AssetStore
+from server.gateway.describing import metadata, parameters
 from server.providers.provider import Provider
 from server.storage.encode import encode, reduced
 from server.telemetry.metrics import Metrics
@@ -30,9 +32,13 @@ class Finished(msgspec.Struct, frozen=True):
 class Gateway:
     """A provider's pictures, encoded and stored."""
 
-    __slots__ = ("_metrics", "_provider", "_store", "_threads")
+    __slots__ = ("_metrics", "_provider", "_store", "_threads", "_told")
 
-    def __init__(self, provider: Provider, store: AssetStore, metrics: Metrics, *, threads: int = 4) -> None:
+    def __init__(
+        self, provider: Provider, store: AssetStore, metrics: Metrics, *, threads: int = 4, told: Told = Told.ALL
+    ) -> None:
+        """``told``: what files tell of how they were made, where the delivery does not say."""
+        self._told = told
         self._provider = provider
         self._store = store
         self._metrics = metrics
@@ -41,59 +47,35 @@ class Gateway:
     async def generate(self, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
         """Make, encode and store the images of ``request``."""
         generation = await self._provider.generate(request, call)
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._finish(request, delivery, picture, seed))
-                for picture, seed in zip(generation.pictures, generation.seeds, strict=True)
-            ]
-        return Finished(tuple(task.result() for task in tasks), generation.stats, generation.route, generation.usage)
+        made = zip(generation.pictures, generation.seeds, strict=True)
+        ends = await asyncio.gather(
+            *(self._finish(request, delivery, picture, seed, call) for picture, seed in made), return_exceptions=True
+        )
+        assets = tuple(end for end in ends if not isinstance(end, BaseException))
+        failed = next((end for end in ends if isinstance(end, BaseException)), None)
+        if failed is not None:
+            # The request has no result, so none of its files has a reader.
+            with contextlib.suppress(StorageFailure):
+                await self._store.delete(call.tenant, [asset.name for asset in assets])
+            raise failed
+        return Finished(assets, generation.stats, generation.route, generation.usage)
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:
         """How long until so much new work could begin."""
         return self._provider.wait_seconds(pixel_steps)
 
-    async def _finish(self, request: ImageRequest, delivery: Delivery, picture: Picture, seed: int) -> Asset:
+    async def _finish(self, request: ImageRequest, delivery: Delivery, picture: Picture, seed: int, call: Call) -> Asset:
+        text, asked = parameters(request, seed), metadata(request, seed)
+        told = delivery.metadata or self._told
         async with self._threads:
             began = time.perf_counter()
             size = delivery.size(picture.width, picture.height)
-            data = await asyncio.to_thread(_file, picture, size, delivery, parameters(request, seed))
+            words = (text if told.infotext else None, asked if told.request else None)
+            data = await asyncio.to_thread(_file, picture, size, delivery, words)
             self._metrics.encoded(delivery.format.value, time.perf_counter() - began)
-        name = await self._store.put(data, delivery.format)
-        return Asset(name, delivery.format, *size, seed, len(data))
+        kept = msgspec.json.encode({"parameters": text, "request": msgspec.Raw(asked.encode())})
+        return await self._store.put(data, delivery.format, size, seed, tenant=call.tenant, job_id=call.id, metadata=kept)
 
 
-def _file(picture: Picture, size: tuple[int, int], delivery: Delivery, text: str) -> bytes:
-    return encode(reduced(picture, *size), delivery, text)
-
-
-def parameters(request: ImageRequest, seed: int) -> str:
-    """How to make the image again, in the text form that Stable Diffusion tools read and write."""
-    sampling = request.sampling
-    facts: dict[str, object] = {
-        "Steps": sampling.steps,
-        "Sampler": sampling.sampler,
-        "CFG scale": f"{sampling.guidance_scale:g}",
-        "Seed": seed,
-        "Size": f"{request.width}x{request.height}",
-        "Model": request.model,
-    }
-    if sampling.scheduler is not None:
-        facts["Schedule type"] = sampling.scheduler
-    if request.init is not None:
-        facts["Denoising strength"] = f"{request.init.strength:g}"
-    if request.style is not None:
-        facts["Style"] = request.style.name
-    if request.clip_skip:
-        facts["Clip skip"] = request.clip_skip + 1
-    if request.hires is not None:
-        facts["Hires resize"] = f"{request.hires.width}x{request.hires.height}"
-        facts["Hires upscaler"] = request.hires.card.name if request.hires.card else request.hires.enlarger.value
-        facts["Hires denoising strength"] = f"{request.hires.strength:g}"
-    for index, use in enumerate(request.controls):
-        facts[f"ControlNet {index}"] = f'"Model: {use.card.name}, Module: {use.preprocessor or "none"}, Weight: {use.weight:g}"'
-    tags = [tag(use.card.name, use.text_weight, use.weight) for use in request.loras]
-    lines = [" ".join([request.prompt, *tags])]
-    if request.negative_prompt:
-        lines.append(f"Negative prompt: {request.negative_prompt}")
-    lines.append(", ".join(f"{key}: {value}" for key, value in facts.items()) + ", Version: aquatint")
-    return "\n".join(lines)
+def _file(picture: Picture, size: tuple[int, int], delivery: Delivery, words: tuple[str | None, str | None]) -> bytes:
+    return encode(reduced(picture, *size), delivery, *words)

@@ -62,14 +62,14 @@ class Results:
 
     async def _image(self, request: AnyRequest, asset: Asset, *, inline: bool) -> GeneratedImage:
         if not inline:
-            url = self._links.output(request, asset.name)
-            return GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, url=url)
+            url = await self._links.output(request, asset)
+            return GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, url=url, id=asset.name)
         data = await self._store.get(asset.name)
         if data is None:
             msg = "The finished image is gone: the space for results is too small."
             raise EngineFailure(msg)
         b64 = base64.b64encode(data).decode()
-        return GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, b64=b64)
+        return GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, b64=b64, id=asset.name)
 
 
 async def streamed(

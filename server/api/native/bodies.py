@@ -1,7 +1,7 @@
 """What is sent to make images, and what comes back. Unknown options are refused: this is our own dialect."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -64,6 +64,8 @@ class GeneratedImage(msgspec.Struct, frozen=True, omit_defaults=True):
     format: str
     url: str | None = None
     b64: str | None = None
+    id: str | None = None
+    """Of the result: `GET /api/assets/{id}` gives the image and how it was made."""
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -176,6 +178,26 @@ class StoredAsset(msgspec.Struct, frozen=True):
     width: int
     height: int
     bytes: int
+
+
+class AssetView(msgspec.Struct, frozen=True):
+    """A result, and how it was made."""
+
+    id: str
+    job: str
+    format: str
+    width: int
+    height: int
+    bytes: int
+    seed: int
+    created: float
+    """Times are Unix seconds."""
+    expires: float
+    url: str
+    parameters: str | None
+    """As Stable Diffusion tools write it."""
+    request: dict[str, Any] | None
+    """What was asked for, without pictures and without what is as it would be anyway."""
 
 
 class Adapters(msgspec.Struct, frozen=True):

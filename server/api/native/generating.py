@@ -57,7 +57,7 @@ def generation(
         seeds=_seeds(body, card, draw),
         steps=whole(body.steps, "steps", card.defaults.steps, 1, card.limits.max_steps),
         guidance=number(body.guidance, "guidance", card.defaults.guidance, 0.0, MAX_GUIDANCE),
-        delivery=delivery(output.format, output.quality, output.size),
+        delivery=delivery(output.format, output.quality, output.size, metadata=output.metadata),
         previews=whole(body.previews, "previews", 0, 0, MAX_PREVIEWS),
     )
     order = ordered(body, terms, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant)

@@ -26,7 +26,7 @@ from server.api.watching import STREAM_HEADERS
 from server.catalog.catalog import Catalog
 from server.domain.job import Job, JobState, Order
 from server.domain.key import Scope
-from server.domain.ports import JobFilter
+from server.domain.ports import AssetStore, JobFilter
 from server.domain.webhook import Notify
 from server.egress.urls import check_url
 from server.jobs.service import JobService
@@ -105,7 +105,7 @@ async def events(
     return EventStream(lines, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
-@post("/api/jobs/{job_id:str}/cancel", status_code=200, responses=failures(NativeErrorBody, (400, 404, *READING)))
+@post("/api/jobs/{job_id:str}/cancel", status_code=200, responses=failures(NativeErrorBody, (400, 404, *READING, 507)))
 async def cancel(
     request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], standing: NamedDependency[Standing]
 ) -> Response[JobView]:
@@ -115,13 +115,16 @@ async def cancel(
     return Response(await standing.view(request, await _own(request, jobs, job_id)), headers={"Cache-Control": "no-store"})
 
 
-@delete("/api/jobs/{job_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING)))
-async def forget(request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService]) -> None:
-    """Forget a job that is over; its pictures go when their time comes."""
+@delete("/api/jobs/{job_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING, 507)))
+async def forget(
+    request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], store: NamedDependency[AssetStore]
+) -> None:
+    """Forget a job that is over, and its pictures."""
     found = await _own(request, jobs, job_id)
     if not found.state.final or not await jobs.delete(job_id):
         msg = f"The job is {found.state.value}; cancel it first."
         raise InvalidRequest(msg, param="job_id")
+    await store.delete(found.order.tenant, [asset.name for asset in found.assets])
 
 
 async def _own(request: AnyRequest, jobs: JobService, job_id: str) -> Job:

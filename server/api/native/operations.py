@@ -7,7 +7,8 @@ from litestar.openapi.spec import Operation
 
 from server.api.documenting import EVENTS, FILE, body, events, in_form, schema
 from server.api.explaining import nested
-from server.api.native.bodies import Generated, GenerateRequest, JobRequest
+from server.api.native.bodies import AssetView, Generated, GenerateRequest, JobRequest, StoredAsset
+from server.api.sending import STATUSES
 
 _PICTURES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _DOT = (
@@ -92,7 +93,12 @@ class Fetch(Operation):
     def to_schema(self) -> dict[str, Any]:
         """The operation as the document has it."""
         whole = super().to_schema()
-        whole["responses"]["200"]["content"] = {kind: {"schema": FILE} for kind in _PICTURES}
+        files = {kind: {"schema": FILE} for kind in (*_PICTURES, "image/avif")}
+        described = {"oneOf": [schema(AssetView), schema(StoredAsset)]}
+        whole["responses"]["200"]["content"] = {**files, "application/json": {"schema": described}}
+        for status, description in STATUSES.items():
+            whole["responses"][status] = {"description": description}
+        whole["responses"]["206"]["content"] = files
         return whole
 
 

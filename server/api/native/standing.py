@@ -38,7 +38,12 @@ class Standing:
             estimated_start=None if place is None else round(place.begins, 1),
             images=[
                 GeneratedImage(
-                    asset.seed, asset.width, asset.height, asset.format.value, url=self._links.output(request, asset.name)
+                    asset.seed,
+                    asset.width,
+                    asset.height,
+                    asset.format.value,
+                    url=await self._links.output(request, asset),
+                    id=asset.name,
                 )
                 for asset in job.assets
             ],

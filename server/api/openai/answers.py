@@ -45,7 +45,7 @@ class Answers:
 
     async def _item(self, request: Request[Any, Any, Any], asked: Asked, asset: Asset) -> ImageItem:
         if asked.form == "url":
-            return ImageItem(url=self._links.output(request, asset.name), seed=asset.seed)
+            return ImageItem(url=await self._links.output(request, asset), seed=asset.seed)
         return ImageItem(b64_json=await self.b64(asset), seed=asset.seed)
 
 
