@@ -1,5 +1,6 @@
 """The composition root: builds every part, passes it by hand, and runs the server."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from structlog.typing import FilteringBoundLogger
 
 from server.access.keys import KeyRing
+from server.api.disclosing import disclosing
 from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
@@ -23,6 +25,7 @@ from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
 from server.api.native.answers import Results
 from server.api.native.standing import Standing
+from server.api.openai import provenance as checks
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
@@ -47,6 +50,7 @@ from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
 from server.gateway.finish import Gateway
 from server.gateway.preparing import Prepared
+from server.gateway.provenance import Provenance
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
@@ -56,11 +60,18 @@ from server.settings import Settings
 from server.storage.blobs import FolderStore
 from server.storage.files import Retention
 from server.storage.inputs import InputFolder
+from server.storage.provenance.credentials import anchors, days_left, found
+from server.storage.provenance.reading import Inspector
+from server.storage.provenance.signing import Signer
 from server.telemetry.logs import configure, silent
 from server.telemetry.metrics import Metrics
 
 MOST_ASSETS = 10_000
 """Uploads of one caller: a folder of them is listed at each new one."""
+SIGNED_INPUTS = 16 << 20
+"""Bytes of input files that one request may have kept for their manifests."""
+SOON_DAYS = 30
+"""A certificate that has no more left is worth a warning."""
 _ABOUT = (
     "Image generation. `POST /api/generate` is the one address where everything can be said; the OpenAI Images routes take the "
     "same names as extension keys. With keys configured, send `Authorization: Bearer KEY`."
@@ -82,10 +93,12 @@ class Parts(msgspec.Struct, frozen=True):
     courier: Courier
     keys: KeyRing
     jobs: JobService
+    inspector: Inspector
+    signer: Signer | None = None
 
 
 def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Callable[[], int] | None = None) -> Parts:
-    """Every part, not yet running; raises `CatalogError` if models.yaml is wrong."""
+    """Every part, not yet running; raises `CatalogError` or `BadCredentials` if models.yaml or a certificate is wrong."""
     clock, counts = SystemClock(), Metrics()
     current = CurrentCatalog(settings.models, clock=clock, log=log, counted=counts.catalog)
     count = cuda_devices or (lambda: count_cuda(os.environ))
@@ -119,8 +132,16 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         log=log,
     )
     inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
+    trusted = anchors(settings.provenance_trust, settings.provenance)
+    signer = signing(settings, clock, trusted)
+    provenance = Provenance(
+        signer,
+        lambda tenant: current.catalog.policy(tenant).disclosure,
+        prompts=settings.provenance_prompt,
+        clock=clock,
+    )
     jobs = JobService(
-        Gateway(Prepared(LocalProvider(fleet), fleet), store, counts),
+        Gateway(Prepared(LocalProvider(fleet), fleet), store, counts, provenance=provenance),
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
@@ -129,7 +150,14 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, jobs)
+    inspector = Inspector(trusted)
+    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, jobs, inspector, signer)
+
+
+def signing(settings: Settings, clock: Clock, trusted: bytes) -> Signer | None:
+    """What signs results; None if there is no certificate. Raises `BadCredentials` if there is one and it cannot be used."""
+    credentials = found(settings.provenance_certificate, settings.provenance_key, settings.provenance, clock.time())
+    return None if credentials is None else Signer(credentials, settings.provenance_tsa, trusted)
 
 
 def application(parts: Parts) -> Litestar:
@@ -146,6 +174,8 @@ def application(parts: Parts) -> Litestar:
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)
+            await check_signing(parts)
+            tell_signing(parts)
             yield
 
     links = Links(settings.public_url)
@@ -158,14 +188,17 @@ def application(parts: Parts) -> Litestar:
         "metrics": parts.metrics,
         "inputs": parts.inputs,
         "uploads": uploads,
-        "pictures": Pictures(uploads, parts.inputs, settings.max_upload_pixels),
+        "pictures": Pictures(
+            uploads, parts.inputs, settings.max_upload_pixels, origins=SIGNED_INPUTS if parts.signer is not None else 0
+        ),
+        "inspector": parts.inspector,
         "answers": Answers(parts.store, links),
         "results": Results(parts.store, links),
         "links": links,
         "standing": Standing(parts.jobs, links),
     }
     guards = [key_guard(parts.keys)]
-    images = [openai.generations, openai.edits, openai.models, openai.model]
+    images = [openai.generations, openai.edits, openai.models, openai.model, checks.check]
     ours = [generate.generate, generate.adapters, assets.store, assets.fetch, assets.forget]
     asynchronous = [jobs.enqueue, jobs.page, jobs.job, jobs.events, jobs.cancel, jobs.forget]
     dialects = [
@@ -183,6 +216,7 @@ def application(parts: Parts) -> Litestar:
             "catalog": Provide(lambda: parts.current.catalog, sync_to_thread=False),
         },
         exception_handlers={Exception: renderer({"/v1": openai_envelope, "/api": native_envelope}, parts.log)},
+        before_send=[disclosing(lambda: parts.current.catalog.policies)],
         lifespan=[lifespan],
         request_max_body_size=settings.max_upload_bytes,
         # JSON only: the pages that render it load their scripts from other people's servers.
@@ -219,6 +253,21 @@ async def check_exposure(parts: Parts) -> None:
     raise Exposed(msg)
 
 
+async def check_signing(parts: Parts) -> None:
+    """Raise `BadCredentials` if results are to be signed and cannot be."""
+    if parts.signer is not None:
+        await asyncio.to_thread(parts.signer.prove)
+
+
+def tell_signing(parts: Parts) -> None:
+    """Say in the log what results are signed with, and warn if its time is nearly over."""
+    if parts.signer is not None:
+        credentials = parts.signer.credentials
+        days = days_left(credentials, parts.clock.time())
+        tell = parts.log.warning if days <= SOON_DAYS else parts.log.info
+        tell("results are signed", subject=credentials.subject, algorithm=credentials.algorithm, days_left=days)
+
+
 def build(settings: Settings, log: FilteringBoundLogger | None = None) -> Litestar:
     """The application for ``settings``, for whoever brings a server of their own."""
     return application(assemble(settings, log or silent()))
@@ -231,6 +280,7 @@ async def run(settings: Settings) -> None:
     # Before anything is listened on or loaded, so that what is wrong is said in one line.
     await migrate(parts.database)
     await check_exposure(parts)
+    await check_signing(parts)
     await serve(
         application(parts),
         parts.jobs,

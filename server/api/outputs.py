@@ -10,6 +10,7 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi.spec import Operation
 from litestar.params import FromPath
 
+from server.api.disclosing import PICTURES
 from server.api.documenting import FILE, failures
 from server.api.links import OUTPUTS
 from server.domain.asset import Format
@@ -39,6 +40,7 @@ class Output(Operation):
     tags=["Results"],
     operation_class=Output,
     security=[{}],
+    opt={PICTURES: True},
     responses=failures(PlainError, (400, 404, 500)),
 )
 async def output(name: FromPath[str], store: NamedDependency[AssetStore]) -> Response[bytes]:

@@ -11,12 +11,15 @@ from typing import Any
 import msgspec
 
 from server.catalog.positions import Document
+from server.domain.disclosure import Disclosure
 
 DEFAULT = "default"
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry."""
+
+    disclosure: Disclosure = Disclosure()
 
 
 def policies(document: Document, entries: Mapping[str, Any]) -> Mapping[str, Policy]:

@@ -4,6 +4,7 @@ AquatintError
 ├── InvalidRequest
 │   └── ModerationBlocked      a policy, ours or an upstream's, does not allow it
 ├── BudgetSpent                the money for that road is used up
+├── SigningFailed              a picture is there, and cannot be signed as the operator wants it
 └── UpstreamFailure            somebody else's to mend
     ├── UpstreamUnavailable    it can be tried again: connection, overload, its own mistake, an open circuit
     ├── UpstreamAmbiguous      no answer in time, after the request was sent: it may have been done, and charged
@@ -23,6 +24,13 @@ class BudgetSpent(AquatintError):
     """The budget of a road, or of a tenant on it, is used up for this month."""
 
     code = "budget_spent"
+
+
+class SigningFailed(AquatintError):
+    """The finished picture could not be signed: nothing goes out without its signature once signing is configured."""
+
+    code = "signing_failed"
+    retryable = True
 
 
 class UpstreamFailure(AquatintError):

@@ -5,14 +5,15 @@ import time
 
 import msgspec
 
+from pipelines.contract.errors import AquatintError
 from pipelines.contract.loras import tag
 from pipelines.contract.messages import RunStats
-from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
 from server.domain.asset import Asset, Delivery
 from server.domain.call import Call
 from server.domain.generation import Route, Usage
 from server.domain.ports import AssetStore
+from server.gateway.provenance import Made, Provenance, made
 from server.providers.provider import Provider
 from server.storage.encode import encode, reduced
 from server.telemetry.metrics import Metrics
@@ -28,42 +29,56 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 class Gateway:
-    """A provider's pictures, encoded and stored."""
+    """A provider's pictures, encoded, signed and stored."""
 
-    __slots__ = ("_metrics", "_provider", "_store", "_threads")
+    __slots__ = ("_metrics", "_provenance", "_provider", "_store", "_threads")
 
-    def __init__(self, provider: Provider, store: AssetStore, metrics: Metrics, *, threads: int = 4) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        store: AssetStore,
+        metrics: Metrics,
+        *,
+        provenance: Provenance | None = None,
+        threads: int = 4,
+    ) -> None:
         self._provider = provider
         self._store = store
         self._metrics = metrics
+        self._provenance = provenance or Provenance()
         self._threads = asyncio.Semaphore(threads)
 
     async def generate(self, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
-        """Make, encode and store the images of ``request``."""
+        """Make, encode, sign and store the images of ``request``."""
         generation = await self._provider.generate(request, call)
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._finish(request, delivery, picture, seed))
-                for picture, seed in zip(generation.pictures, generation.seeds, strict=True)
-            ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._finish(each)) for each in made(generation, request, delivery, call)]
+        except* AquatintError as failed:
+            raise failed.exceptions[0] from None
         return Finished(tuple(task.result() for task in tasks), generation.stats, generation.route, generation.usage)
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:
         """How long until so much new work could begin."""
         return self._provider.wait_seconds(pixel_steps)
 
-    async def _finish(self, request: ImageRequest, delivery: Delivery, picture: Picture, seed: int) -> Asset:
+    async def _finish(self, made: Made) -> Asset:
+        form = made.delivery.format
         async with self._threads:
             began = time.perf_counter()
-            size = delivery.size(picture.width, picture.height)
-            data = await asyncio.to_thread(_file, picture, size, delivery, parameters(request, seed))
-            self._metrics.encoded(delivery.format.value, time.perf_counter() - began)
-        name = await self._store.put(data, delivery.format)
-        return Asset(name, delivery.format, *size, seed, len(data))
+            data = await asyncio.to_thread(self._file, made)
+            self._metrics.encoded(form.value, time.perf_counter() - began)
+        name = await self._store.put(data, form)
+        return Asset(name, form, *made.size, made.seed, len(data))
 
-
-def _file(picture: Picture, size: tuple[int, int], delivery: Delivery, text: str) -> bytes:
-    return encode(reduced(picture, *size), delivery, text)
+    def _file(self, made: Made) -> bytes:
+        """The file to deliver; runs in a thread."""
+        kept = self._provenance.untouched(made)
+        if kept is not None:
+            return kept
+        xmp = self._provenance.metadata(made)
+        data = encode(reduced(made.picture, *made.size), made.delivery, parameters(made.request, made.seed), xmp)
+        return self._provenance.signed(data, made)
 
 
 def parameters(request: ImageRequest, seed: int) -> str:

@@ -32,8 +32,11 @@ def reduced(picture: Picture, width: int, height: int) -> Picture:
     return Picture(width, height, picture.mode, image.tobytes())
 
 
-def encode(picture: Picture, delivery: Delivery, parameters: str | None = None) -> bytes:
-    """The file; a PNG carries ``parameters`` in its text chunk of that name, where other tools look for them."""
+def encode(picture: Picture, delivery: Delivery, parameters: str | None = None, xmp: bytes | None = None) -> bytes:
+    """The file; a PNG carries ``parameters`` in its text chunk of that name, where other tools look for them.
+
+    ``xmp`` is a packet of XMP, which goes where each format keeps it.
+    """
     image = Image.frombytes(picture.mode, (picture.width, picture.height), picture.data)
     target = io.BytesIO()
     quality = _DEFAULT_QUALITY if delivery.quality is None else delivery.quality
@@ -41,13 +44,16 @@ def encode(picture: Picture, delivery: Delivery, parameters: str | None = None) 
         info = PngInfo()
         if parameters is not None:
             info.add_itxt("parameters", parameters)
+        if xmp is not None:
+            info.add_itxt("XML:com.adobe.xmp", xmp.decode())
         image.save(target, "PNG", compress_level=_PNG_LEVEL, pnginfo=info)
     elif delivery.format is Format.JPEG:
         if image.mode == "RGBA":
             image = image.convert("RGB")
-        image.save(target, "JPEG", quality=min(max(quality, 1), 100), subsampling=0 if quality >= _DEFAULT_QUALITY else 2)
+        sampling = 0 if quality >= _DEFAULT_QUALITY else 2
+        image.save(target, "JPEG", quality=min(max(quality, 1), 100), subsampling=sampling, xmp=xmp)
     elif delivery.quality == _LOSSLESS:
-        image.save(target, "WEBP", lossless=True, quality=40, method=2)
+        image.save(target, "WEBP", lossless=True, quality=40, method=2, xmp=xmp or b"")
     else:
-        image.save(target, "WEBP", quality=quality, method=3)
+        image.save(target, "WEBP", quality=quality, method=3, xmp=xmp or b"")
     return target.getvalue()
