@@ -2,6 +2,7 @@
 
 import io
 import time
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,3 +47,12 @@ def encoded(form="PNG", size=(64, 48)) -> bytes:
 def asked(**changes) -> ImageRequest:
     plain = {"id": "r", "model": "sdxl", "prompt": "a secret cat", "width": 64, "height": 48, "seeds": (1,)}
     return ImageRequest(**{**plain, "sampling": Sampling("euler", 8, 5.0), **changes})
+
+
+def xmp(data: bytes) -> dict[str, str] | None:
+    """What a file's XMP says of its source, and to people; None if it has none."""
+    packet = Image.open(io.BytesIO(data)).info.get("xmp")
+    if packet is None:
+        return None
+    root = ET.fromstring(packet)  # noqa: S314 - our own
+    return {each.tag.partition("}")[2]: each.text for each in root.iter() if each.text and each.text.strip()}

@@ -28,7 +28,7 @@ class Listener:
                 heard.append(self.path)
                 self.send_error(404)
 
-            do_POST = do_GET
+            do_POST = do_GET  # noqa: N815 - http.server's names
 
             def log_message(self, *_args):
                 pass

@@ -69,7 +69,11 @@ def test_damaged_files(ours, files, data):
     json.dumps([found.issuer, found.generator, found.model, found.actions, found.problems])
 
 
-NAMES = ["manifests", "active_manifest", "ingredients", "assertions", "label", "data", "actions", "action", "softwareAgent", "digitalSourceType", "relationship", "claim_generator_info", "validation_results", "activeManifest", "failure", "signature_info", "validation_state"]
+NAMES = [
+    *("manifests", "active_manifest", "ingredients", "assertions", "label", "data", "actions", "action", "softwareAgent"),
+    *("digitalSourceType", "relationship", "claim_generator_info", "validation_results", "activeManifest", "failure"),
+    *("signature_info", "validation_state"),
+]
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["a", "c2pa.actions", "parentOf"])
 ANYTHING = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5), max_leaves=20

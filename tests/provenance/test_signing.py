@@ -116,7 +116,7 @@ def shown():
     ],
 )
 @pytest.mark.parametrize("kept", [False, True])
-def test_every_operation(ours, theirs, changes, acts, parts, kept):
+def test_every_operation(ours, theirs, changes, acts, parts, *, kept):
     """Whether the inputs came with manifests or without."""
     places = [each.partition(" ")[2] for each in parts]
     source = theirs.signer.sign(encoded("JPEG"), "image/jpeg", made(asked(), (), TELLING))

@@ -60,12 +60,13 @@ class Signer:
         return target.getvalue()
 
     def prove(self) -> None:
-        """Sign a dot; raises `BadCredentials` if the certificate is none that C2PA accepts."""
+        """Sign a dot, without a time stamp; raises `BadCredentials` if the certificate is none that C2PA accepts."""
         target = io.BytesIO()
         Image.new("L", (1, 1)).save(target, "PNG")
         source = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCreation"
         try:
-            self.sign(target.getvalue(), "image/png", Claim(({"action": "c2pa.created", "digitalSourceType": source},)))
+            claim = Claim(({"action": "c2pa.created", "digitalSourceType": source},))
+            Signer(self._credentials).sign(target.getvalue(), "image/png", claim)
         except SigningFailed as error:
             msg = f"Nothing can be signed with the certificate of {self._credentials.subject}: {error.__cause__}"
             raise BadCredentials(msg) from None
