@@ -32,10 +32,12 @@ class Source(StrEnum):
 def source(request: ImageRequest) -> Source:
     """What kind of making ``request`` is."""
     init, upscale = request.init, request.upscale
-    if init is None or request.hires is not None:
+    if init is None:
         return Source.GENERATED
     if init.strength > 0:
         return Source.COMPOSITE if init.inpaints else Source.GENERATED
+    if request.hires is not None:  # the second pass draws all of it anew
+        return Source.GENERATED
     if upscale is not None and upscale.tiles is None and upscale.enlarger is Enlarger.LANCZOS:
         return Source.ENHANCED
     return Source.COMPOSITE

@@ -113,6 +113,11 @@ def shown():
             ["created:trainedAlgorithmicMedia"],
             ["inputTo image"],
         ),
+        (
+            {"init": Init(picture(), mask=MASK), "hires": Hires(128, 96)},
+            ["opened", "edited:compositeWithTrainedAlgorithmicMedia"],
+            ["parentOf image"],
+        ),
     ],
 )
 @pytest.mark.parametrize("kept", [False, True])
