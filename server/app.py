@@ -1,5 +1,6 @@
 """The composition root: builds every part, passes it by hand, and runs the server."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from structlog.typing import FilteringBoundLogger
 
 from server.access.keys import KeyRing
+from server.api.disclosing import disclosing
 from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
@@ -23,6 +25,7 @@ from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
 from server.api.native.answers import Results
 from server.api.native.standing import Standing
+from server.api.openai import provenance as checks
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
@@ -50,6 +53,7 @@ from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
 from server.gateway.finish import Gateway
 from server.gateway.preparing import Prepared
+from server.gateway.provenance import Provenance
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
@@ -62,12 +66,19 @@ from server.storage.collecting import Collector
 from server.storage.files import Retention
 from server.storage.inputs import InputFolder
 from server.storage.places import place
+from server.storage.provenance.credentials import anchors, days_left, found
+from server.storage.provenance.reading import Inspector
+from server.storage.provenance.signing import Signer
 from server.storage.signing import LinkSigner, secret_of
 from server.telemetry.logs import configure, silent
 from server.telemetry.metrics import Metrics
 
 MOST_ASSETS = 10_000
 """Uploads of one caller: a folder of them is listed at each new one."""
+SIGNED_INPUTS = 16 << 20
+"""Bytes of input files that one request may have kept for their manifests."""
+SOON_DAYS = 30
+"""A certificate that has no more left is worth a warning."""
 _ABOUT = (
     "Image generation. `POST /api/generate` is the one address where everything can be said; the OpenAI Images routes take the "
     "same names as extension keys. With keys configured, send `Authorization: Bearer KEY`."
@@ -92,10 +103,12 @@ class Parts(msgspec.Struct, frozen=True):
     courier: Courier
     keys: KeyRing
     jobs: JobService
+    inspector: Inspector
+    signer: Signer | None = None
 
 
 def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Callable[[], int] | None = None) -> Parts:
-    """Every part, not yet running; raises `CatalogError` if models.yaml is wrong."""
+    """Every part, not yet running; raises `CatalogError` or `BadCredentials` if models.yaml or a certificate is wrong."""
     clock, counts = SystemClock(), Metrics()
     current = CurrentCatalog(settings.models, clock=clock, log=log, counted=counts.catalog)
     count = cuda_devices or (lambda: count_cuda(os.environ))
@@ -127,8 +140,22 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         log=log,
     )
     inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
+    trusted = anchors(settings.provenance_trust, settings.provenance)
+    signer = signing(settings, clock, trusted)
+    provenance = Provenance(
+        signer,
+        lambda tenant: current.catalog.policy(tenant).disclosure,
+        prompts=settings.provenance_prompt,
+        clock=clock,
+    )
     jobs = JobService(
-        Gateway(Prepared(LocalProvider(fleet), fleet), stores.store, counts, told=Told(settings.file_metadata)),
+        Gateway(
+            Prepared(LocalProvider(fleet), fleet),
+            stores.store,
+            counts,
+            told=Told(settings.file_metadata),
+            provenance=provenance,
+        ),
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
@@ -153,6 +180,8 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         courier=courier,
         keys=keys,
         jobs=jobs,
+        inspector=Inspector(trusted),
+        signer=signer,
     )
 
 
@@ -187,6 +216,12 @@ def storage(
     return Stores(store, bucket, collector, links)
 
 
+def signing(settings: Settings, clock: Clock, trusted: bytes) -> Signer | None:
+    """What signs results; None if there is no certificate. Raises `BadCredentials` if there is one and it cannot be used."""
+    credentials = found(settings.provenance_certificate, settings.provenance_key, settings.provenance, clock.time())
+    return None if credentials is None else Signer(credentials, settings.provenance_tsa, trusted)
+
+
 def application(parts: Parts) -> Litestar:
     """The HTTP application over ``parts``; workers and jobs live as long as its lifespan."""
     settings = parts.settings
@@ -202,6 +237,8 @@ def application(parts: Parts) -> Litestar:
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)
+            await check_signing(parts)
+            tell_signing(parts)
             yield
 
     links = parts.links
@@ -214,14 +251,17 @@ def application(parts: Parts) -> Litestar:
         "metrics": parts.metrics,
         "inputs": parts.inputs,
         "uploads": uploads,
-        "pictures": Pictures(uploads, parts.inputs, settings.max_upload_pixels),
+        "pictures": Pictures(
+            uploads, parts.inputs, settings.max_upload_pixels, origins=SIGNED_INPUTS if parts.signer is not None else 0
+        ),
+        "inspector": parts.inspector,
         "answers": Answers(parts.store, links),
         "results": Results(parts.store, links),
         "links": links,
         "standing": Standing(parts.jobs, links),
     }
     guards = [key_guard(parts.keys)]
-    images = [openai.generations, openai.edits, openai.models, openai.model]
+    images = [openai.generations, openai.edits, openai.models, openai.model, checks.check]
     ours = [generate.generate, generate.adapters, assets.store, assets.fetch, assets.forget]
     asynchronous = [jobs.enqueue, jobs.page, jobs.job, jobs.events, jobs.cancel, jobs.forget]
     dialects = [
@@ -239,6 +279,7 @@ def application(parts: Parts) -> Litestar:
             "catalog": Provide(lambda: parts.current.catalog, sync_to_thread=False),
         },
         exception_handlers={Exception: renderer({"/v1": openai_envelope, "/api": native_envelope}, parts.log)},
+        before_send=[disclosing(lambda: parts.current.catalog.policies)],
         lifespan=[lifespan],
         request_max_body_size=settings.max_upload_bytes,
         # JSON only: the pages that render it load their scripts from other people's servers.
@@ -275,6 +316,21 @@ async def check_exposure(parts: Parts) -> None:
     raise Exposed(msg)
 
 
+async def check_signing(parts: Parts) -> None:
+    """Raise `BadCredentials` if results are to be signed and cannot be."""
+    if parts.signer is not None:
+        await asyncio.to_thread(parts.signer.prove)
+
+
+def tell_signing(parts: Parts) -> None:
+    """Say in the log what results are signed with, and warn if its time is nearly over."""
+    if parts.signer is not None:
+        credentials = parts.signer.credentials
+        days = days_left(credentials, parts.clock.time())
+        tell = parts.log.warning if days <= SOON_DAYS else parts.log.info
+        tell("results are signed", subject=credentials.subject, algorithm=credentials.algorithm, days_left=days)
+
+
 def build(settings: Settings, log: FilteringBoundLogger | None = None) -> Litestar:
     """The application for ``settings``, for whoever brings a server of their own."""
     return application(assemble(settings, log or silent()))
@@ -288,6 +344,7 @@ async def run(settings: Settings) -> None:
     await migrate(parts.database)
     await parts.bucket.check()
     await check_exposure(parts)
+    await check_signing(parts)
     await serve(
         application(parts),
         parts.jobs,

@@ -66,6 +66,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     assets_hours: float = 168.0
     assets_bytes: int = 1 << 30
     """For each key."""
+    provenance_certificate: Path | None = None
+    """What results are signed with, and its key; None: what `aquatint provenance init` has put below `home`, if it has."""
+    provenance_key: Path | None = None
+    provenance_trust: Path | None = None
+    """Certificates of those whose signatures are trusted, beside our own authority."""
+    provenance_tsa: str | None = None
+    """A time stamping authority; None: signing asks nobody."""
+    provenance_prompt: bool = False
+    """Manifests hold the prompt."""
     log_format: str = "console"
     log_level: str = "info"
     api_keys: tuple[str, ...] = ()
@@ -90,6 +99,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def assets(self) -> Path:
         """The folder of uploads that are kept for later requests."""
         return self.home / "assets"
+
+    @property
+    def provenance(self) -> Path:
+        """The folder of our own authority, certificate and keys."""
+        return self.home / "provenance"
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -321,6 +335,24 @@ OPTIONS: tuple[Option, ...] = (
     Option("outputs_bytes", "AQUATINT_OUTPUTS_BYTES", "Results take so much disk, at most.", _bytes, "--outputs-bytes"),
     Option("assets_hours", "AQUATINT_ASSETS_HOURS", "Uploads are kept so long after their last use.", _seconds, "--assets-hours"),
     Option("assets_bytes", "AQUATINT_ASSETS_BYTES", "Uploads of one key take so much disk, at most.", _bytes, "--assets-bytes"),
+    Option(
+        "provenance_certificate",
+        "AQUATINT_PROVENANCE_CERTIFICATE",
+        "PEM file that results are signed with, the signer's own certificate first.",
+        _path,
+        "--provenance-certificate",
+    ),
+    Option("provenance_key", "AQUATINT_PROVENANCE_KEY", "PEM file with its key.", _path, "--provenance-key"),
+    Option("provenance_trust", "AQUATINT_PROVENANCE_TRUST", "PEM file of authorities to trust.", _path, "--provenance-trust"),
+    Option("provenance_tsa", "AQUATINT_PROVENANCE_TSA", "URL of a time stamping authority.", _url, "--provenance-tsa"),
+    Option(
+        "provenance_prompt",
+        "AQUATINT_PROVENANCE_PROMPT",
+        "Write the prompt into signed manifests.",
+        _flag,
+        "--provenance-prompt",
+        switch=True,
+    ),
     Option("log_format", "AQUATINT_LOG_FORMAT", "console or json.", _choice("console", "json"), "--log-format"),
     Option(
         "log_level",

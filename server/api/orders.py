@@ -29,6 +29,7 @@ from server.api.sizing import drawn
 from server.catalog.catalog import Catalog
 from server.domain.asset import Delivery
 from server.domain.job import Order
+from server.domain.origin import Origin
 
 MAX_PROMPT = 32_000
 MAX_SEED = (1 << 64) - 1
@@ -48,6 +49,8 @@ class Supplied(msgspec.Struct, frozen=True):
     mask: Picture | None = None
     controls: tuple[Picture, ...] = ()
     references: tuple[tuple[Picture, ...], ...] = ()
+    origins: tuple[Origin, ...] = ()
+    """Files of those that somebody has signed."""
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -112,7 +115,7 @@ def ordered(
     request = msgspec.structs.replace(request, upscale=upscale(options.upscale, drawn(request), card, catalog))
     _check_passes(request, spec, card)
     _check_tags(request)
-    return Order(request, terms.delivery, tenant, cards=catalog.needed(request))
+    return Order(request, terms.delivery, tenant, cards=catalog.needed(request), origins=supplied.origins)
 
 
 def check_prompt(text: str, param: str, *, least: int) -> None:

@@ -11,6 +11,7 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi.spec import Operation
 from litestar.params import FromPath, FromQuery
 
+from server.api.disclosing import PICTURES
 from server.api.documenting import FILE, failures
 from server.api.links import OUTPUTS, Links
 from server.api.sending import STATUSES, sent
@@ -46,6 +47,7 @@ class Output(Operation):
     tags=["Results"],
     operation_class=Output,
     security=[{}],
+    opt={PICTURES: True},
     responses=failures(PlainError, (400, 403, 404, 416, 500, 503)),
 )
 async def output(

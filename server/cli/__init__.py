@@ -10,6 +10,7 @@ from server.cli.database import db
 from server.cli.keys import keys
 from server.cli.models import models
 from server.cli.options import settings_from, settings_options
+from server.cli.provenance import provenance
 from server.cli.storage import storage
 from server.cli.webhooks import webhooks
 
@@ -32,10 +33,11 @@ def serve(**flags: Any) -> None:
     from server.catalog.positions import CatalogError  # noqa: PLC0415
     from server.db.migrating import NewerDatabase  # noqa: PLC0415
     from server.domain.failures import StorageFailure  # noqa: PLC0415
+    from server.storage.provenance.credentials import BadCredentials  # noqa: PLC0415
 
     try:
         asyncio.run(run(settings))
-    except (CatalogError, Exposed, NewerDatabase) as error:
+    except (BadCredentials, CatalogError, Exposed, NewerDatabase) as error:
         raise click.ClickException(str(error)) from None
     except StorageFailure as error:
         msg = f"results cannot be stored: {error.__cause__ or error}".partition("\n")[0]
@@ -53,3 +55,4 @@ main.add_command(db)
 main.add_command(keys)
 main.add_command(webhooks)
 main.add_command(storage)
+main.add_command(provenance)

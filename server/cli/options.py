@@ -36,6 +36,11 @@ def storage_options(command: Callable[..., None]) -> Callable[..., None]:
     return _options(command, frozenset(named))
 
 
+def provenance_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` the flags that say where certificates are, and which are trusted."""
+    return _options(command, frozenset({"home", "provenance_trust"}))
+
+
 def settings_from(flags: dict[str, Any]) -> Settings:
     """The settings of the environment and ``flags``; a wrong one ends the command."""
     given = {field: str(value) for field, value in flags.items() if value is not None}

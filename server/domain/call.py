@@ -8,6 +8,7 @@ from pipelines.contract.catalog import ModelCard
 from pipelines.contract.messages import Preview, Progress
 from pipelines.contract.request import Priority
 from server.domain.generation import LOCAL
+from server.domain.origin import Origin
 
 Emit = Callable[[Progress | Preview], None]
 """The one sink for progress; must not block and must not raise."""
@@ -30,3 +31,5 @@ class Call(msgspec.Struct, frozen=True):
     """As in `server.domain.job.Order`."""
     cards: tuple[ModelCard, ...] = ()
     """The cards of the request's models as they were when it was accepted; empty: those of the moment."""
+    origins: tuple[Origin, ...] = ()
+    """As in `server.domain.job.Order`."""

@@ -6,6 +6,7 @@ AquatintError
 ├── BudgetSpent                the money for that road is used up
 ├── StorageFailure             results could not be stored, or fetched
 │   └── StorageFull            there is no room for them
+├── SigningFailed              a picture is there, and cannot be signed as the operator wants it
 └── UpstreamFailure            somebody else's to mend
     ├── UpstreamUnavailable    it can be tried again: connection, overload, its own mistake, an open circuit
     ├── UpstreamAmbiguous      no answer in time, after the request was sent: it may have been done, and charged
@@ -38,6 +39,13 @@ class StorageFull(StorageFailure):
     """There is no room left for results, or in the database; nothing of what did not fit is kept."""
 
     code = "storage_full"
+
+
+class SigningFailed(AquatintError):
+    """The finished picture could not be signed: nothing goes out without its signature once signing is configured."""
+
+    code = "signing_failed"
+    retryable = True
 
 
 class UpstreamFailure(AquatintError):

@@ -12,6 +12,7 @@ from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
 from server.domain.generation import LOCAL, Route, Usage
+from server.domain.origin import Origin
 from server.domain.webhook import Notify
 
 DOT = Picture(1, 1, "L", b"\0")
@@ -45,6 +46,8 @@ class Order(msgspec.Struct, frozen=True):
     notify: Notify | None = None
     road: str = LOCAL
     """Who is to make it: our own workers, an upstream by its name in models.yaml, or `AUTO`."""
+    origins: tuple[Origin, ...] = ()
+    """Files of input pictures that somebody has signed; kept only where results are signed."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -99,4 +102,4 @@ class Job(msgspec.Struct, frozen=True):
             controls=tuple(replace(use, picture=DOT) for use in request.controls),
             references=tuple(replace(use, pictures=(DOT,) * len(use.pictures)) for use in request.references),
         )
-        return replace(self, order=replace(self.order, request=bare))
+        return replace(self, order=replace(self.order, request=bare, origins=()))

@@ -7,7 +7,6 @@ import time
 import msgspec
 
 from pipelines.contract.messages import RunStats
-from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
 from server.domain.asset import Asset, Delivery, Told
 from server.domain.call import Call
@@ -15,6 +14,7 @@ from server.domain.failures import StorageFailure
 from server.domain.generation import Route, Usage
 from server.domain.ports import AssetStore
 from server.gateway.describing import metadata, parameters
+from server.gateway.provenance import Made, Provenance, made
 from server.providers.provider import Provider
 from server.storage.encode import encode, reduced
 from server.telemetry.metrics import Metrics
@@ -30,27 +30,33 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 class Gateway:
-    """A provider's pictures, encoded and stored."""
+    """A provider's pictures, encoded, signed and stored."""
 
-    __slots__ = ("_metrics", "_provider", "_store", "_threads", "_told")
+    __slots__ = ("_metrics", "_provenance", "_provider", "_store", "_threads", "_told")
 
     def __init__(
-        self, provider: Provider, store: AssetStore, metrics: Metrics, *, threads: int = 4, told: Told = Told.ALL
+        self,
+        provider: Provider,
+        store: AssetStore,
+        metrics: Metrics,
+        *,
+        provenance: Provenance | None = None,
+        threads: int = 4,
+        told: Told = Told.ALL,
     ) -> None:
         """``told``: what files tell of how they were made, where the delivery does not say."""
         self._told = told
         self._provider = provider
         self._store = store
         self._metrics = metrics
+        self._provenance = provenance or Provenance()
         self._threads = asyncio.Semaphore(threads)
 
     async def generate(self, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
-        """Make, encode and store the images of ``request``."""
+        """Make, encode, sign and store the images of ``request``."""
         generation = await self._provider.generate(request, call)
-        made = zip(generation.pictures, generation.seeds, strict=True)
-        ends = await asyncio.gather(
-            *(self._finish(request, delivery, picture, seed, call) for picture, seed in made), return_exceptions=True
-        )
+        finishing = [self._finish(each) for each in made(generation, request, delivery, call)]
+        ends = await asyncio.gather(*finishing, return_exceptions=True)
         assets = tuple(end for end in ends if not isinstance(end, BaseException))
         failed = next((end for end in ends if isinstance(end, BaseException)), None)
         if failed is not None:
@@ -64,18 +70,23 @@ class Gateway:
         """How long until so much new work could begin."""
         return self._provider.wait_seconds(pixel_steps)
 
-    async def _finish(self, request: ImageRequest, delivery: Delivery, picture: Picture, seed: int, call: Call) -> Asset:
-        text, asked = parameters(request, seed), metadata(request, seed)
-        told = delivery.metadata or self._told
+    async def _finish(self, made: Made) -> Asset:
+        form, call = made.delivery.format, made.call
+        text, asked = parameters(made.request, made.seed), metadata(made.request, made.seed)
+        told = made.delivery.metadata or self._told
+        words = (text if told.infotext else None, asked if told.request else None)
         async with self._threads:
             began = time.perf_counter()
-            size = delivery.size(picture.width, picture.height)
-            words = (text if told.infotext else None, asked if told.request else None)
-            data = await asyncio.to_thread(_file, picture, size, delivery, words)
-            self._metrics.encoded(delivery.format.value, time.perf_counter() - began)
+            data = await asyncio.to_thread(self._file, made, words)
+            self._metrics.encoded(form.value, time.perf_counter() - began)
         kept = msgspec.json.encode({"parameters": text, "request": msgspec.Raw(asked.encode())})
-        return await self._store.put(data, delivery.format, size, seed, tenant=call.tenant, job_id=call.id, metadata=kept)
+        return await self._store.put(data, form, made.size, made.seed, tenant=call.tenant, job_id=call.id, metadata=kept)
 
-
-def _file(picture: Picture, size: tuple[int, int], delivery: Delivery, words: tuple[str | None, str | None]) -> bytes:
-    return encode(reduced(picture, *size), delivery, *words)
+    def _file(self, made: Made, words: tuple[str | None, str | None]) -> bytes:
+        """The file to deliver; runs in a thread."""
+        kept = self._provenance.untouched(made)
+        if kept is not None:
+            return kept
+        picture = reduced(made.picture, *made.size)
+        data = encode(picture, made.delivery, *words, xmp=self._provenance.metadata(made))
+        return self._provenance.signed(data, made)

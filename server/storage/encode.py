@@ -42,25 +42,30 @@ def writable(form: Format) -> bool:
     return form is not Format.AVIF or bool(features.check("avif"))
 
 
-def encode(picture: Picture, delivery: Delivery, parameters: str | None = None, request: str | None = None) -> bytes:
-    """The file; ``parameters`` (infotext) and ``request`` (JSON in ASCII) stand in it where other tools look for them."""
+def encode(
+    picture: Picture, delivery: Delivery, parameters: str | None = None, request: str | None = None, xmp: bytes | None = None
+) -> bytes:
+    """The file; ``parameters`` (infotext) and ``request`` (JSON in ASCII) stand in it where other tools look for them.
+
+    ``xmp`` is a packet of XMP, which goes where each format keeps it.
+    """
     image = Image.frombytes(picture.mode, (picture.width, picture.height), picture.data)
     target = io.BytesIO()
     quality = _DEFAULT_QUALITY.get(delivery.format, 0) if delivery.quality is None else delivery.quality
     if delivery.format is Format.PNG:
-        image.save(target, "PNG", compress_level=_PNG_LEVEL, pnginfo=chunks(parameters, request))
+        image.save(target, "PNG", compress_level=_PNG_LEVEL, pnginfo=chunks(parameters, request, xmp))
         return target.getvalue()
     more = written(parameters, request, most=JPEG_MOST if delivery.format is Format.JPEG else None)
     if delivery.format is Format.JPEG:
         if image.mode == "RGBA":
             image = image.convert("RGB")
         subsampling = 0 if quality >= _FULL_COLOUR else 2
-        image.save(target, "JPEG", quality=min(max(quality, 1), 100), subsampling=subsampling, exif=more)
+        image.save(target, "JPEG", quality=min(max(quality, 1), 100), subsampling=subsampling, exif=more, xmp=xmp)
     elif delivery.format is Format.AVIF:
         colours = "4:4:4" if quality >= _FULL_COLOUR else "4:2:0"
-        image.save(target, "AVIF", quality=quality, speed=_AVIF_SPEED, subsampling=colours, exif=more)
+        image.save(target, "AVIF", quality=quality, speed=_AVIF_SPEED, subsampling=colours, exif=more, xmp=xmp or b"")
     elif delivery.quality == _LOSSLESS:
-        image.save(target, "WEBP", lossless=True, quality=40, method=2, exif=more)
+        image.save(target, "WEBP", lossless=True, quality=40, method=2, exif=more, xmp=xmp or b"")
     else:
-        image.save(target, "WEBP", quality=quality, method=3, exif=more)
+        image.save(target, "WEBP", quality=quality, method=3, exif=more, xmp=xmp or b"")
     return target.getvalue()

@@ -12,12 +12,14 @@ REQUEST = "aquatint"
 _EXIF, _USER_COMMENT, _DESCRIPTION = 0x8769, 0x9286, 0x010E
 
 
-def chunks(parameters: str | None, request: str | None) -> PngInfo:
-    """PNG text chunks: ``parameters`` holds the infotext, ``aquatint`` the JSON."""
+def chunks(parameters: str | None, request: str | None, xmp: bytes | None = None) -> PngInfo:
+    """PNG text chunks: ``parameters`` holds the infotext, ``aquatint`` the JSON, and XMP has a name of its own."""
     info = PngInfo()
     for key, text in (("parameters", parameters), (REQUEST, request)):
         if text is not None:
             info.add_itxt(key, text)
+    if xmp is not None:
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
     return info
 
 

@@ -7,6 +7,8 @@ from server.cli import main
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # Else commands would open the database of whoever runs the tests.
+    monkeypatch.setenv("AQUATINT_HOME", str(tmp_path / "home"))
     for name in ("AQUATINT_API_KEY", "AQUATINT_API_KEYS", "AQUATINT_MODELS"):
         monkeypatch.delenv(name, raising=False)
     return lambda *arguments: CliRunner().invoke(main, arguments)

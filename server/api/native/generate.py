@@ -9,6 +9,7 @@ from litestar.params import FromQuery
 from litestar.response import Stream as EventStream
 
 from pipelines.contract.errors import InvalidRequest
+from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.guard import check_models, tenant_of
 from server.api.native import generating
@@ -25,7 +26,13 @@ from server.jobs.service import JobService, draw_seed, new_id
 AnyRequest = Request[Any, Any, Any]
 
 
-@post("/api/generate", status_code=200, operation_class=Generate, responses=failures(NativeErrorBody, WORKING))
+@post(
+    "/api/generate",
+    opt={PICTURES: True},
+    status_code=200,
+    operation_class=Generate,
+    responses=failures(NativeErrorBody, WORKING),
+)
 async def generate(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],

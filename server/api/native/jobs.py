@@ -11,6 +11,7 @@ from litestar.response import Stream as EventStream
 
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.request import Priority
+from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.errors import UnknownJob
 from server.api.guard import SCOPE, tenant_of
@@ -81,7 +82,11 @@ async def page(
     )
 
 
-@get("/api/jobs/{job_id:str}", opt={SCOPE: Scope.JOBS_READ}, responses=failures(NativeErrorBody, (400, 404, *READING)))
+@get(
+    "/api/jobs/{job_id:str}",
+    opt={SCOPE: Scope.JOBS_READ, PICTURES: True},
+    responses=failures(NativeErrorBody, (400, 404, *READING)),
+)
 async def job(
     request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], standing: NamedDependency[Standing]
 ) -> Response[JobView]:
@@ -92,7 +97,7 @@ async def job(
 
 @get(
     "/api/jobs/{job_id:str}/events",
-    opt={SCOPE: Scope.JOBS_READ},
+    opt={SCOPE: Scope.JOBS_READ, PICTURES: True},
     operation_class=Follow,
     responses=failures(NativeErrorBody, (400, 404, *READING)),
 )

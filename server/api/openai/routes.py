@@ -9,6 +9,7 @@ from litestar.params import FromPath
 from litestar.response import Stream as EventStream
 
 from server.api.bodies import from_json
+from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.guard import check_models, tenant_of
 from server.api.openai import translate
@@ -26,7 +27,13 @@ from server.jobs.service import JobService, draw_seed, new_id
 AnyRequest = Request[Any, Any, Any]
 
 
-@post("/v1/images/generations", status_code=200, operation_class=Generations, responses=failures(FailureBody, WORKING))
+@post(
+    "/v1/images/generations",
+    opt={PICTURES: True},
+    status_code=200,
+    operation_class=Generations,
+    responses=failures(FailureBody, WORKING),
+)
 async def generations(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],
@@ -43,7 +50,13 @@ async def generations(
     return await _answer(request, asked, "image_generation", jobs, answers)
 
 
-@post("/v1/images/edits", status_code=200, operation_class=Edits, responses=failures(FailureBody, WORKING))
+@post(
+    "/v1/images/edits",
+    opt={PICTURES: True},
+    status_code=200,
+    operation_class=Edits,
+    responses=failures(FailureBody, WORKING),
+)
 async def edits(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],
