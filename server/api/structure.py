@@ -1,8 +1,8 @@
 """Files made of very many very small parts: refused before a decoder walks through them.
 
-Pixels are bounded elsewhere; these are other ways to keep a decoder busy. Measured with Pillow 13: each scan of a progressive JPEG
-of 32 megapixels costs 5 ms and needs 53 bytes, so 50 MB of them would take over an hour; each empty segment costs 2 µs, with
-Python's lock held, and 35 bytes of memory for each of its own.
+Pixels are bounded elsewhere; these are other ways to keep a decoder busy. Measured with Pillow 13: each scan of a progressive
+JPEG of 32 megapixels costs 5 ms and needs 53 bytes, so 50 MB of them would take over an hour; each empty segment costs 2 µs,
+with Python's lock held, and 35 bytes of memory for each of its own.
 """
 
 import re
