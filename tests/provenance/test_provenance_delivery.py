@@ -6,12 +6,14 @@ import pytest
 from authorities import asked, encoded, picture, xmp
 from msgspec.structs import replace
 from PIL import Image
-from server.storage.blobs import FolderStore, Retention
+from stores import stored_in
 
 from pipelines.contract.inpainting import Margins
 from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import Init
+from server.db.database import Database, beside
+from server.db.migrating import migrate
 from server.domain.asset import Delivery, Format
 from server.domain.call import Call
 from server.domain.clock import SetClock, SystemClock
@@ -32,8 +34,11 @@ TELLING = Telling("gpt-image", "2026-11-22T10:00:00+00:00")
 
 
 @pytest.fixture
-def store(tmp_path):
-    return FolderStore(tmp_path, Retention(1000, 1 << 30), SystemClock())
+async def store(tmp_path):
+    database = Database(beside(tmp_path))
+    await migrate(database)
+    yield stored_in(tmp_path / "results", database, SystemClock())
+    await database.close()
 
 
 @pytest.fixture
