@@ -366,6 +366,7 @@ def test_a_mistake_among_the_adapters_is_told_with_file_line_and_field(old, new,
 
 
 TENANTS = """
+server: {default_model: m}
 models: {m: {source: "fake:", family: fake}}
 tenants:
   default: {storage: {hours: 72}}
@@ -382,9 +383,9 @@ def test_results_are_kept_as_their_tenant_s_entry_says():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("hours: 72", "hours: 0", "models.yaml:4: tenants.default.storage.hours: "),
-        ("bytes: 1000", "bytes: 1.5", "models.yaml:5: tenants.shop.storage.bytes: "),
-        ("bytes: 1000", "days: 3", "models.yaml:5: tenants.shop.storage.days: there is no such setting"),
+        ("hours: 72", "hours: 0", "models.yaml:5: tenants.default.storage.hours: "),
+        ("bytes: 1000", "bytes: 1.5", "models.yaml:6: tenants.shop.storage.bytes: "),
+        ("bytes: 1000", "days: 3", "models.yaml:6: tenants.shop.storage.days: there is no such setting"),
     ],
 )
 def test_a_mistake_in_what_is_kept_is_told_with_its_line(old, new, message):

@@ -93,7 +93,7 @@ async def one_result(home):
 def test_storage_is_shown_and_collected(tmp_path):
     asyncio.run(one_result(tmp_path))
     (tmp_path / "models.yaml").write_text(
-        "models: {m: {source: 'fake:', family: fake}}\ntenants: {shop: {storage: {bytes: 3}}}\n"
+        "server: {default_model: m}\nmodels: {m: {source: 'fake:', family: fake}}\ntenants: {shop: {storage: {bytes: 3}}}\n"
     )
 
     def run(*arguments):
