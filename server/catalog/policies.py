@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from server.catalog.moderation import ModerationPolicy
 from server.catalog.positions import Document
 
 DEFAULT = "default"
@@ -17,6 +18,8 @@ DEFAULT = "default"
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry."""
+
+    moderation: ModerationPolicy = ModerationPolicy()
 
 
 def policies(document: Document, entries: Mapping[str, Any]) -> Mapping[str, Policy]:
