@@ -13,6 +13,7 @@ from server.domain.asset import Asset, Delivery
 from server.domain.call import Call
 from server.domain.generation import Route, Usage
 from server.domain.ports import AssetStore
+from server.domain.verdict import Verdict
 from server.providers.provider import Provider
 from server.storage.encode import encode, reduced
 from server.telemetry.metrics import Metrics
@@ -25,6 +26,7 @@ class Finished(msgspec.Struct, frozen=True):
     stats: RunStats
     route: Route = Route()
     usage: Usage = Usage()
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class Gateway:
@@ -46,7 +48,8 @@ class Gateway:
                 group.create_task(self._finish(request, delivery, picture, seed))
                 for picture, seed in zip(generation.pictures, generation.seeds, strict=True)
             ]
-        return Finished(tuple(task.result() for task in tasks), generation.stats, generation.route, generation.usage)
+        assets = tuple(task.result() for task in tasks)
+        return Finished(assets, generation.stats, generation.route, generation.usage, generation.verdicts)
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:
         """How long until so much new work could begin."""
