@@ -18,11 +18,12 @@ from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
 from server.api.links import Links
-from server.api.native import assets, generate, jobs
+from server.api.native import assets, generate, jobs, moderation
 from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
 from server.api.native.answers import Results
 from server.api.native.standing import Standing
+from server.api.openai import moderations
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
@@ -32,13 +33,14 @@ from server.api.tracing import Tracing
 from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
 from server.db.database import Database, beside
+from server.db.decisions import SqlDecisions
 from server.db.jobs import SqlJobs
 from server.db.keys import SqlKeys
 from server.db.migrating import migrate
 from server.db.opening import opened
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
-from server.domain.ports import AssetStore, InputStore
+from server.domain.ports import AssetStore, DecisionRepository, InputStore
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
 from server.fleet.devices import count_cuda, resolve
@@ -46,6 +48,12 @@ from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
 from server.gateway.finish import Gateway
+from server.gateway.moderation.audit import Audit, Keeping
+from server.gateway.moderation.bench import Bench
+from server.gateway.moderation.classifier import Classifier, ColourClassifier, NoClassifier
+from server.gateway.moderation.nudenet import NudeNet
+from server.gateway.moderation.remote import OpenAIModeration
+from server.gateway.moderation.wrapping import Examined, Screened
 from server.gateway.preparing import Prepared
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
@@ -81,6 +89,8 @@ class Parts(msgspec.Struct, frozen=True):
     database: Database
     courier: Courier
     keys: KeyRing
+    bench: Bench
+    decisions: DecisionRepository
     jobs: JobService
 
 
@@ -119,8 +129,23 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         log=log,
     )
     inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
+    decisions = SqlDecisions(database)
+    bench = Bench(
+        lambda tenant: current.catalog.policy(tenant).moderation,
+        _classifier(settings.image_classifier, clock, log),
+        OpenAIModeration(settings.moderation_key, settings.moderation_url, clock),
+        Audit(
+            decisions,
+            Keeping(settings.moderation_days * 86_400, prompts=settings.moderation_prompts),
+            clock=clock,
+            metrics=counts,
+            log=log,
+        ),
+        counts,
+    )
+    screened = Screened(Prepared(LocalProvider(fleet), fleet), bench)
     jobs = JobService(
-        Gateway(Prepared(LocalProvider(fleet), fleet), store, counts),
+        Gateway(Examined(screened, bench), store, counts),
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
@@ -129,7 +154,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, bench, decisions, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -142,10 +167,13 @@ def application(parts: Parts) -> Litestar:
             opened(parts.database, parts.settings.home / "state", parts.log) as alone,
             parts.current.watched(),
             parts.courier.running(),
+            parts.bench.running(),
             parts.fleet.running(),
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)
+            for problem in parts.bench.problems([policy.moderation for policy in parts.current.catalog.policies.values()]):
+                parts.log.warning("moderation is incomplete", problem=problem)
             yield
 
     links = Links(settings.public_url)
@@ -163,6 +191,8 @@ def application(parts: Parts) -> Litestar:
         "results": Results(parts.store, links),
         "links": links,
         "standing": Standing(parts.jobs, links),
+        "bench": parts.bench,
+        "audit": parts.decisions,
     }
     guards = [key_guard(parts.keys)]
     images = [openai.generations, openai.edits, openai.models, openai.model]
@@ -173,6 +203,7 @@ def application(parts: Parts) -> Litestar:
         Router("/", route_handlers=asynchronous, guards=guards, tags=["Jobs"]),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
+        Router("/", route_handlers=[moderations.moderate, moderation.decisions], guards=guards, tags=["Moderation"]),
         Router("/", route_handlers=[preprocessing.preprocess, preprocessing.preprocessors], guards=guards, tags=["Controls"]),
     ]
     app = Litestar(
@@ -239,6 +270,12 @@ async def run(settings: Settings) -> None:
         drain_seconds=settings.drain_seconds,
         log=log,
     )
+
+
+def _classifier(name: str, clock: Clock, log: FilteringBoundLogger) -> Classifier:
+    if name == "nudenet":
+        return NudeNet(clock, log)
+    return ColourClassifier() if name == "colour" else NoClassifier()
 
 
 def _constant(part: object) -> Callable[[], object]:

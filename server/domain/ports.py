@@ -127,6 +127,7 @@ class DeliveryRepository(Protocol):
         ...
 
 
+@runtime_checkable
 class DecisionRepository(Protocol):
     """Remembers what moderation decided."""
 

@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 from PIL import Image, ImageFilter
 
+from pipelines.contract.errors import Overloaded
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
 from server.catalog.moderation import Failing, ModerationPolicy
@@ -30,6 +32,8 @@ _AT_ONCE_CHARACTERS = 1000
 _SOFT, _LEAST_BLUR = 12, 4
 """A blurred picture keeps about so many patches along its longer side."""
 _RETRY_SECONDS = 10.0
+_MOST_LOOKING = 32
+"""Pictures of ``/v1/moderations``; those of jobs are bounded by their admission."""
 
 _Refusal: TypeAlias = ModerationBlocked | ModerationUnavailable
 
@@ -37,7 +41,7 @@ _Refusal: TypeAlias = ModerationBlocked | ModerationUnavailable
 class Bench:
     """Who looks is asked in the order of the cost: lists first, and nobody else if they already say no."""
 
-    __slots__ = ("_audit", "_classifier", "_lists", "_metrics", "_policy", "_upstream")
+    __slots__ = ("_audit", "_classifier", "_lists", "_looking", "_metrics", "_policy", "_upstream")
 
     def __init__(
         self,
@@ -50,12 +54,23 @@ class Bench:
         """``policy`` tells what holds for a tenant at the moment."""
         self._policy, self._classifier, self._upstream = policy, classifier, upstream
         self._audit, self._metrics = audit, metrics
+        self._looking = 0
         self._lists: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], Lists] = OrderedDict()
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Bench"]:
+        """Inside the block it may hold processes and connections, and its audit is written down."""
+        async with self._audit.running():
+            try:
+                yield self
+            finally:
+                await self._classifier.close()
+                await self._upstream.close()
+
     @property
-    def classifier(self) -> Classifier:
-        """Who looks at pictures here."""
-        return self._classifier
+    def sees(self) -> bool:
+        """Whether there is somebody here who looks at pictures."""
+        return self._classifier.installed
 
     def hides(self, tenant: str) -> bool:
         """Whether finished pictures of ``tenant`` may have to be kept from it: then nobody may see them half done."""
@@ -71,6 +86,21 @@ class Bench:
             found = lists.read(*said)
         self._metrics.looked(LISTS, time.perf_counter() - began)
         return found
+
+    async def look(self, tenant: str, picture: Picture) -> Scores:
+        """What the local classifier says of a picture that belongs to no request, from the tenant's threshold on.
+
+        Raises `Overloaded` or `ModerationUnavailable`.
+        """
+        if self._looking >= _MOST_LOOKING:
+            msg = f"{self._looking} pictures are being looked at or wait for it."
+            raise Overloaded(msg, retry_after=_RETRY_SECONDS)
+        self._looking += 1
+        try:
+            scores = await self._classifier.classify(picture)
+        finally:
+            self._looking -= 1
+        return {category: score for category, score in scores.items() if score >= self._policy(tenant).threshold}
 
     async def before(self, request: ImageRequest, call: Call) -> tuple[Verdict, ...]:
         """What is noted of a request that may be done; raises `ModerationBlocked` or `ModerationUnavailable`."""

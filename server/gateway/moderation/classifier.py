@@ -26,12 +26,21 @@ class Classifier(Protocol):
         ...
 
     @property
+    def installed(self) -> bool:
+        """Whether it could ever look at anything on this server."""
+        ...
+
+    @property
     def problem(self) -> str | None:
         """Why it cannot look at anything as things stand, or None; costs nothing."""
         ...
 
     async def classify(self, picture: Picture) -> Scores:
         """What is to be objected to in ``picture``; raises `ModerationUnavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what it holds."""
         ...
 
 
@@ -41,11 +50,15 @@ class ColourClassifier:
     __slots__ = ()
 
     name = "colour"
+    installed = True
     problem: str | None = None
 
     async def classify(self, picture: Picture) -> Scores:
         """The shares of the picture in which one colour clearly leads."""
         return await asyncio.to_thread(_shares, picture)
+
+    async def close(self) -> None:
+        """It holds nothing."""
 
 
 class NoClassifier:
@@ -54,11 +67,15 @@ class NoClassifier:
     __slots__ = ()
 
     name = "none"
+    installed = False
     problem: str | None = "No image classifier is configured (AQUATINT_IMAGE_CLASSIFIER=none)."
 
     async def classify(self, picture: Picture) -> Scores:  # noqa: ARG002 - the protocol's signature
         """Nobody looks: always raises `ModerationUnavailable`."""
         raise ModerationUnavailable(self.problem or "")
+
+    async def close(self) -> None:
+        """It holds nothing."""
 
 
 def image_of(picture: Picture, most: int) -> Image.Image:

@@ -5,8 +5,6 @@ import contextlib
 import importlib.util
 import io
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
@@ -63,19 +61,16 @@ class NudeNet:
         self._rests = 0.0
 
     @property
+    def installed(self) -> bool:
+        """Whether its extra is there."""
+        return importlib.util.find_spec("nudenet") is not None
+
+    @property
     def problem(self) -> str | None:
         """Not installed, or resting after a fault."""
-        if importlib.util.find_spec("nudenet") is None:
+        if not self.installed:
             return "The image classifier is not installed: pip install 'aquatint[moderation]'."
         return self._fault if self._clock.monotonic() < self._rests else None
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["NudeNet"]:
-        """Inside the block it may have a process."""
-        try:
-            yield self
-        finally:
-            await self._stop()
 
     async def classify(self, picture: Picture) -> Scores:
         """What is exposed in ``picture``; raises `ModerationUnavailable`."""
@@ -93,6 +88,10 @@ class NudeNet:
             msg = f"The image classifier cannot read the picture: {answer.error}"
             raise ModerationUnavailable(msg)
         return scores(answer.found)
+
+    async def close(self) -> None:
+        """End its process."""
+        await self._stop()
 
     async def _ask(self, data: bytes) -> _Answer:
         child = await self._started()

@@ -3,8 +3,7 @@
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -84,15 +83,6 @@ class OpenAIModeration:
             return "There is no key for OpenAI's moderation endpoint: set OPENAI_API_KEY or AQUATINT_MODERATION_KEY."
         return "OpenAI's moderation endpoint fails; it is left alone for a while." if self._circuit.open else None
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["OpenAIModeration"]:
-        """Inside the block it may keep connections."""
-        try:
-            yield self
-        finally:
-            if self._client is not None:
-                await self._client.aclose()
-
     async def read(self, texts: Sequence[str], seconds: float) -> Scores:
         """What is to be objected to in ``texts``; raises `ModerationUnavailable`."""
         step = max(1, -(-len(texts) // _MOST_TEXTS))
@@ -102,6 +92,11 @@ class OpenAIModeration:
         """What is to be objected to in ``picture``; raises `ModerationUnavailable`."""
         url = await asyncio.to_thread(_data_url, picture)
         return await self._ask([{"type": "image_url", "image_url": {"url": url}}], seconds)
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._client is not None:
+            await self._client.aclose()
 
     async def _ask(self, asked: list[Any], seconds: float) -> Scores:
         if not asked:
