@@ -14,7 +14,8 @@ import msgspec
 
 from server.gateway.moderation.lookalikes import ALIKE
 
-_PIECE = re.compile(r"(?:[^\W_]|[@$!|+€¢¥§])+")
+_SIGNS = "@$!|+€¢¥§"
+_PIECE = re.compile(rf"(?:[^\W_]|[{_SIGNS}])+")
 """A word, perhaps with signs for letters. Underscores part words, as in tags of image boards."""
 _CHUNK = re.compile(r"\S+")
 _RUN = re.compile(r"(.)\1\1")
@@ -74,11 +75,12 @@ def readings(piece: str) -> tuple[str, ...]:
     """What ``piece`` may say: as it stands, with digits and signs read as letters, and without them."""
     if piece.isalpha():
         return (piece,)
+    plain = piece.strip(_SIGNS)
     bare = "".join(letter for letter in piece if letter.isalpha())
     if not bare:
-        return (piece,)
-    inner = piece.strip("0123456789@$!|+€¢¥§")
-    found = {piece: None, bare: None, inner: None}
+        return (plain or piece,)
+    inner = piece.strip(_SIGNS + "0123456789")
+    found = {plain: None, piece: None, bare: None, inner: None}
     for text in (inner, piece):
         found |= {text.translate(_LEET): None, text.translate(_LEET_L): None}
     return tuple(found)
