@@ -46,7 +46,7 @@ class SqlDecisions:
         """How often something of ``tenant`` was let pass, by day and stage."""
         query = select(ALLOWED.c.day, ALLOWED.c.stage, ALLOWED.c.count).where(ALLOWED.c.tenant == tenant)
         async with self._database.reading() as connection:
-            return {(day, stage): number for day, stage, number in (await connection.execute(query)).tuples()}
+            return {(row[0], row[1]): row[2] for row in (await connection.execute(query)).all()}
 
     async def page(self, wanted: DecisionFilter, after: tuple[float, str] | None, most: int) -> DecisionPage:
         """The newest ``most`` decisions that ``wanted`` describes, from the one after ``after`` (time and id) on."""

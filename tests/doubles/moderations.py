@@ -17,7 +17,7 @@ CATEGORIES = (
 
 
 class Moderations:
-    """A text with ``unwanted`` in it is violence, one with ``novel`` of a category that nobody knows; green pictures are sexual."""
+    """A text with ``unwanted`` in it is violence, ``novel`` of a category that nobody knows; green pictures are sexual."""
 
     def __init__(self) -> None:
         self.asked: list[object] = []
@@ -25,6 +25,8 @@ class Moderations:
         self.fault: str | None = None
         """500, garbage, empty or hang; None: it works."""
         self.release = threading.Event()
+        self.came = threading.Event()
+        """Somebody has asked."""
 
     def answer(self, body: dict[str, object]) -> dict[str, object]:
         given = body["input"]
@@ -66,6 +68,7 @@ def serving(double: Moderations) -> Iterator[str]:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             double.asked.append(body["input"])
             double.keys.append(self.headers.get("authorization"))
+            double.came.set()
             if double.fault == "hang":
                 double.release.wait(60)
             status = 500 if double.fault == "500" else 200

@@ -157,7 +157,9 @@ def test_a_hit_says_where_it_stood():
     assert (text[hit.start : hit.end], hit.term) == ("ｎ u d e", "nude")
 
 
-@pytest.mark.parametrize("young", [word.replace("*", "") for word in YOUNG] + ["12 year old", "girl of 9 yo", "aged fourteen", "7y/o"])
+@pytest.mark.parametrize(
+    "young", [word.replace("*", "") for word in YOUNG] + ["12 year old", "girl of 9 yo", "aged fourteen", "7y/o"]
+)
 @pytest.mark.parametrize("other", ["nude", "sexy", "l1nger1e"])
 def test_somebody_under_age_and_something_sexual_are_never_let_pass_together(young, other):
     assert Category.SEXUAL_MINORS in found(f"{young}, {other}")

@@ -54,7 +54,11 @@ def test_a_category_goes_as_far_as_policy_and_stage_let_it(tenant, stage, catego
 
 def test_the_worst_category_decides_and_those_let_pass_are_not_told():
     verdict = decide(policy("art"), Finding(Stage.OUTPUT, "x", {"sexual": 0.9, "violence": 0.8, "hate": 0.7}))
-    assert (verdict.action, verdict.categories, verdict.scores) == (Action.BLUR, ("hate", "violence"), {"hate": 0.7, "violence": 0.8})
+    assert (verdict.action, verdict.categories, verdict.scores) == (
+        Action.BLUR,
+        ("hate", "violence"),
+        {"hate": 0.7, "violence": 0.8},
+    )
 
 
 def test_every_category_has_a_level():

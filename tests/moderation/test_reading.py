@@ -25,7 +25,8 @@ def letters(text):
 
 
 SYNTAX = st.lists(
-    st.sampled_from([*"abcdef()[]:|\\ .", ":1.2)", ":0.5]", ":3]", "(n", "[x|", "BREAK", "\\(", "::4]", "<lora:a:1>"]), max_size=24
+    st.sampled_from([*"abcdef()[]:|\\ .", ":1.2)", ":0.5]", ":3]", "(n", "[x|", "BREAK", "\\(", "::4]", "<lora:a:1>"]),
+    max_size=24,
 ).map("".join)
 
 

@@ -41,7 +41,7 @@ class _Answer(msgspec.Struct, frozen=True):
 class NudeNet:
     """Pictures one by one, in the order in which they come; the process starts with the first, and again after a fault."""
 
-    __slots__ = ("_child", "_clock", "_command", "_fault", "_log", "_owed", "_rests", "_turn")
+    __slots__ = ("_child", "_clock", "_command", "_fault", "_library", "_log", "_owed", "_rests", "_turn")
 
     name = "nudenet"
 
@@ -50,8 +50,11 @@ class NudeNet:
         clock: Clock,
         log: FilteringBoundLogger,
         command: tuple[str, ...] = (sys.executable, "-m", "server.gateway.moderation.detector"),
+        *,
+        library: str = "nudenet",
     ) -> None:
-        """``command`` answers as `server.gateway.moderation.detector` does."""
+        """``command`` answers as `server.gateway.moderation.detector` does, and needs ``library``."""
+        self._library = library
         self._clock, self._log, self._command = clock, log, command
         self._child: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
@@ -63,7 +66,7 @@ class NudeNet:
     @property
     def installed(self) -> bool:
         """Whether its extra is there."""
-        return importlib.util.find_spec("nudenet") is not None
+        return importlib.util.find_spec(self._library) is not None
 
     @property
     def problem(self) -> str | None:
