@@ -106,7 +106,7 @@ class Bench:
         """What is noted of a request that may be done; raises `ModerationBlocked` or `ModerationUnavailable`."""
         policy = self._policy(call.tenant)
         prompt = request.styled_prompt
-        said = await asyncio.to_thread(texts, request) if len(prompt) > _AT_ONCE_CHARACTERS else texts(request)
+        said = await _said(request)
         reading = await self.read(call.tenant, said)
         judged = [await self._judged(policy, call, of_hits(reading.hits), prompt)]
         questions: list[Coroutine[Any, Any, Verdict]] = []
@@ -129,7 +129,7 @@ class Bench:
         if not policy.watches(Stage.OUTPUT):
             return generation
         prompt = request.styled_prompt
-        reading = await self.read(call.tenant, texts(request))
+        reading = await self.read(call.tenant, await _said(request))
         questions: list[Coroutine[Any, Any, Verdict]] = []
         for index, picture in enumerate(generation.pictures):
             asked = Finding(Stage.OUTPUT, "", {}, image=index)
@@ -235,6 +235,11 @@ def blurred(picture: Picture) -> Picture:
     small.thumbnail((_SOFT * _LEAST_BLUR, _SOFT * _LEAST_BLUR), Image.Resampling.BOX)
     soft = small.filter(ImageFilter.GaussianBlur(_LEAST_BLUR)).resize(image.size, Image.Resampling.BICUBIC)
     return Picture(picture.width, picture.height, picture.mode, soft.tobytes())
+
+
+async def _said(request: ImageRequest) -> tuple[str, ...]:
+    long = len(request.styled_prompt) > _AT_ONCE_CHARACTERS
+    return await asyncio.to_thread(texts, request) if long else texts(request)
 
 
 async def _together(questions: Sequence[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:
