@@ -20,11 +20,12 @@ from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
 from server.api.links import Links
-from server.api.native import assets, generate, jobs
+from server.api.native import assets, generate, jobs, moderation
 from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
 from server.api.native.answers import Results
 from server.api.native.standing import Standing
+from server.api.openai import moderations
 from server.api.openai import provenance as checks
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
@@ -36,6 +37,7 @@ from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
 from server.db.assets import SqlAssets
 from server.db.database import Database, beside
+from server.db.decisions import SqlDecisions
 from server.db.jobs import SqlJobs
 from server.db.keys import SqlKeys
 from server.db.migrating import migrate
@@ -43,7 +45,7 @@ from server.db.opening import opened
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.asset import Told
 from server.domain.clock import Clock, SystemClock
-from server.domain.ports import AssetStore, InputStore
+from server.domain.ports import AssetStore, DecisionRepository, InputStore
 from server.domain.retention import Keeping
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
@@ -52,6 +54,13 @@ from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
 from server.gateway.finish import Gateway
+from server.gateway.moderation.audit import Audit
+from server.gateway.moderation.audit import Keeping as DecisionsKept
+from server.gateway.moderation.bench import Bench
+from server.gateway.moderation.classifier import Classifier, ColourClassifier, NoClassifier
+from server.gateway.moderation.nudenet import NudeNet
+from server.gateway.moderation.remote import OpenAIModeration
+from server.gateway.moderation.wrapping import Examined, Screened
 from server.gateway.preparing import Prepared
 from server.gateway.provenance import Provenance
 from server.jobs.admission import Admission
@@ -102,6 +111,8 @@ class Parts(msgspec.Struct, frozen=True):
     database: Database
     courier: Courier
     keys: KeyRing
+    bench: Bench
+    decisions: DecisionRepository
     jobs: JobService
     inspector: Inspector
     signer: Signer | None = None
@@ -140,6 +151,8 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         log=log,
     )
     inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
+    decisions = SqlDecisions(database)
+    bench = moderation_bench(settings, current, decisions, clock=clock, metrics=counts, log=log)
     trusted = anchors(settings.provenance_trust, settings.provenance)
     signer = signing(settings, clock, trusted)
     provenance = Provenance(
@@ -148,9 +161,10 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         prompts=settings.provenance_prompt,
         clock=clock,
     )
+    local = Prepared(LocalProvider(fleet), fleet)
     jobs = JobService(
         Gateway(
-            Prepared(LocalProvider(fleet), fleet),
+            Examined(Screened(local, bench), bench),
             stores.store,
             counts,
             told=Told(settings.file_metadata),
@@ -180,6 +194,8 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         courier=courier,
         keys=keys,
         jobs=jobs,
+        bench=bench,
+        decisions=decisions,
         inspector=Inspector(trusted),
         signer=signer,
     )
@@ -216,6 +232,31 @@ def storage(
     return Stores(store, bucket, collector, links)
 
 
+def moderation_bench(
+    settings: Settings,
+    current: CurrentCatalog,
+    decisions: DecisionRepository,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+    log: FilteringBoundLogger,
+) -> Bench:
+    """Those who judge prompts and pictures, and the book of what they decide."""
+    return Bench(
+        lambda tenant: current.catalog.policy(tenant).moderation,
+        _classifier(settings.image_classifier, clock, log),
+        OpenAIModeration(settings.moderation_key, settings.moderation_url, clock),
+        Audit(
+            decisions,
+            DecisionsKept(settings.moderation_days * 86_400, prompts=settings.moderation_prompts),
+            clock=clock,
+            metrics=metrics,
+            log=log,
+        ),
+        metrics,
+    )
+
+
 def signing(settings: Settings, clock: Clock, trusted: bytes) -> Signer | None:
     """What signs results; None if there is no certificate. Raises `BadCredentials` if there is one and it cannot be used."""
     credentials = found(settings.provenance_certificate, settings.provenance_key, settings.provenance, clock.time())
@@ -233,12 +274,15 @@ def application(parts: Parts) -> Litestar:
             parts.current.watched(),
             parts.courier.running(),
             parts.collector.running(),
+            parts.bench.running(),
             parts.fleet.running(),
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)
             await check_signing(parts)
             tell_signing(parts)
+            for problem in parts.bench.problems([policy.moderation for policy in parts.current.catalog.policies.values()]):
+                parts.log.warning("moderation is incomplete", problem=problem)
             yield
 
     links = parts.links
@@ -259,6 +303,8 @@ def application(parts: Parts) -> Litestar:
         "results": Results(parts.store, links),
         "links": links,
         "standing": Standing(parts.jobs, links),
+        "bench": parts.bench,
+        "audit": parts.decisions,
     }
     guards = [key_guard(parts.keys)]
     images = [openai.generations, openai.edits, openai.models, openai.model, checks.check]
@@ -269,6 +315,7 @@ def application(parts: Parts) -> Litestar:
         Router("/", route_handlers=asynchronous, guards=guards, tags=["Jobs"]),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
+        Router("/", route_handlers=[moderations.moderate, moderation.decisions], guards=guards, tags=["Moderation"]),
         Router("/", route_handlers=[preprocessing.preprocess, preprocessing.preprocessors], guards=guards, tags=["Controls"]),
     ]
     app = Litestar(
@@ -353,6 +400,12 @@ async def run(settings: Settings) -> None:
         drain_seconds=settings.drain_seconds,
         log=log,
     )
+
+
+def _classifier(name: str, clock: Clock, log: FilteringBoundLogger) -> Classifier:
+    if name == "nudenet":
+        return NudeNet(clock, log)
+    return ColourClassifier() if name == "colour" else NoClassifier()
 
 
 def _constant(part: object) -> Callable[[], object]:

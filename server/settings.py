@@ -75,13 +75,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A time stamping authority; None: signing asks nobody."""
     provenance_prompt: bool = False
     """Manifests hold the prompt."""
+    image_classifier: str = "nudenet"
+    """Who looks at pictures where a policy asks for it: nudenet, colour (for trying policies), none."""
+    moderation_key: str | None = None
+    """For OpenAI's moderation endpoint; policies say who is shown to it."""
+    moderation_url: str = "https://api.openai.com/v1"
+    moderation_days: float = 90.0
+    """How long the audit of moderation is kept."""
+    moderation_prompts: bool = False
+    """Keep prompts themselves in it, not only their digests."""
     log_format: str = "console"
     log_level: str = "info"
     api_keys: tuple[str, ...] = ()
     open_access: bool = False
 
     def __repr__(self) -> str:
-        hidden = {"api_keys", "webhook_secrets", "database_url", "link_secrets"}
+        hidden = {"api_keys", "webhook_secrets", "database_url", "link_secrets", "moderation_key"}
         shown = {field: "..." if field in hidden else repr(getattr(self, field)) for field in self.__struct_fields__}
         return f"Settings({', '.join(f'{field}={value}' for field, value in shown.items())})"
 
@@ -351,6 +360,27 @@ OPTIONS: tuple[Option, ...] = (
         "Write the prompt into signed manifests.",
         _flag,
         "--provenance-prompt",
+        switch=True,
+    ),
+    Option(
+        "image_classifier",
+        "AQUATINT_IMAGE_CLASSIFIER",
+        "Who looks at pictures where a policy asks for it: nudenet, colour or none.",
+        _choice("nudenet", "colour", "none"),
+        "--image-classifier",
+    ),
+    # A key goes only to where it belongs: whoever moves OpenAI's base moves both.
+    Option("moderation_key", "OPENAI_API_KEY", "A key for OpenAI.", _text),
+    Option("moderation_key", "AQUATINT_MODERATION_KEY", "A key for OpenAI's moderation endpoint alone.", _text),
+    Option("moderation_url", "OPENAI_BASE_URL", "Where OpenAI's API is.", _url),
+    Option("moderation_url", "AQUATINT_MODERATION_URL", "Where OpenAI's moderation endpoint is.", _url, "--moderation-url"),
+    Option("moderation_days", "AQUATINT_MODERATION_DAYS", "The audit is kept for so long.", _seconds, "--moderation-days"),
+    Option(
+        "moderation_prompts",
+        "AQUATINT_MODERATION_PROMPTS",
+        "Keep prompts in the audit of moderation.",
+        _flag,
+        "--moderation-prompts",
         switch=True,
     ),
     Option("log_format", "AQUATINT_LOG_FORMAT", "console or json.", _choice("console", "json"), "--log-format"),

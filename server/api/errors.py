@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from litestar import Request, Response
@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract import errors
 from server.domain import failures
+from server.domain.verdict import Stage
 
 CLIENT_CLOSED_REQUEST = 499
 """Nobody reads it; it is for the log and the metrics."""
@@ -70,6 +71,13 @@ class RangeNotSatisfiable(errors.AquatintError):
         self.size = size
 
 
+class ModerationDetails(msgspec.Struct, frozen=True):
+    """Why moderation refused, as OpenAI says it."""
+
+    moderation_stage: Literal["input", "output"]
+    categories: tuple[str, ...]
+
+
 class Problem(msgspec.Struct, frozen=True):
     """An error, with all that any dialect's envelope needs."""
 
@@ -83,6 +91,7 @@ class Problem(msgspec.Struct, frozen=True):
     """What to tell clients that ask before repeating; None says nothing."""
     size: int | None = None
     """Bytes of a file of which another part was asked for than there is."""
+    moderation: ModerationDetails | None = None
 
 
 class _Rule(msgspec.Struct, frozen=True):
@@ -99,6 +108,8 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     errors.InvalidRequest: _Rule(HTTPStatus.BAD_REQUEST, _INVALID),
     errors.UnknownModel: _Rule(HTTPStatus.NOT_FOUND, _INVALID, "model_not_found"),
     UnknownAsset: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
+    failures.ModerationBlocked: _Rule(HTTPStatus.BAD_REQUEST, "image_generation_user_error"),
+    failures.ModerationUnavailable: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
     failures.BudgetSpent: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
     failures.UpstreamFailure: _Rule(HTTPStatus.BAD_GATEWAY, _SERVER),
     failures.UpstreamUnavailable: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
@@ -135,6 +146,7 @@ def problem(error: Exception) -> Problem:
             retry_after=error.retry_after,
             retry=error.retryable if later else None,
             size=error.size if isinstance(error, RangeNotSatisfiable) else None,
+            moderation=_details(error),
         )
     if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return _litestar(error)
@@ -144,6 +156,14 @@ def problem(error: Exception) -> Problem:
         code="internal_error",
         message="The server made a mistake. It is in the log under this answer's x-request-id.",
     )
+
+
+def _details(error: errors.AquatintError) -> ModerationDetails | None:
+    verdicts = error.verdicts if isinstance(error, failures.ModerationBlocked) else ()
+    if not verdicts:
+        return None
+    stage: Literal["input", "output"] = "output" if verdicts[0].stage is Stage.OUTPUT else "input"
+    return ModerationDetails(stage, tuple(dict.fromkeys(category for each in verdicts for category in each.categories)))
 
 
 def _litestar(error: HTTPException) -> Problem:
@@ -165,7 +185,9 @@ def _litestar(error: HTTPException) -> Problem:
 
 def openai_envelope(found: Problem) -> dict[str, Any]:
     """The body OpenAI's clients read; all four keys are always there."""
-    return {"error": {"message": found.message, "type": found.kind, "param": found.param, "code": found.code}}
+    error = {"message": found.message, "type": found.kind, "param": found.param, "code": found.code}
+    more = {} if found.moderation is None else {"moderation_details": msgspec.to_builtins(found.moderation)}
+    return {"error": {**error, **more}}
 
 
 def native_envelope(found: Problem) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from litestar import Request
 
 from pipelines.contract.errors import Cancelled, EngineFailure
 from server.api.guard import check_models
+from server.domain.failures import ModerationBlocked
 from server.domain.job import Job, JobState, Order
+from server.domain.verdict import Action
 from server.jobs.service import JobService
 
 AnyRequest = Request[Any, Any, Any]
@@ -37,6 +39,8 @@ def succeeded(job: Job) -> Job:
     if isinstance(error, Cancelled):
         msg = "The request was cancelled before it was finished."
         raise Cancelled(msg)
+    if isinstance(error, ModerationBlocked):
+        error.verdicts = tuple(verdict for verdict in job.verdicts if verdict.action is Action.BLOCK)
     raise error
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from server.catalog.moderation import ModerationPolicy
 from server.catalog.positions import Document
 from server.domain.disclosure import Disclosure
 from server.domain.retention import Keeping
@@ -23,6 +24,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: Keeping = Keeping()
     """How long and how much of its results is kept."""
     disclosure: Disclosure = Disclosure()
+    moderation: ModerationPolicy = ModerationPolicy()
 
 
 def policies(document: Document, entries: Mapping[str, Any]) -> Mapping[str, Policy]:

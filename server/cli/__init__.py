@@ -9,6 +9,7 @@ import click
 from server.cli.database import db
 from server.cli.keys import keys
 from server.cli.models import models
+from server.cli.moderation import moderation
 from server.cli.options import settings_from, settings_options
 from server.cli.provenance import provenance
 from server.cli.storage import storage
@@ -56,3 +57,4 @@ main.add_command(keys)
 main.add_command(webhooks)
 main.add_command(storage)
 main.add_command(provenance)
+main.add_command(moderation)

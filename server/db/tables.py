@@ -13,6 +13,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     text,
 )
 
@@ -84,6 +85,38 @@ KEYS = Table(
     Column("revoked", Float),
 )
 """`server.domain.key.Key`, a row each, and the digest of its secret."""
+
+DECISIONS = Table(
+    "moderation_audit",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("time", Float, nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("job", String(64), nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("by", String(64), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("categories", JSON, nullable=False),
+    Column("scores", JSON, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("image", Integer),
+    Column("digest", String(64), nullable=False),
+    Column("prompt", Text),
+    # For the pages, of all tenants and of one, and for what is past its time.
+    Index("ix_moderation_audit_time", "time", "id"),
+    Index("ix_moderation_audit_tenant", "tenant", "time", "id"),
+)
+"""`server.domain.decision.Decision`, a row each: everything but what was simply let pass."""
+
+ALLOWED = Table(
+    "moderation_allowed",
+    METADATA,
+    Column("day", String(10), primary_key=True),
+    Column("tenant", String(128), primary_key=True),
+    Column("stage", String(16), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+)
+"""How often moderation let something pass, by day (UTC), tenant and stage."""
 
 INPUTS = Table(
     "job_inputs",

@@ -3,6 +3,7 @@
 AquatintError
 ├── InvalidRequest
 │   └── ModerationBlocked      a policy, ours or an upstream's, does not allow it
+├── ModerationUnavailable      what the policy asks to be looked at could not be
 ├── BudgetSpent                the money for that road is used up
 ├── StorageFailure             results could not be stored, or fetched
 │   └── StorageFull            there is no room for them
@@ -14,12 +15,32 @@ AquatintError
 """
 
 from pipelines.contract.errors import AquatintError, InvalidRequest
+from server.domain.verdict import Verdict
 
 
 class ModerationBlocked(InvalidRequest):
     """A policy does not allow the prompt, an input or the result; the message says which, never more than the caller may know."""
 
     code = "moderation_blocked"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        verdicts: tuple[Verdict, ...] = (),
+    ) -> None:
+        """``verdicts`` are our own; an upstream's refusal has none."""
+        super().__init__(message, param=param, retry_after=retry_after)
+        self.verdicts = verdicts
+
+
+class ModerationUnavailable(AquatintError):
+    """A classifier is not there, or does not answer, and the policy lets nothing pass that nobody has looked at."""
+
+    code = "moderation_unavailable"
+    retryable = True
 
 
 class BudgetSpent(AquatintError):

@@ -5,6 +5,7 @@ from msgspec.structs import replace
 
 from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
+from server.domain.verdict import Verdict
 
 LOCAL = "local"
 """The road to our own workers; every other road is named by its entry under ``upstreams:`` in models.yaml."""
@@ -57,6 +58,8 @@ class Generation(msgspec.Struct, frozen=True):
     files: tuple[bytes | None, ...] = ()
     """The pictures as the upstream encoded them, one for each; empty where pixels are all there is. Only of use where the
     delivery asks for that very format, size and quality: then what the upstream signed into them is kept."""
+    verdicts: tuple[Verdict, ...] = ()
+    """What moderation said beyond letting it pass."""
 
     def with_picture(self, index: int, picture: Picture) -> "Generation":
         """The same with another picture in one place; its file, which shows the old one, goes."""

@@ -13,6 +13,7 @@ from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
 from server.domain.generation import LOCAL, Route, Usage
 from server.domain.origin import Origin
+from server.domain.verdict import Verdict
 from server.domain.webhook import Notify
 
 DOT = Picture(1, 1, "L", b"\0")
@@ -78,6 +79,8 @@ class Job(msgspec.Struct, frozen=True):
     usage: Usage = Usage()
     """What it cost, once it has succeeded."""
     error: ErrorReport | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    """What moderation said beyond letting it pass, once it is over."""
 
     @property
     def images(self) -> int:

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from server.domain.asset import Asset, Format
+from server.domain.decision import Decision, DecisionFilter, DecisionPage
 from server.domain.job import Job, JobState
 from server.domain.key import Key
 from server.domain.stored import Blob, Holding, Stored
@@ -124,6 +125,27 @@ class DeliveryRepository(Protocol):
 
     async def next_due(self) -> float | None:
         """Unix time at which the next message is due; None if none waits."""
+        ...
+
+
+@runtime_checkable
+class DecisionRepository(Protocol):
+    """Remembers what moderation decided."""
+
+    async def add(self, decision: Decision) -> None:
+        """Insert ``decision``."""
+        ...
+
+    async def count(self, allowed: Mapping[tuple[str, str, str], int]) -> None:
+        """Add to the numbers of what was let pass, by day (``2026-01-31``, UTC), tenant and stage."""
+        ...
+
+    async def page(self, wanted: DecisionFilter, after: tuple[float, str] | None, most: int) -> DecisionPage:
+        """The newest ``most`` decisions that ``wanted`` describes, from the one after ``after`` (time and id) on."""
+        ...
+
+    async def forget(self, before: float) -> int:
+        """Delete what was decided before that Unix time, some at once; how many rows went."""
         ...
 
 

@@ -13,6 +13,7 @@ from server.domain.call import Call
 from server.domain.failures import StorageFailure
 from server.domain.generation import Route, Usage
 from server.domain.ports import AssetStore
+from server.domain.verdict import Verdict
 from server.gateway.describing import metadata, parameters
 from server.gateway.provenance import Made, Provenance, made
 from server.providers.provider import Provider
@@ -27,6 +28,7 @@ class Finished(msgspec.Struct, frozen=True):
     stats: RunStats
     route: Route = Route()
     usage: Usage = Usage()
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class Gateway:
@@ -64,7 +66,7 @@ class Gateway:
             with contextlib.suppress(StorageFailure):
                 await self._store.delete(call.tenant, [asset.name for asset in assets])
             raise failed
-        return Finished(assets, generation.stats, generation.route, generation.usage)
+        return Finished(assets, generation.stats, generation.route, generation.usage, generation.verdicts)
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:
         """How long until so much new work could begin."""

@@ -18,6 +18,7 @@ from pipelines.contract.errors import AquatintError, EngineFailure
 from pipelines.contract.errors import Cancelled as CancelledError
 from server.domain.call import Call, Emit
 from server.domain.clock import Clock
+from server.domain.failures import ModerationBlocked
 from server.domain.job import Job
 from server.domain.ports import JobRepository
 from server.domain.transitions import Cancelled, Dropped, Failed, Happening, Succeeded
@@ -231,11 +232,12 @@ class Runner:
             if held.stop:
                 raise asyncio.CancelledError  # noqa: TRY301 - it came before the first step
             finished = await self._gateway.generate(order.request, order.delivery, call)
-            happening = Succeeded(finished.assets, finished.stats, finished.route, finished.usage)
+            happening = Succeeded(finished.assets, finished.stats, finished.route, finished.usage, finished.verdicts)
         except asyncio.CancelledError:
             happening = Dropped() if self._cut_off else Cancelled()
         except AquatintError as error:
-            happening = Cancelled() if isinstance(error, CancelledError) else Failed(error.report())
+            verdicts = error.verdicts if isinstance(error, ModerationBlocked) else ()
+            happening = Cancelled() if isinstance(error, CancelledError) else Failed(error.report(), verdicts)
         except Exception:  # noqa: BLE001 - a job must not take the others with it: TaskGroup would cancel them all
             self._log.exception("job failed", job=job.id)
             happening = Failed(EngineFailure("The server made a mistake; it is logged.").report())

@@ -91,6 +91,15 @@ class Metrics:
         )
         for result in ("ok", "refused"):
             self._reloads.labels(result)
+        self._decisions = Counter(
+            "aquatint_moderation_decisions", "What moderation decided.", ["stage", "action", "by"], registry=registry
+        )
+        self._moderation_seconds = Histogram(
+            "aquatint_moderation_seconds", "Time to look at one thing.", ["by"], buckets=_SECONDS, registry=registry
+        )
+        self._moderation_failures = Counter(
+            "aquatint_moderation_failures", "Things that could not be looked at.", ["by"], registry=registry
+        )
         self._encode = Histogram("aquatint_encode_seconds", "Pixels to a file.", ["format"], buckets=_SECONDS, registry=registry)
         self._decode = Histogram("aquatint_decode_seconds", "An upload to pixels.", buckets=_SECONDS, registry=registry)
 
@@ -178,6 +187,18 @@ class Metrics:
     def preprocessed(self, worker: str, preprocessor: str, seconds: float) -> None:
         """A control image was made."""
         self._preprocess_seconds.labels(worker, preprocessor).observe(seconds)
+
+    def moderated(self, stage: str, action: str, by: str) -> None:
+        """Moderation decided about one thing."""
+        self._decisions.labels(stage, action, by).inc()
+
+    def looked(self, by: str, seconds: float) -> None:
+        """A list or a classifier has looked at one thing."""
+        self._moderation_seconds.labels(by).observe(seconds)
+
+    def unseen(self, by: str) -> None:
+        """A classifier could not look at one thing."""
+        self._moderation_failures.labels(by).inc()
 
     def decoded(self, seconds: float) -> None:
         """One upload was decoded."""

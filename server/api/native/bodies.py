@@ -9,6 +9,7 @@ from msgspec import Meta
 from pipelines.contract.adapters import ControlCard, LoraCard, ReferenceCard, UpscalerCard
 from server.api.options import PictureText, Shaping
 from server.domain.job import JobState
+from server.domain.verdict import Action, Stage
 
 
 class Recipe(StrEnum):
@@ -87,6 +88,20 @@ class Notice(msgspec.Struct, frozen=True):
     param: str | None = None
 
 
+class ModerationNote(msgspec.Struct, frozen=True):
+    """Something that moderation did, beyond letting it pass."""
+
+    stage: Stage
+    action: Action
+    by: str
+    """``lists``, or the name of a classifier."""
+    categories: tuple[str, ...]
+    image: int | None
+    """Which of the finished pictures, counted from 0."""
+    param: str | None
+    """Which field of the request."""
+
+
 class Generated(msgspec.Struct, frozen=True):
     """The answer to POST /api/generate."""
 
@@ -100,6 +115,7 @@ class Generated(msgspec.Struct, frozen=True):
     evaluations: int
     """Network evaluations that it cost."""
     warnings: list[Notice]
+    moderation: list[ModerationNote]
 
 
 class NativeError(msgspec.Struct, frozen=True):
@@ -153,6 +169,7 @@ class JobView(msgspec.Struct, frozen=True):
     """Network evaluations that it cost."""
     company: float | None
     """Mean number of evaluations in the ticks it shared, its own included."""
+    moderation: list[ModerationNote]
 
 
 class JobAccepted(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from litestar.response import Stream as EventStream
 
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.request import Priority
+from server.api.checks import position
 from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.errors import UnknownJob
@@ -74,7 +75,7 @@ async def page(
         msg = f"'limit' must be from 1 to {_MOST}, not {limit}."
         raise InvalidRequest(msg, param="limit")
     wanted = JobFilter(tenant_of(request), tuple(states or ()), model, since, until)
-    found = await jobs.page(wanted, _after(cursor), limit)
+    found = await jobs.page(wanted, position(cursor), limit)
     last = found.jobs[-1] if found.more else None
     return JobList(
         data=[await standing.view(request, job) for job in found.jobs],
@@ -148,14 +149,3 @@ def _kept(order: Order, body: JobRequest, base: str) -> Order:
     urgency = Priority.BULK if body.priority == "bulk" else Priority.NORMAL
     request = msgspec.structs.replace(order.request, priority=urgency)
     return msgspec.structs.replace(order, request=request, priority=urgency)
-
-
-def _after(cursor: str | None) -> tuple[float, str] | None:
-    if cursor is None:
-        return None
-    created, _, job_id = cursor.partition("_")
-    try:
-        return float(created), job_id
-    except ValueError:
-        msg = "'cursor' must be the 'next' of a page before."
-        raise InvalidRequest(msg, param="cursor") from None

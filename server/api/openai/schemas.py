@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from server.api.errors import ModerationDetails
 from server.api.options import Shaping
 
 
@@ -102,6 +103,8 @@ class Failure(msgspec.Struct, frozen=True):
     type: str
     param: str | None
     code: str | None
+    moderation_details: ModerationDetails | None = None
+    """With the code ``moderation_blocked``, where this server itself has refused."""
 
 
 class FailureBody(msgspec.Struct, frozen=True):
