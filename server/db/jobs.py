@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -43,6 +43,13 @@ class SqlJobs:
             await connection.execute(insert(JOBS).values(_columns(job)))
             if full is not None:
                 await connection.execute(insert(INPUTS).values(job_id=job.id, order=full))
+
+    async def record(self, jobs: Sequence[Job]) -> None:
+        """Insert ``jobs``, which were over before anybody wrote them down, all or none."""
+        if jobs:
+            async with self._database.writing() as connection:
+                await connection.execute(insert(JOBS), [_columns(job) for job in jobs])
+                await self._outbox.put(connection, jobs, self._clock.time())
 
     async def get(self, job_id: str) -> Job | None:
         """The job without its input pictures, or None."""

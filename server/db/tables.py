@@ -1,6 +1,6 @@
 """The tables. A change here needs a migration in `server/db/migrations`."""
 
-from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
 
 METADATA = MetaData(
     # Named, so that migrations can name them too.
@@ -78,3 +78,20 @@ INPUTS = Table(
     Column("order", LargeBinary, nullable=False),
 )
 """The whole order of a job that is not over and has input pictures: compressed msgpack."""
+
+CACHE = Table(
+    "cache",
+    METADATA,
+    Column("key", String(64), primary_key=True),
+    Column("loose", String(64), nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("used", Float, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    # For requests that take any seed, and for what goes first.
+    Index("ix_cache_loose", "loose", "used"),
+    Index("ix_cache_used", "used"),
+    Index("ix_cache_created", "created"),
+)
+"""`server.domain.caching.Kept`, a row each, as msgpack in ``record``."""

@@ -11,6 +11,7 @@ from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
+from server.domain.caching import CacheResult, CacheUse
 from server.domain.generation import LOCAL, Route, Usage
 from server.domain.webhook import Notify
 
@@ -45,6 +46,10 @@ class Order(msgspec.Struct, frozen=True):
     notify: Notify | None = None
     road: str = LOCAL
     """Who is to make it: our own workers, an upstream by its name in models.yaml, or `AUTO`."""
+    cache: CacheUse = CacheUse.OFF
+    """Whether earlier pictures will do."""
+    seeded: bool = False
+    """Whether the caller chose the seeds; else they were drawn."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -74,6 +79,8 @@ class Job(msgspec.Struct, frozen=True):
     """Which road it took, once it has succeeded."""
     usage: Usage = Usage()
     """What it cost, once it has succeeded."""
+    cache: CacheResult = CacheResult.OFF
+    """How it came to its pictures, once it has succeeded."""
     error: ErrorReport | None = None
 
     @property

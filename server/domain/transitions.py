@@ -19,6 +19,7 @@ from pipelines.contract.errors import Cancelled as CancelledError
 from pipelines.contract.errors import DeadlineExceeded, ErrorReport, ShuttingDown
 from pipelines.contract.messages import RunStats
 from server.domain.asset import Asset
+from server.domain.caching import CacheResult
 from server.domain.generation import Route, Usage
 from server.domain.job import Job, JobState
 
@@ -37,6 +38,7 @@ class Succeeded(msgspec.Struct, frozen=True):
     stats: RunStats | None = None
     route: Route = Route()
     usage: Usage = Usage()
+    cache: CacheResult = CacheResult.OFF
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -106,9 +108,9 @@ def _running(job: Job, happening: Happening, now: float) -> Job | None:
     match happening:
         case CancelAsked():
             return replace(job, cancel_asked=True)
-        case Succeeded(assets=assets, stats=stats, route=route, usage=usage):
+        case Succeeded(assets=assets, stats=stats, route=route, usage=usage, cache=cache):
             over = _over(job, JobState.SUCCEEDED, now, None)
-            return replace(over, assets=assets, stats=stats, route=route, usage=usage)
+            return replace(over, assets=assets, stats=stats, route=route, usage=usage, cache=cache)
         case Failed(error=error):
             return _over(job, JobState.FAILED, now, error)
         case Cancelled():

@@ -1,0 +1,92 @@
+"""What decides a result, as digests: the whole request and everything around it that shapes the pixels or the file.
+
+All of it counts unless it is named in `_BESIDE`: a field that a request gets one day is in the key from its first day on.
+"""
+
+import asyncio
+import hashlib
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from pipelines.contract.preprocessing import card_for, find
+from pipelines.contract.request import ImageRequest, Priority
+from server.catalog.current import CurrentCatalog
+from server.domain.asset import Delivery
+from server.domain.caching import Keys
+from server.domain.call import Call
+from server.fleet.roster import bare
+from server.gateway.weights import Weights
+
+FORM = 1
+"""Raised when the same words come to mean other pictures without a new version of the package."""
+
+_BESIDE: dict[str, Any] = {"id": "", "priority": Priority.NORMAL, "deadline": None, "preview_every": 0}
+"""Fields of a request that no pixel depends on, and what stands in their place."""
+
+_EXACT = float(1 << 53)
+"""Below this a float without a fraction and the whole number are one and the same."""
+
+
+class Identity:
+    """Names requests by what they ask for."""
+
+    __slots__ = ("_current", "_shared", "_version", "_weights")
+
+    def __init__(self, current: CurrentCatalog, weights: Weights, *, shared: bool = False, engine: str | None = None) -> None:
+        """``shared``: tenants to whom the same policy applies have the same keys. ``engine`` is the package's version."""
+        self._current, self._weights, self._shared = current, weights, shared
+        self._version = version("aquatint") if engine is None else engine
+
+    async def of(self, request: ImageRequest, delivery: Delivery, call: Call) -> Keys | None:
+        """Its keys; None where the cards of its models are not said, so that nobody knows what would make it."""
+        if {card.id for card in call.cards} != set(request.models):
+            return None
+        catalog = self._current.catalog
+        cards: list[msgspec.Struct] = [*(bare(card) for card in call.cards), *request.adapters]
+        for use in request.controls:
+            weights = None if use.preprocessor is None else card_for(find(use.preprocessor), catalog.preprocessors)
+            cards += [] if weights is None else [weights]
+        around = {
+            "form": FORM,
+            "version": self._version,
+            "tenant": "" if self._shared else call.tenant,
+            "policy": catalog.policy(call.tenant),
+            "road": call.road,
+            "delivery": delivery,
+            "cards": cards,
+            "weights": await self._weights.marks(cards),
+        }
+        if request.init or request.controls or request.references:
+            return await asyncio.to_thread(_keys, request, around)
+        return _keys(request, around)
+
+
+def _keys(request: ImageRequest, around: dict[str, Any]) -> Keys:
+    asked = _canonical(msgspec.to_builtins(replace(request, **_BESIDE), builtin_types=(bytes,)))
+    whole = _canonical(msgspec.to_builtins(around, builtin_types=(bytes,)))
+    exact = _digest([whole, asked])
+    return Keys(exact, _digest([whole, {**asked, "seeds": len(request.seeds)}]))
+
+
+def _canonical(value: Any) -> Any:
+    """``value`` so that equal ones are encoded alike: numbers by their value, pictures by their digest."""
+    match value:
+        case dict():
+            return {key: _canonical(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_canonical(each) for each in value]
+        case float() if value.is_integer() and abs(value) < _EXACT:
+            return int(value)
+        case bool():
+            return int(value)
+        case bytes():
+            return hashlib.blake2b(value, digest_size=32).digest()
+        case _:
+            return value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(msgspec.msgpack.encode(value, order="deterministic"), digest_size=32).hexdigest()
