@@ -31,6 +31,7 @@ from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
+from server.db.cache import SqlCache
 from server.db.database import Database, beside
 from server.db.jobs import SqlJobs
 from server.db.keys import SqlKeys
@@ -45,8 +46,11 @@ from server.fleet.devices import count_cuda, resolve
 from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
+from server.gateway.caching import CacheBounds, Cached
 from server.gateway.finish import Gateway
+from server.gateway.identity import Identity
 from server.gateway.preparing import Prepared
+from server.gateway.weights import Weights
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
@@ -81,6 +85,7 @@ class Parts(msgspec.Struct, frozen=True):
     database: Database
     courier: Courier
     keys: KeyRing
+    cache: Cached
     jobs: JobService
 
 
@@ -119,17 +124,32 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         log=log,
     )
     inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
-    jobs = JobService(
+    cache = Cached(
         Gateway(Prepared(LocalProvider(fleet), fleet), store, counts),
+        Identity(current, Weights(clock), shared=settings.cache_shared),
+        SqlCache(database),
+        store,
+        bounds=CacheBounds(
+            seconds=settings.cache_hours * 3600,
+            bytes=settings.cache_bytes if settings.cache_hours else 0,
+            cost=settings.cache_cost_fraction,
+        ),
+        clock=clock,
+        metrics=counts,
+        log=log,
+    )
+    jobs = JobService(
+        cache,
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
         metrics=counts,
         log=log,
         ended=lambda job: courier.look() if job.order.notify is not None else None,
+        recall=cache.recall,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, cache, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -143,6 +163,7 @@ def application(parts: Parts) -> Litestar:
             parts.current.watched(),
             parts.courier.running(),
             parts.fleet.running(),
+            parts.cache.running(),
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 from sqlalchemy import delete, func, insert, select, true, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.db.database import Database
@@ -48,7 +49,9 @@ class SqlJobs:
         """Insert ``jobs``, which were over before anybody wrote them down, all or none."""
         if jobs:
             async with self._database.writing() as connection:
-                await connection.execute(insert(JOBS), [_columns(job) for job in jobs])
+                # Whoever has not heard that they were written tries again.
+                dialect = postgresql if self._database.postgres else sqlite
+                await connection.execute(dialect.insert(JOBS).on_conflict_do_nothing(), [_columns(job) for job in jobs])
                 await self._outbox.put(connection, jobs, self._clock.time())
 
     async def get(self, job_id: str) -> Job | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Protocol
 
 import msgspec
 
@@ -10,6 +11,7 @@ from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
 from server.domain.asset import Asset, Delivery
+from server.domain.caching import CacheResult
 from server.domain.call import Call
 from server.domain.generation import Route, Usage
 from server.domain.ports import AssetStore
@@ -25,6 +27,19 @@ class Finished(msgspec.Struct, frozen=True):
     stats: RunStats
     route: Route = Route()
     usage: Usage = Usage()
+    cache: CacheResult = CacheResult.OFF
+
+
+class Finisher(Protocol):
+    """Ends requests in stored files. Cancelling the task cancels the work."""
+
+    async def generate(self, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
+        """The images of ``request``, stored; raises an `AquatintError` if it cannot be done."""
+        ...
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:
+        """How long until so much new work could begin."""
+        ...
 
 
 class Gateway:

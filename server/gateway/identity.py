@@ -5,14 +5,18 @@ All of it counts unless it is named in `_BESIDE`: a field that a request gets on
 
 import asyncio
 import hashlib
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
+from pipelines.contract.adapters import PreprocessorCard
+from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.preprocessing import card_for, find
 from pipelines.contract.request import ImageRequest, Priority
+from server.catalog.catalog import Catalog
 from server.catalog.current import CurrentCatalog
 from server.domain.asset import Delivery
 from server.domain.caching import Keys
@@ -41,14 +45,15 @@ class Identity:
         self._version = version("aquatint") if engine is None else engine
 
     async def of(self, request: ImageRequest, delivery: Delivery, call: Call) -> Keys | None:
-        """Its keys; None where the cards of its models are not said, so that nobody knows what would make it."""
+        """Its keys; None where nobody knows what would make it: cards are missing, and whoever is asked to make it says so."""
         if {card.id for card in call.cards} != set(request.models):
             return None
         catalog = self._current.catalog
         cards: list[msgspec.Struct] = [*(bare(card) for card in call.cards), *request.adapters]
-        for use in request.controls:
-            weights = None if use.preprocessor is None else card_for(find(use.preprocessor), catalog.preprocessors)
-            cards += [] if weights is None else [weights]
+        try:
+            cards += _preprocessors(request, catalog)
+        except InvalidRequest:
+            return None
         around = {
             "form": FORM,
             "version": self._version,
@@ -62,6 +67,14 @@ class Identity:
         if request.init or request.controls or request.references:
             return await asyncio.to_thread(_keys, request, around)
         return _keys(request, around)
+
+
+def _preprocessors(request: ImageRequest, catalog: Catalog) -> Iterator[PreprocessorCard]:
+    """The cards of the weights that make its control images; raises `InvalidRequest` if some cannot be made."""
+    for use in request.controls:
+        weights = None if use.preprocessor is None else card_for(find(use.preprocessor), catalog.preprocessors)
+        if weights is not None:
+            yield weights
 
 
 def _keys(request: ImageRequest, around: dict[str, Any]) -> Keys:

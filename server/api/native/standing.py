@@ -56,4 +56,5 @@ class Standing:
             ),
             evaluations=None if stats is None else stats.evaluations,
             company=None if stats is None else round(stats.company, 2),
+            cache=job.cache if job.state is JobState.SUCCEEDED else None,
         )
