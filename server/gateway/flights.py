@@ -73,8 +73,8 @@ class Flights:
         flight = self._flights.get(name)
         if flight is None:
             flight = self._flights[name] = _Flight(member, [member])
-            flight.task = asyncio.create_task(self._fly(flight, work), name=f"make {call.id}")
-            flight.task.add_done_callback(lambda task: self._ended(name, flight, task))
+            flight.task = asyncio.create_task(self._fly(name, flight, work), name=f"make {call.id}")
+            flight.task.add_done_callback(lambda task: _ended(flight, task))
         else:
             flight.members.append(member)
         try:
@@ -99,41 +99,52 @@ class Flights:
             flight.members.remove(member)
         if flight.members or flight.task is None or flight.task.done():
             return
-        if self._flights.get(name) is flight:
-            del self._flights[name]  # whoever asks from now on begins anew
+        self._close(name, flight)
         flight.task.cancel()
         await asyncio.wait([flight.task])
 
-    async def _fly(self, flight: _Flight, work: Work) -> None:
-        while True:
-            leader = flight.leader
-            call = replace(leader.call, emit=lambda event: _tell(flight, event))
-            try:
-                finished = await work(leader.request, call)
-            except DeadlineExceeded as error:
-                late = [member for member in flight.members if member is leader or member.patience <= leader.patience]
-                if len(late) == len(flight.members):
-                    raise
-                for member in late:
-                    flight.members.remove(member)
-                    _fail(member, error)
-                flight.leader = max(flight.members, key=lambda member: member.patience)
-            else:
-                payer = leader if leader in flight.members else next(iter(flight.members), None)
-                for member in flight.members:
-                    if not member.landed.done():
-                        member.landed.set_result(Landed(finished, owner=member is leader, payer=member is payer))
-                return
+    async def _fly(self, name: tuple[str, Priority], flight: _Flight, work: Work) -> None:
+        try:
+            while True:
+                leader = flight.leader
+                try:
+                    finished = await work(leader.request, replace(leader.call, emit=lambda event: _tell(flight, event)))
+                except DeadlineExceeded as error:
+                    late = [member for member in flight.members if member is leader or member.patience <= leader.patience]
+                    if len(late) == len(flight.members):
+                        raise
+                    for member in late:
+                        flight.members.remove(member)
+                        _fail(member, error)
+                    flight.leader = max(flight.members, key=lambda member: member.patience)
+                else:
+                    _land(flight, finished)
+                    return
+        finally:
+            # In the step that ends it: nobody may board what has landed.
+            self._close(name, flight)
 
-    def _ended(self, name: tuple[str, Priority], flight: _Flight, task: asyncio.Task[None]) -> None:
+    def _close(self, name: tuple[str, Priority], flight: _Flight) -> None:
+        """Whoever asks from now on begins anew."""
         if self._flights.get(name) is flight:
             del self._flights[name]
-        if task.cancelled():
-            for member in flight.members:
-                member.landed.cancel()
-        elif (error := task.exception()) is not None:
-            for member in flight.members:
-                _fail(member, error)
+
+
+def _land(flight: _Flight, finished: Finished) -> None:
+    payer = flight.leader if flight.leader in flight.members else next(iter(flight.members), None)
+    for member in flight.members:
+        if not member.landed.done():
+            member.landed.set_result(Landed(finished, owner=member is flight.leader, payer=member is payer))
+
+
+def _ended(flight: _Flight, task: asyncio.Task[None]) -> None:
+    """Tell those who still wait of an end without a result."""
+    if task.cancelled():
+        for member in flight.members:
+            member.landed.cancel()
+    elif (error := task.exception()) is not None:
+        for member in flight.members:
+            _fail(member, error)
 
 
 def _tell(flight: _Flight, event: Progress | Preview) -> None:
