@@ -30,6 +30,8 @@ FORM = 1
 _BESIDE: dict[str, Any] = {"id": "", "priority": Priority.NORMAL, "deadline": None, "preview_every": 0}
 """Fields of a request that no pixel depends on, and what stands in their place."""
 
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
+
 _EXACT = float(1 << 53)
 """Below this a float without a fraction and the whole number are one and the same."""
 
@@ -48,7 +50,7 @@ class Identity:
         """Its keys; None where nobody knows what would make it: cards are missing, and whoever is asked to make it says so."""
         if {card.id for card in call.cards} != set(request.models):
             return None
-        catalog = self._current.catalog
+        request, catalog = replace(request, **_BESIDE), self._current.catalog
         cards: list[msgspec.Struct] = [*(bare(card) for card in call.cards), *request.adapters]
         try:
             cards += _preprocessors(request, catalog)
@@ -64,9 +66,12 @@ class Identity:
             "cards": cards,
             "weights": await self._weights.marks(cards),
         }
+        surroundings = _ENCODER.encode(around)
         if request.init or request.controls or request.references:
-            return await asyncio.to_thread(_keys, request, around)
-        return _keys(request, around)
+            return await asyncio.to_thread(_pictured, request, surroundings)
+        # As it would come over a wire: what is a float there is one, however it was written.
+        whole = msgspec.convert(msgspec.to_builtins(request), ImageRequest)
+        return _keys(surroundings, whole, replace(whole, seeds=(len(request.seeds),)))
 
 
 def _preprocessors(request: ImageRequest, catalog: Catalog) -> Iterator[PreprocessorCard]:
@@ -77,11 +82,14 @@ def _preprocessors(request: ImageRequest, catalog: Catalog) -> Iterator[Preproce
             yield weights
 
 
-def _keys(request: ImageRequest, around: dict[str, Any]) -> Keys:
-    asked = _canonical(msgspec.to_builtins(replace(request, **_BESIDE), builtin_types=(bytes,)))
-    whole = _canonical(msgspec.to_builtins(around, builtin_types=(bytes,)))
-    exact = _digest([whole, asked])
-    return Keys(exact, _digest([whole, {**asked, "seeds": len(request.seeds)}]))
+def _pictured(request: ImageRequest, around: bytes) -> Keys:
+    whole = _canonical(msgspec.to_builtins(request, builtin_types=(bytes,)))
+    return _keys(around, whole, {**whole, "seeds": [len(request.seeds)]})
+
+
+def _keys(around: bytes, whole: object, seedless: object) -> Keys:
+    # Not the same digest for one image with the seed 1 as for any one image.
+    return Keys(_digest(b"exact", around, whole), _digest(b"loose", around, seedless))
 
 
 def _canonical(value: Any) -> Any:
@@ -101,5 +109,5 @@ def _canonical(value: Any) -> Any:
             return value
 
 
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(msgspec.msgpack.encode(value, order="deterministic"), digest_size=32).hexdigest()
+def _digest(kind: bytes, around: bytes, asked: object) -> str:
+    return hashlib.blake2b(_ENCODER.encode([around, asked]), digest_size=32, person=kind).hexdigest()

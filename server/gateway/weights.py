@@ -7,7 +7,7 @@ its revision stands for in the hub's cache; ``bundled:`` comes with the package,
 import asyncio
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,17 @@ Source = tuple[str, str]
 class Weights:
     """Marks of sources: equal as long as nobody has touched the files."""
 
-    __slots__ = ("_clock", "_seen")
+    __slots__ = ("_clock", "_named", "_seen")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._named: dict[bytes, list[Source]] = {}
+        """The sources of cards, by the cards as msgpack."""
         self._seen: dict[Source, tuple[str, float]] = {}
 
-    async def marks(self, cards: Iterable[msgspec.Struct]) -> list[str]:
+    async def marks(self, cards: Sequence[msgspec.Struct]) -> list[str]:
         """One for each source that ``cards`` name, in an order that depends on nothing else."""
-        wanted = sorted({source for card in cards for source in sources(msgspec.to_builtins(card))})
+        wanted = self._sources(cards)
         now = self._clock.monotonic()
         stale = [source for source in wanted if now - self._seen.get(source, ("", float("-inf")))[1] >= FRESH_SECONDS]
         if stale:
@@ -47,6 +49,16 @@ class Weights:
             self._seen.update({source: (seen, now) for source, seen in found.items()})
             return [found[source] if source in found else self._seen[source][0] for source in wanted]
         return [self._seen[source][0] for source in wanted]
+
+
+    def _sources(self, cards: Sequence[msgspec.Struct]) -> list[Source]:
+        key = msgspec.msgpack.encode(cards)
+        found = self._named.get(key)
+        if found is None:
+            if len(self._named) >= _REMEMBERED:
+                self._named.clear()
+            found = self._named[key] = sorted({source for card in cards for source in sources(msgspec.to_builtins(card))})
+        return found
 
 
 def sources(card: Any) -> Iterator[Source]:
