@@ -27,6 +27,7 @@ from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
 from server.api.pictures import Pictures
+from server.api.resolving import one_by_one
 from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
@@ -220,6 +221,7 @@ def application(parts: Parts) -> Litestar:
         logging_config=None,
         debug=False,
     )
+    one_by_one(app)
     app.asgi_handler = Tracing(app.asgi_handler, metrics=parts.metrics, clock=parts.clock, log=parts.log)
     return app
 
