@@ -4,22 +4,24 @@
     python benchmarks/overhead.py --quick     half a minute
     python benchmarks/overhead.py --smoke     seconds, figures without meaning
 
-One server on a core of its own, the fake device and the clients on the others. Clients are a closed loop: each always has one request
-in flight. What is compared takes turns, a slice each, so that whatever else the machine does meanwhile meets all alike; ratios are
-taken within a turn, and their median counts. The empty handler has the guard, the tracing, the log and the metrics that the others
-have, and gets the same bodies.
+One server on a core of its own, the fake device and the clients on the others. Clients are a closed loop: each always has one
+request in flight. What is compared takes turns, a slice each, so that whatever else the machine does meanwhile meets all alike;
+ratios are taken within a turn, and their median counts. The empty handler has the guard, the tracing, the log and the metrics
+that the others have, and gets the same bodies. CPU time is that of the server's process, its threads included.
 """
 
 import argparse
 import asyncio
+import cProfile
 import datetime as dt
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -27,8 +29,15 @@ from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
-from report import percentile
+from litestar import post
 from servers import ROOT, Server, scratch
+
+from server.api.guard import key_guard
+from server.api.serve import serve
+from server.app import application, assemble
+from server.db.migrating import migrate
+from server.settings import Settings
+from server.telemetry.logs import configure
 
 RESULTS = ROOT / "benchmarks" / "results"
 MODELS = """
@@ -65,6 +74,8 @@ class Tally:
 
     latencies: list[list[float]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """Seconds of CPU time of the server's process for each request."""
 
     def p50(self, turn: int) -> float:
         """Seconds, of one turn."""
@@ -74,6 +85,11 @@ class Tally:
     def all(self) -> list[float]:
         """The latencies of every turn."""
         return [each for turn in self.latencies for each in turn]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that ``share`` of the values do not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def say(text: str) -> None:
@@ -97,7 +113,9 @@ class Wire:
     def request(self, path: str, body: dict[str, Any]) -> bytes:
         """A POST as it is sent."""
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        )
         return head.encode() + data
 
     async def exchange(self, message: bytes) -> tuple[bytes, bytes]:
@@ -112,27 +130,43 @@ class Wire:
         self._writer.close()
 
 
-async def closed_loop(url: str, path: str, bodies: Iterator[dict[str, Any]], clients: int, seconds: float, wanted: bytes) -> Tally:
-    """One slice: ``clients`` send to ``path`` without a pause; every head must contain ``wanted``."""
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What is sent, by how many clients, and what every head of an answer must contain."""
+
+    path: str
+    bodies: Iterator[dict[str, Any]]
+    clients: int
+    wanted: bytes
+
+
+async def closed_loop(url: str, work: Slice, seconds: float) -> Tally:
+    """One slice, without a pause."""
     latencies: list[float] = []
 
     async def one(until: float) -> None:
         wire = await Wire.open(url)
         while time.perf_counter() < until:
-            message = wire.request(path, next(bodies))
+            message = wire.request(work.path, next(work.bodies))
             began = time.perf_counter()
             head, body = await wire.exchange(message)
             latencies.append(time.perf_counter() - began)
-            if wanted not in head:
-                message_ = f"{path} answered {head.decode()}{body[:300].decode()}"
-                raise RuntimeError(message_)
+            if work.wanted not in head:
+                problem = f"{work.path} answered {head.decode()}{body[:300].decode()}"
+                raise RuntimeError(problem)
         wire.close()
 
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for _ in range(clients):
+        for _ in range(work.clients):
             group.create_task(one(began + seconds))
     return Tally([latencies], [len(latencies) / (time.perf_counter() - began)])
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far, its threads included, its children not."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def measure(server: Server, plan: Plan) -> dict[str, Tally]:
@@ -148,21 +182,23 @@ async def measure(server: Server, plan: Plan) -> dict[str, Tally]:
             yield {"prompt": f"job {next(numbers)}"}
 
     slices = {
-        EMPTY: ("/v1/empty", always(OPENAI_BODY), plan.clients, b" 200 "),
-        HIT: ("/v1/images/generations", always(OPENAI_BODY), plan.clients, b"x-aquatint-cache: hit"),
-        NATIVE: ("/api/generate", always(NATIVE_BODY), plan.clients, b"x-aquatint-cache: hit"),
-        SUBMIT: ("/api/jobs", new(), plan.submitters, b" 202 "),
+        EMPTY: Slice("/v1/empty", always(OPENAI_BODY), plan.clients, b" 200 "),
+        HIT: Slice("/v1/images/generations", always(OPENAI_BODY), plan.clients, b"x-aquatint-cache: hit"),
+        NATIVE: Slice("/api/generate", always(NATIVE_BODY), plan.clients, b"x-aquatint-cache: hit"),
+        SUBMIT: Slice("/api/jobs", new(), plan.submitters, b" 202 "),
     }
     wire = await Wire.open(server.url)
     await wire.exchange(wire.request("/api/generate", NATIVE_BODY))  # the picture that the hits give again
     wire.close()
-    for path, bodies, clients, wanted in slices.values():
-        await closed_loop(server.url, path, bodies, clients, min(plan.seconds, 1.0), wanted)
+    for work in slices.values():
+        await closed_loop(server.url, work, min(plan.seconds, 1.0))
     tallies = {name: Tally() for name in slices}
     for turn in range(plan.turns):
-        for name, (path, bodies, clients, wanted) in slices.items():
+        for name, work in slices.items():
             await idle(server)
-            found = await closed_loop(server.url, path, bodies, clients, plan.seconds, wanted)
+            before = cpu_seconds(server.process.pid)
+            found = await closed_loop(server.url, work, plan.seconds)
+            tallies[name].cpu.append((cpu_seconds(server.process.pid) - before) / len(found.all))
             tallies[name].latencies += found.latencies
             tallies[name].rates += found.rates
         shown = ", ".join(f"{name} {tally.p50(turn) * 1000:.2f} ms" for name, tally in tallies.items())
@@ -172,8 +208,14 @@ async def measure(server: Server, plan: Plan) -> dict[str, Tally]:
 
 async def idle(server: Server) -> None:
     """Return once no job is left that was submitted before."""
-    while any(json.loads(server.get(f"/api/jobs?limit=1&state={state}")[1])["data"] for state in ("queued", "running")):
+    while any(jobs(server, state) for state in ("queued", "running")):  # noqa: ASYNC110 - another process's
         await asyncio.sleep(0.05)
+
+
+def jobs(server: Server, state: str) -> list[Any]:
+    """One of its jobs in ``state``, if there are any."""
+    found: list[Any] = json.loads(server.get(f"/api/jobs?limit=1&state={state}")[1])["data"]
+    return found
 
 
 def summary(tallies: dict[str, Tally], plan: Plan) -> dict[str, Any]:
@@ -189,6 +231,7 @@ def summary(tallies: dict[str, Tally], plan: Plan) -> dict[str, Any]:
                 "p50_ms": percentile(tally.all, 0.5) * 1000,
                 "p99_ms": percentile(tally.all, 0.99) * 1000,
                 "per_second": median(tally.rates),
+                "cpu_ms": median(tally.cpu) * 1000,
                 # With another number of clients it would compare queues, not work.
                 "times_empty": None if name == SUBMIT else median(ratios),
             }
@@ -198,20 +241,23 @@ def summary(tallies: dict[str, Tally], plan: Plan) -> dict[str, Any]:
 
 def text(found: dict[str, Any]) -> str:
     """The table, in Markdown that also reads well on a terminal."""
-    rows = ["| one core | clients | p50 ms | p99 ms | requests/s | p50, times the empty handler |", "|---|---:|---:|---:|---:|---:|"]
+    rows = [
+        "| one core | clients | p50 ms | p99 ms | requests/s | CPU ms each | p50, times the empty handler |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for line in found["lines"]:
         ratio = "" if line["times_empty"] is None else f"{line['times_empty']:.2f}"
-        figures = f"{line['p50_ms']:.2f} | {line['p99_ms']:.2f} | {line['per_second']:.0f}"
+        figures = f"{line['p50_ms']:.2f} | {line['p99_ms']:.2f} | {line['per_second']:.0f} | {line['cpu_ms']:.2f}"
         rows.append(f"| {line['what']} | {line['clients']} | {figures} | {ratio} |")
     by_name = {line["what"]: line for line in found["lines"]}
     worst = max(by_name[name]["times_empty"] for name in (HIT, NATIVE))
-    submit = by_name[SUBMIT]["p50_ms"]
+    submit, box = by_name[SUBMIT]["p50_ms"], found["machine"]
     rows += [
         "",
         f"A hit costs {worst:.2f} times an empty handler (promised: {MOST_RATIO:g} at most): {_met(worst <= MOST_RATIO)}.",
         f"A submit takes {submit:.2f} ms (promised: {MOST_SUBMIT * 1000:g} at most): {_met(submit <= MOST_SUBMIT * 1000)}.",
         "",
-        f"Measured {found['machine']['when'][:10]} at {found['machine']['commit']}, load before {found['machine']['load_before']}.",
+        f"Measured {box['when'][:10]} at {box['commit']}, load before {box['load_before']}.",
     ]
     return "\n".join(rows)
 
@@ -236,17 +282,6 @@ def machine() -> dict[str, Any]:
 
 def host(home: Path, profile: Path | None) -> None:
     """The server under test, with an empty handler beside its own; everything else is as ``aquatint serve`` has it."""
-    import cProfile
-
-    from litestar import post
-
-    from server.api.guard import key_guard
-    from server.api.serve import serve
-    from server.app import application, assemble
-    from server.db.migrating import migrate
-    from server.settings import Settings
-    from server.telemetry.logs import configure
-
     cores = sorted(os.sched_getaffinity(0))
     (home / "models.yaml").write_text(MODELS, encoding="utf-8")
     settings = Settings(home=home, models=home / "models.yaml", port=0, devices=("fake",))
@@ -288,6 +323,7 @@ def main() -> None:
         home = Path(folder) / "home"
         home.mkdir()
         profile = [] if arguments.profile is None else ["--profile", str(arguments.profile.absolute())]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server is stopped then too
         server = Server("Aquatint", [sys.executable, __file__, "--host", str(home), *profile], 1, Path(folder))
         try:
             server.wait_ready()

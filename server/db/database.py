@@ -17,14 +17,15 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 _BUSY_SECONDS = 30.0
 """How long a SQLite writer waits for the one before it."""
 
-_SQLITE_CONNECTIONS = 4
+_SQLITE_READERS = 4
 
 
 class Database:
     """Connections for reading, and transactions for writing.
 
     SQLite knows one writer at a time: a transaction takes the write lock at its beginning, so that it never has to give up
-    halfway because another was first. Reads see the last committed state and wait for nobody (WAL).
+    halfway because another was first. Here writers wait in line for the one connection that writes: SQLite's own way of waiting is
+    to look again after ever longer pauses. Reads see the last committed state and wait for nobody (WAL).
     """
 
     __slots__ = ("_file", "_reads", "_writes", "postgres")
@@ -40,8 +41,8 @@ class Database:
             return
         if target.database:
             Path(target.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._writes = _sqlite(target, begin="BEGIN IMMEDIATE")
-        self._reads = _sqlite(target, begin="BEGIN DEFERRED")
+        self._writes = _sqlite(target, begin="BEGIN IMMEDIATE", connections=1)
+        self._reads = _sqlite(target, begin="BEGIN DEFERRED", connections=_SQLITE_READERS)
 
     async def prepare(self) -> None:
         """Have SQLite keep a write-ahead log; it is kept from then on, whoever opens the file."""
@@ -87,8 +88,10 @@ def _log_ahead(file: str) -> None:
                 return
 
 
-def _sqlite(target: URL, *, begin: str) -> AsyncEngine:
-    engine = create_async_engine(target, poolclass=AsyncAdaptedQueuePool, pool_size=_SQLITE_CONNECTIONS, max_overflow=0)
+def _sqlite(target: URL, *, begin: str, connections: int) -> AsyncEngine:
+    engine = create_async_engine(
+        target, poolclass=AsyncAdaptedQueuePool, pool_size=connections, max_overflow=0, pool_timeout=_BUSY_SECONDS
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:

@@ -50,7 +50,6 @@ class Weights:
             return [found[source] if source in found else self._seen[source][0] for source in wanted]
         return [self._seen[source][0] for source in wanted]
 
-
     def _sources(self, cards: Sequence[msgspec.Struct]) -> list[Source]:
         key = msgspec.msgpack.encode(cards)
         found = self._named.get(key)

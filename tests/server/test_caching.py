@@ -19,6 +19,7 @@ from server.db.migrating import migrate
 from server.db.webhooks import Outbox
 from server.domain.asset import Delivery, Format
 from server.domain.caching import CacheResult, CacheUse
+from server.domain.call import Call
 from server.domain.clock import SetClock
 from server.domain.generation import Route, Usage
 from server.domain.job import JobState, Order
@@ -38,7 +39,7 @@ CARD = ModelCard("m", "fake:", Family.FAKE)
 HIT, MISS, SHARED, OFF = CacheResult.HIT, CacheResult.MISS, CacheResult.SHARED, CacheResult.OFF
 
 
-def order(name, prompt="p", seeds=(1,), use=CacheUse.EXACT, seeded=True, tenant="local", **fields):
+def order(name, *, prompt="p", seeds=(1,), use=CacheUse.EXACT, seeded=True, tenant="local", **fields):
     request = ImageRequest(
         id=name, model="m", prompt=prompt, width=8, height=8, seeds=seeds, sampling=Sampling("euler", 4, 1.0), **fields
     )
@@ -106,7 +107,8 @@ class Bench:
         await self.jobs.enqueue(asked)
         async for moment in self.jobs.follow(asked.request.id):
             if moment is not None and moment.kind == "finished":
-                return await self.jobs.get(asked.request.id)
+                break
+        return await self.jobs.get(asked.request.id)
 
     def counted(self, result):
         return self.metrics._registry.get_sample_value("aquatint_cache_requests_total", {"result": result.value})
@@ -127,7 +129,7 @@ async def bench(tmp_path):
 
 async def until(condition):
     async with asyncio.timeout(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - anything may make it true
             await asyncio.sleep(0)
 
 
@@ -227,13 +229,11 @@ async def test_a_file_that_is_gone_is_a_miss_and_the_entry_goes(bench):
         assert second.cache is MISS
         (own.store._folder / second.assets[0].name).unlink()
         own.cache._recent.clear()
-        assert await own.cache.recall(order("c").request, Delivery(), replace_call("c")) is None
+        assert await own.cache.recall(order("c").request, Delivery(), asking("c")) is None
     assert (await own.table.trim(0.0, 1 << 30, 100)).entries == 0
 
 
-def replace_call(name):
-    from server.domain.call import Call
-
+def asking(name):
     return Call(name, cards=(CARD,), cache=CacheUse.EXACT, seeded=True)
 
 

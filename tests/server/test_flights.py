@@ -44,19 +44,22 @@ class Bench:
             raise end
         return end
 
+    @property
+    def waiting(self):
+        return sum(len(flight.members) for flight in self.flights._flights.values())
+
     async def ask(self, name, key="k", priority=Priority.NORMAL, emit=lambda _event: None, **fields):
         """The task of somebody who asks, once it waits."""
         call = Call(name, priority=priority, emit=emit)
-        before = sum(len(flight.members) for flight in self.flights._flights.values())
+        before = self.waiting
         task = asyncio.create_task(self.flights.join(key, request(name, **fields), call, self.work))
-        while sum(len(flight.members) for flight in self.flights._flights.values()) == before and not task.done():
-            await asyncio.sleep(0)
+        await until(lambda: self.waiting != before or task.done())
         return task
 
 
 async def until(condition):
     async with asyncio.timeout(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - anything may make it true
             await asyncio.sleep(0)
 
 
@@ -115,7 +118,9 @@ async def test_work_that_is_cancelled_from_below_ends_for_everybody():
 async def test_a_leader_s_deadline_is_its_own():
     own = Bench()
     leader = await own.ask("a", deadline=1010.0)
-    early, late, latest = [await own.ask(name, deadline=deadline) for name, deadline in (("b", 1010.0), ("c", 1100.0), ("d", None))]
+    early, late, latest = [
+        await own.ask(name, deadline=deadline) for name, deadline in (("b", 1010.0), ("c", 1100.0), ("d", None))
+    ]
     await until(lambda: own.begun)
     own.ends.put_nowait(DeadlineExceeded("too late"))
     for task in (leader, early):

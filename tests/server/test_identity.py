@@ -42,7 +42,9 @@ FULL = ImageRequest(
     clip_skip=1,
     loras=(LoraUse(LoraCard("ink", "bundled:ink", Family.FAKE, weight=0.5), 0.25),),
     controls=(
-        ControlUse(ControlCard("canny", "bundled:canny", Family.FAKE), PICTURE, "canny", preprocessor_options={"low": 1, "high": 2.5}),
+        ControlUse(
+            ControlCard("canny", "bundled:canny", Family.FAKE), PICTURE, "canny", preprocessor_options={"low": 1, "high": 2.5}
+        ),
     ),
     references=(ReferenceUse(ReferenceCard("plus", "bundled:plus", Family.FAKE), (PICTURE, PICTURE)),),
     hires=Hires(128, 128, Enlarger.MODEL, SHARP, steps=3),
@@ -107,7 +109,9 @@ def other(value: Any) -> st.SearchStrategy[Any]:
         return st.binary(min_size=len(value), max_size=len(value))
     if isinstance(value, (int, float)):
         return st.one_of(st.integers(0, 2**64 - 1), st.floats(0, 1e6), st.none())
-    return st.one_of(st.sampled_from(["", "png", "jpeg", "latent", "stretch", "fake", "sd", "RGB"]), st.text(max_size=5), st.none())
+    return st.one_of(
+        st.sampled_from(["", "png", "jpeg", "latent", "stretch", "fake", "sd", "RGB"]), st.text(max_size=5), st.none()
+    )
 
 
 REQUEST_PATHS = [path for path in leaves(plain(FULL)) if path[0] not in _BESIDE]
@@ -232,7 +236,8 @@ async def test_weights_that_are_replaced_change_the_key(tmp_path):
 
 
 async def test_weights_of_preprocessors_count(tmp_path):
-    text = 'server: {default_model: m}\nmodels: {m: {source: "fake:", family: fake}}\npreprocessors: {depth_midas: {source: "file:/x/%s.safetensors"}}\n'
+    text = 'server: {default_model: m}\nmodels: {m: {source: "fake:", family: fake}}\n'
+    text += 'preprocessors: {depth_midas: {source: "file:/x/%s.safetensors"}}\n'
     (control,) = FULL.controls
     asked = replace(FULL, controls=(replace(control, preprocessor="depth_midas", preprocessor_options={}),))
     keys = {(await maker(tmp_path, text % name).of(asked, Delivery(), CALL)).exact for name in ("a", "b")}
