@@ -31,11 +31,13 @@ from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
 from server.api.pictures import Pictures
+from server.api.resolving import one_by_one
 from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
 from server.db.assets import SqlAssets
+from server.db.cache import SqlCache
 from server.db.database import Database, beside
 from server.db.decisions import SqlDecisions
 from server.db.jobs import SqlJobs
@@ -53,7 +55,9 @@ from server.fleet.devices import count_cuda, resolve
 from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
+from server.gateway.caching import CacheBounds, Cached
 from server.gateway.finish import Gateway
+from server.gateway.identity import Identity
 from server.gateway.moderation.audit import Audit
 from server.gateway.moderation.audit import Keeping as DecisionsKept
 from server.gateway.moderation.bench import Bench
@@ -63,6 +67,7 @@ from server.gateway.moderation.remote import OpenAIModeration
 from server.gateway.moderation.wrapping import Examined, Screened
 from server.gateway.preparing import Prepared
 from server.gateway.provenance import Provenance
+from server.gateway.weights import Weights
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
@@ -113,6 +118,7 @@ class Parts(msgspec.Struct, frozen=True):
     keys: KeyRing
     bench: Bench
     decisions: DecisionRepository
+    cache: Cached
     jobs: JobService
     inspector: Inspector
     signer: Signer | None = None
@@ -162,20 +168,38 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         clock=clock,
     )
     local = Prepared(LocalProvider(fleet), fleet)
-    jobs = JobService(
-        Gateway(
-            Examined(Screened(local, bench), bench),
-            stores.store,
-            counts,
-            told=Told(settings.file_metadata),
-            provenance=provenance,
+    gateway = Gateway(
+        Examined(Screened(local, bench), bench),
+        stores.store,
+        counts,
+        told=Told(settings.file_metadata),
+        provenance=provenance,
+    )
+    # What all files of this server have in common counts too: none is given out that says less, or is signed by another.
+    files = (settings.file_metadata, settings.image_classifier, settings.provenance_prompt, signer and signer.credentials.chain)
+    cache = Cached(
+        gateway,
+        Identity(current, Weights(clock), shared=settings.cache_shared, files=files),
+        SqlCache(database),
+        stores.store,
+        bounds=CacheBounds(
+            seconds=settings.cache_hours * 3600,
+            bytes=settings.cache_bytes if settings.cache_hours else 0,
+            cost=settings.cache_cost_fraction,
         ),
+        clock=clock,
+        metrics=counts,
+        log=log,
+    )
+    jobs = JobService(
+        cache,
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
         metrics=counts,
         log=log,
         ended=lambda job: courier.look() if job.order.notify is not None else None,
+        recall=cache.recall,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
     return Parts(
@@ -196,6 +220,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         jobs=jobs,
         bench=bench,
         decisions=decisions,
+        cache=cache,
         inspector=Inspector(trusted),
         signer=signer,
     )
@@ -276,6 +301,7 @@ def application(parts: Parts) -> Litestar:
             parts.collector.running(),
             parts.bench.running(),
             parts.fleet.running(),
+            parts.cache.running(),
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)
@@ -343,6 +369,7 @@ def application(parts: Parts) -> Litestar:
         logging_config=None,
         debug=False,
     )
+    one_by_one(app)
     app.asgi_handler = Tracing(app.asgi_handler, metrics=parts.metrics, clock=parts.clock, log=parts.log)
     return app
 

@@ -63,6 +63,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """all, infotext, request or none: what files tell of how they were made."""
     outputs_hours: float = 24.0
     outputs_bytes: int = 4 << 30
+    cache_hours: float = 24.0
+    """How long a picture may answer later requests; 0: no cache."""
+    cache_bytes: int = 1 << 30
+    """0: no cache."""
+    cache_shared: bool = False
+    """Whether what was made for one tenant may answer another."""
+    cache_cost_fraction: float = 0.0
     assets_hours: float = 168.0
     assets_bytes: int = 1 << 30
     """For each key."""
@@ -168,6 +175,25 @@ def _bytes(value: str) -> int:
         msg = "must be a size such as 50M or 4GiB"
         raise ValueError(msg)
     return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _bytes_or_none(value: str) -> int:
+    return 0 if value.strip() == "0" else _bytes(value)
+
+
+def _hours_or_none(value: str) -> float:
+    return 0.0 if value.strip() == "0" else _seconds(value)
+
+
+def _fraction(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        msg = "must be a number from 0 to 1"
+        raise ValueError(msg)
+    return number
 
 
 def _flag(value: str) -> bool:
@@ -342,6 +368,29 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("outputs_hours", "AQUATINT_OUTPUTS_HOURS", "Results are kept for so long.", _seconds, "--outputs-hours"),
     Option("outputs_bytes", "AQUATINT_OUTPUTS_BYTES", "Results take so much disk, at most.", _bytes, "--outputs-bytes"),
+    Option(
+        "cache_hours",
+        "AQUATINT_CACHE_HOURS",
+        "Pictures answer later requests for so long; 0: never.",
+        _hours_or_none,
+        "--cache-hours",
+    ),
+    Option("cache_bytes", "AQUATINT_CACHE_BYTES", "Pictures that do, at most; 0: none.", _bytes_or_none, "--cache-bytes"),
+    Option(
+        "cache_shared",
+        "AQUATINT_CACHE_SHARED",
+        "One tenant's pictures answer others' requests.",
+        _flag,
+        "--cache-shared",
+        switch=True,
+    ),
+    Option(
+        "cache_cost_fraction",
+        "AQUATINT_CACHE_COST_FRACTION",
+        "What an answer from the cache is charged, as a share of what it first cost.",
+        _fraction,
+        "--cache-cost-fraction",
+    ),
     Option("assets_hours", "AQUATINT_ASSETS_HOURS", "Uploads are kept so long after their last use.", _seconds, "--assets-hours"),
     Option("assets_bytes", "AQUATINT_ASSETS_BYTES", "Uploads of one key take so much disk, at most.", _bytes, "--assets-bytes"),
     Option(

@@ -13,6 +13,7 @@ from pipelines.contract.enlarging import Enlarger
 from pipelines.contract.inpainting import MaskedContent
 from pipelines.contract.picture import Resize
 from server.domain.asset import Told
+from server.domain.caching import CacheUse
 
 PictureText = Annotated[
     str,
@@ -180,3 +181,10 @@ class Shaping(msgspec.Struct, frozen=True, kw_only=True):
     sizes: SizesOption | None = None
     skip_layers: Annotated[SkipLayersOption | str | None, Meta(description="`none` switches the card's off.")] = None
     output: OutputOption | None = None
+    cache: Annotated[
+        CacheUse | None,
+        Meta(
+            description="exact: an earlier picture of the very same request will do, if it names its seeds; any: one with "
+            "whatever seeds; off: a new one. Absent: exact."
+        ),
+    ] = None

@@ -21,6 +21,7 @@ from pipelines.contract.request import (
 )
 from pipelines.contract.samplers import SamplerSpec, check, check_noise, resolve
 from server.api import adapters
+from server.api.caching import chosen
 from server.api.checks import few, number, whole
 from server.api.enlarging import hires, upscale
 from server.api.inputs import init
@@ -64,6 +65,8 @@ class Terms(msgspec.Struct, frozen=True):
     delivery: Delivery = Delivery()
     previews: int = 0
     """Previews of each image; 0 for none."""
+    seeded: bool = False
+    """Whether the caller chose the seeds; else they were drawn."""
 
 
 def begun(options: Shaping, card: ModelCard, supplied: Supplied) -> Init | None:
@@ -115,7 +118,15 @@ def ordered(
     request = msgspec.structs.replace(request, upscale=upscale(options.upscale, drawn(request), card, catalog))
     _check_passes(request, spec, card)
     _check_tags(request)
-    return Order(request, terms.delivery, tenant, cards=catalog.needed(request), origins=supplied.origins)
+    return Order(
+        request,
+        terms.delivery,
+        tenant,
+        cards=catalog.needed(request),
+        origins=supplied.origins,
+        cache=chosen(options.cache, seeded=terms.seeded),
+        seeded=terms.seeded,
+    )
 
 
 def check_prompt(text: str, param: str, *, least: int) -> None:

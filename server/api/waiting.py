@@ -23,6 +23,8 @@ async def run_to_end(request: AnyRequest, jobs: JobService, order: Order) -> Job
     """Submit ``order`` and return the job once it has succeeded; raises its error otherwise."""
     check_models(request, order)
     job = await jobs.submit(order)
+    if job.state.final:
+        return succeeded(job)
     async with cancelled_on_disconnect(request, jobs, job):
         ended = await jobs.wait(job)
     return succeeded(ended)

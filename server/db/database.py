@@ -20,7 +20,7 @@ from server.domain.failures import StorageFull
 _BUSY_SECONDS = 30.0
 """How long a SQLite writer waits for the one before it."""
 
-_SQLITE_CONNECTIONS = 4
+_SQLITE_READERS = 4
 
 _DISK_FULL = "53100"
 """PostgreSQL's SQLSTATE."""
@@ -33,7 +33,8 @@ class Database:
     """Connections for reading, and transactions for writing.
 
     SQLite knows one writer at a time: a transaction takes the write lock at its beginning, so that it never has to give up
-    halfway because another was first. Reads see the last committed state and wait for nobody (WAL).
+    halfway because another was first. Writers of this process wait in line for the one connection that writes, as SQLite's own
+    way of waiting is to look again after ever longer pauses. Reads see the last committed state and wait for nobody (WAL).
     """
 
     __slots__ = ("_file", "_reads", "_writes", "postgres")
@@ -49,8 +50,8 @@ class Database:
             return
         if target.database:
             Path(target.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._writes = _sqlite(target, begin="BEGIN IMMEDIATE")
-        self._reads = _sqlite(target, begin="BEGIN DEFERRED")
+        self._writes = _sqlite(target, begin="BEGIN IMMEDIATE", connections=1)
+        self._reads = _sqlite(target, begin="BEGIN DEFERRED", connections=_SQLITE_READERS)
 
     async def prepare(self) -> None:
         """Have SQLite keep a write-ahead log; it is kept from then on, whoever opens the file."""
@@ -108,8 +109,10 @@ def _log_ahead(file: str) -> None:
                 return
 
 
-def _sqlite(target: URL, *, begin: str) -> AsyncEngine:
-    engine = create_async_engine(target, poolclass=AsyncAdaptedQueuePool, pool_size=_SQLITE_CONNECTIONS, max_overflow=0)
+def _sqlite(target: URL, *, begin: str, connections: int) -> AsyncEngine:
+    engine = create_async_engine(
+        target, poolclass=AsyncAdaptedQueuePool, pool_size=connections, max_overflow=0, pool_timeout=_BUSY_SECONDS
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:

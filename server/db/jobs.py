@@ -2,13 +2,14 @@
 
 import asyncio
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 from sqlalchemy import delete, func, insert, select, true, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.db.database import Database
@@ -43,6 +44,15 @@ class SqlJobs:
             await connection.execute(insert(JOBS).values(_columns(job)))
             if full is not None:
                 await connection.execute(insert(INPUTS).values(job_id=job.id, order=full))
+
+    async def record(self, jobs: Sequence[Job]) -> None:
+        """Insert ``jobs``, which were over before anybody wrote them down, all or none."""
+        if jobs:
+            async with self._database.writing() as connection:
+                # Whoever has not heard that they were written tries again.
+                dialect = postgresql if self._database.postgres else sqlite
+                await connection.execute(dialect.insert(JOBS).on_conflict_do_nothing(), [_columns(job) for job in jobs])
+                await self._outbox.put(connection, jobs, self._clock.time())
 
     async def get(self, job_id: str) -> Job | None:
         """The job without its input pictures, or None."""

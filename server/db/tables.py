@@ -170,3 +170,20 @@ ASSETS = Table(
     Index("ix_assets_tenant", "tenant", "created"),
 )
 """`server.domain.stored.Stored`, a row each. Seeds are text: they have 64 bits without a sign."""
+
+CACHE = Table(
+    "cache",
+    METADATA,
+    Column("key", String(64), primary_key=True),
+    Column("loose", String(64), nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("used", Float, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    # For requests that take any seed, and for what goes first.
+    Index("ix_cache_loose", "loose", "used"),
+    Index("ix_cache_used", "used"),
+    Index("ix_cache_created", "created"),
+)
+"""`server.domain.caching.Kept`, a row each, as msgpack in ``record``."""

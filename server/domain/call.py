@@ -7,6 +7,7 @@ import msgspec
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.messages import Preview, Progress
 from pipelines.contract.request import Priority
+from server.domain.caching import CacheUse
 from server.domain.generation import LOCAL
 from server.domain.origin import Origin
 
@@ -32,4 +33,7 @@ class Call(msgspec.Struct, frozen=True):
     cards: tuple[ModelCard, ...] = ()
     """The cards of the request's models as they were when it was accepted; empty: those of the moment."""
     origins: tuple[Origin, ...] = ()
+    cache: CacheUse = CacheUse.OFF
+    """As in `server.domain.job.Order`."""
+    seeded: bool = False
     """As in `server.domain.job.Order`."""

@@ -11,6 +11,7 @@ from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
+from server.domain.caching import CacheResult, CacheUse
 from server.domain.generation import LOCAL, Route, Usage
 from server.domain.origin import Origin
 from server.domain.verdict import Verdict
@@ -49,6 +50,10 @@ class Order(msgspec.Struct, frozen=True):
     """Who is to make it: our own workers, an upstream by its name in models.yaml, or `AUTO`."""
     origins: tuple[Origin, ...] = ()
     """Files of input pictures that somebody has signed; kept only where results are signed."""
+    cache: CacheUse = CacheUse.OFF
+    """Whether earlier pictures will do."""
+    seeded: bool = False
+    """Whether the caller chose the seeds; else they were drawn."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -78,6 +83,8 @@ class Job(msgspec.Struct, frozen=True):
     """Which road it took, once it has succeeded."""
     usage: Usage = Usage()
     """What it cost, once it has succeeded."""
+    cache: CacheResult = CacheResult.OFF
+    """How it came to its pictures, once it has succeeded."""
     error: ErrorReport | None = None
     verdicts: tuple[Verdict, ...] = ()
     """What moderation said beyond letting it pass, once it is over."""

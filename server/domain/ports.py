@@ -1,11 +1,12 @@
 """What the core needs from the outside, as protocols."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from server.domain.asset import Asset, Format
+from server.domain.caching import Kept
 from server.domain.decision import Decision, DecisionFilter, DecisionPage
 from server.domain.job import Job, JobState
 from server.domain.key import Key
@@ -43,11 +44,25 @@ class Ahead(msgspec.Struct, frozen=True):
     """Pixel-steps."""
 
 
+class Trimmed(msgspec.Struct, frozen=True):
+    """A cache after some of it was forgotten."""
+
+    gone: tuple[str, ...]
+    """Exact keys."""
+    bytes: int
+    """Of what is left."""
+    entries: int
+
+
 class JobRepository(Protocol):
     """Remembers jobs; every change has happened, for good, once the call returns."""
 
     async def add(self, job: Job) -> None:
         """Insert ``job``; its input pictures with it if it is durable."""
+        ...
+
+    async def record(self, jobs: Sequence[Job]) -> None:
+        """Insert ``jobs``, which were over before anybody wrote them down, all or none."""
         ...
 
     async def get(self, job_id: str) -> Job | None:
@@ -125,6 +140,34 @@ class DeliveryRepository(Protocol):
 
     async def next_due(self) -> float | None:
         """Unix time at which the next message is due; None if none waits."""
+        ...
+
+
+class CacheRepository(Protocol):
+    """Remembers which pictures answered which request. It owns none of them: their names may lead nowhere any more."""
+
+    async def find(self, key: str, since: float) -> Kept | None:
+        """What was kept under the exact ``key`` at Unix time ``since`` or later."""
+        ...
+
+    async def find_loose(self, key: str, since: float) -> Kept | None:
+        """Of what was kept under the loose ``key``, the one that was used last."""
+        ...
+
+    async def keep(self, kept: Kept) -> None:
+        """Remember ``kept``, in the place of what has its exact key."""
+        ...
+
+    async def drop(self, key: str) -> None:
+        """Forget what was kept under the exact ``key``."""
+        ...
+
+    async def touch(self, used: Mapping[str, float]) -> None:
+        """Those exact keys were used at those Unix times."""
+        ...
+
+    async def trim(self, since: float, most_bytes: int, most: int) -> Trimmed:
+        """Forget what is older than Unix time ``since``, then what was not used for longest until the rest is in bounds."""
         ...
 
 

@@ -19,6 +19,7 @@ from pipelines.contract.errors import Cancelled as CancelledError
 from pipelines.contract.errors import DeadlineExceeded, ErrorReport, ShuttingDown
 from pipelines.contract.messages import RunStats
 from server.domain.asset import Asset
+from server.domain.caching import CacheResult
 from server.domain.generation import Route, Usage
 from server.domain.job import Job, JobState
 from server.domain.verdict import Verdict
@@ -39,6 +40,7 @@ class Succeeded(msgspec.Struct, frozen=True):
     route: Route = Route()
     usage: Usage = Usage()
     verdicts: tuple[Verdict, ...] = ()
+    cache: CacheResult = CacheResult.OFF
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -109,9 +111,9 @@ def _running(job: Job, happening: Happening, now: float) -> Job | None:
     match happening:
         case CancelAsked():
             return replace(job, cancel_asked=True)
-        case Succeeded(assets=assets, stats=stats, route=route, usage=usage, verdicts=verdicts):
+        case Succeeded(assets=assets, stats=stats, route=route, usage=usage, verdicts=verdicts, cache=cache):
             over = _over(job, JobState.SUCCEEDED, now, None)
-            return replace(over, assets=assets, stats=stats, route=route, usage=usage, verdicts=verdicts)
+            return replace(over, assets=assets, stats=stats, route=route, usage=usage, verdicts=verdicts, cache=cache)
         case Failed(error=error, verdicts=verdicts):
             return replace(_over(job, JobState.FAILED, now, error), verdicts=verdicts)
         case Cancelled():

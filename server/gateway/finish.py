@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import time
+from typing import Protocol
 
 import msgspec
 
 from pipelines.contract.messages import RunStats
 from pipelines.contract.request import ImageRequest
 from server.domain.asset import Asset, Delivery, Told
+from server.domain.caching import CacheResult
 from server.domain.call import Call
 from server.domain.failures import StorageFailure
 from server.domain.generation import Route, Usage
@@ -29,6 +31,19 @@ class Finished(msgspec.Struct, frozen=True):
     route: Route = Route()
     usage: Usage = Usage()
     verdicts: tuple[Verdict, ...] = ()
+    cache: CacheResult = CacheResult.OFF
+
+
+class Finisher(Protocol):
+    """Ends requests in stored files. Cancelling the task cancels the work."""
+
+    async def generate(self, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
+        """The images of ``request``, stored; raises an `AquatintError` if it cannot be done."""
+        ...
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:
+        """How long until so much new work could begin."""
+        ...
 
 
 class Gateway:

@@ -16,13 +16,13 @@ from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import AquatintError, EngineFailure
 from pipelines.contract.errors import Cancelled as CancelledError
-from server.domain.call import Call, Emit
+from server.domain.call import Call, Emit, ignore
 from server.domain.clock import Clock
 from server.domain.failures import ModerationBlocked
 from server.domain.job import Job
 from server.domain.ports import JobRepository
 from server.domain.transitions import Cancelled, Dropped, Failed, Happening, Succeeded
-from server.gateway.finish import Gateway
+from server.gateway.finish import Finished, Finisher
 from server.jobs.admission import Admission
 from server.telemetry.metrics import Metrics
 
@@ -86,7 +86,7 @@ class Runner:
 
     def __init__(
         self,
-        gateway: Gateway,
+        gateway: Finisher,
         repository: JobRepository,
         admission: Admission,
         *,
@@ -215,24 +215,14 @@ class Runner:
 
     async def _work(self, job: Job, held: _Held) -> Happening:
         """Make its images; what became of it. Interruptions are heard here and nowhere else."""
-        order = job.order
-        call = Call(
-            job.id,
-            order.tenant,
-            order.priority,
-            order.request.deadline,
-            self._listen(job),
-            order.road,
-            order.cards,
-            order.origins,
-        )
+        order, call = job.order, call_of(job, self._listen(job))
         happening: Happening
         try:
             held.at_work = True
             if held.stop:
                 raise asyncio.CancelledError  # noqa: TRY301 - it came before the first step
             finished = await self._gateway.generate(order.request, order.delivery, call)
-            happening = Succeeded(finished.assets, finished.stats, finished.route, finished.usage, finished.verdicts)
+            happening = ended_in(finished)
         except asyncio.CancelledError:
             happening = Dropped() if self._cut_off else Cancelled()
         except AquatintError as error:
@@ -276,6 +266,28 @@ class Runner:
         self._news.set()
         if not self._held:
             self._idle.set()
+
+
+def call_of(job: Job, emit: Emit = ignore) -> Call:
+    """What travels beside the request of ``job``."""
+    order = job.order
+    return Call(
+        job.id,
+        order.tenant,
+        order.priority,
+        order.request.deadline,
+        emit,
+        order.road,
+        order.cards,
+        order.origins,
+        cache=order.cache,
+        seeded=order.seeded,
+    )
+
+
+def ended_in(finished: Finished) -> Succeeded:
+    """What that means for its job."""
+    return Succeeded(finished.assets, finished.stats, finished.route, finished.usage, finished.verdicts, finished.cache)
 
 
 @contextlib.contextmanager

@@ -2,26 +2,37 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import EngineFailure, Overloaded
-from server.domain.call import Emit, ignore
+from pipelines.contract.request import ImageRequest
+from server.domain.asset import Delivery
+from server.domain.call import Call, Emit, ignore
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
 from server.domain.ports import JobFilter, JobPage, JobRepository
 from server.domain.transitions import Begun, CancelAsked, Dropped, advance
-from server.gateway.finish import Gateway
+from server.gateway.finish import Finished, Finisher
 from server.jobs.admission import Admission
 from server.jobs.bus import Bus, Moment
-from server.jobs.runner import Pace, Runner
+from server.jobs.journal import Journal
+from server.jobs.runner import Pace, Runner, call_of, ended_in
 from server.telemetry.metrics import Metrics
 
 FOLLOW_SECONDS = 1.0
 """How often who follows a job hears that nothing has happened, and the database is asked about it."""
+
+
+Recall = Callable[[ImageRequest, Delivery, Call], Awaitable[Finished | None]]
+"""The answer to a request if it is there already, without any work."""
+
+
+async def nothing(_request: ImageRequest, _delivery: Delivery, _call: Call) -> None:
+    """Remembers no answers."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -41,8 +52,10 @@ class JobService:
         "_bus",
         "_clock",
         "_gateway",
+        "_journal",
         "_metrics",
         "_queue_most",
+        "_recall",
         "_repository",
         "_runner",
         "_sinks",
@@ -52,7 +65,7 @@ class JobService:
 
     def __init__(
         self,
-        gateway: Gateway,
+        gateway: Finisher,
         repository: JobRepository,
         admission: Admission,
         *,
@@ -60,16 +73,18 @@ class JobService:
         metrics: Metrics,
         log: FilteringBoundLogger,
         ended: Callable[[Job], None] = lambda _job: None,
+        recall: Recall = nothing,
         queue_most: int = 10_000,
         pace: Pace = Pace(),  # noqa: B008 - a frozen struct
     ) -> None:
         """``queue_most`` bounds the images of queued jobs, ``admission`` those that are waited for or at work.
 
-        ``ended`` hears of every job that is over.
+        ``ended`` hears of every job that is over. ``recall`` knows answers that are there already.
         """
         self._told = ended
         self._gateway, self._repository, self._admission = gateway, repository, admission
         self._clock, self._metrics, self._queue_most = clock, metrics, queue_most
+        self._recall, self._journal = recall, Journal(repository, log)
         self._bus = Bus()
         self.life = secrets.token_hex(4)
         """A word for this process: the numbers of its events mean nothing in another."""
@@ -101,15 +116,22 @@ class JobService:
     async def running(self, *, alone: bool = False) -> AsyncIterator["JobService"]:
         """Jobs run inside this block; ``alone``: no other server lives, so what dead ones have begun is taken over at once."""
         await self._repository.sweep(everybody=alone)
-        async with self._runner.running():
+        async with self._journal.running(), self._runner.running():
             try:
                 yield self
             finally:
                 self.close()
 
     async def submit(self, order: Order, emit: Emit = ignore) -> Job:
-        """Admit ``order`` and start it at once, for somebody who waits; raises `Overloaded` or `ShuttingDown` before any work."""
+        """Admit ``order`` and start it at once, for somebody who waits; raises `Overloaded` or `ShuttingDown` before any work.
+
+        Where the answer is there already, the job that comes back is over: nothing is started, and no place in the queue needed.
+        """
         job = self._job(order, durable=False)
+        self._admission.check_open()
+        remembered = await self._recall(order.request, order.delivery, call_of(job))
+        if remembered is not None:
+            return self._answered(job, remembered)
         self._admission.enter(job.images, self._gateway.wait_seconds(job.work))
         try:
             job = advance(job, Begun(self._runner.owner, self._runner.lease), self._clock.time())
@@ -141,6 +163,8 @@ class JobService:
 
     async def wait(self, job: Job) -> Job:
         """``job``, which runs here, once it is over; cancelling the waiter leaves the job alone."""
+        if job.state.final:
+            return job
         task = self._runner.task(job.id)
         if task is not None:
             await asyncio.wait([task])
@@ -155,7 +179,7 @@ class JobService:
 
     async def get(self, job_id: str) -> Job | None:
         """The job as it stands."""
-        return await self._repository.get(job_id)
+        return self._journal.get(job_id) or await self._repository.get(job_id)
 
     async def place(self, job: Job) -> Place:
         """Where a queued job stands, and when it may begin, judged by the backlog and the pace of the workers."""
@@ -177,7 +201,7 @@ class JobService:
             if moments:
                 continue
             yield None
-            job = await self._repository.get(job_id)
+            job = await self.get(job_id)
             if job is None:
                 return
             if job.state.final and not self._bus.remembers(job_id, after):
@@ -186,10 +210,12 @@ class JobService:
 
     async def page(self, wanted: JobFilter, after: tuple[float, str] | None, most: int) -> JobPage:
         """The newest jobs that ``wanted`` describes, from the one after ``after`` on."""
+        await self._journal.settle()
         return await self._repository.page(wanted, after, most)
 
     async def delete(self, job_id: str) -> bool:
         """Forget a job that is over."""
+        await self._journal.settle()
         return await self._repository.delete(job_id)
 
     def cancel(self, job_id: str) -> None:
@@ -201,6 +227,8 @@ class JobService:
 
         That it was asked for is written down first, so that no server takes it up again.
         """
+        if (answered := self._journal.get(job_id)) is not None:
+            return answered
         job = await self._repository.happen(job_id, CancelAsked())
         if job is not None and job.state is JobState.CANCELLED and self._runner.task(job_id) is None:
             self._ended(job)
@@ -219,6 +247,15 @@ class JobService:
     async def idle(self) -> None:
         """Return once no job is left here."""
         await self._runner.idle()
+
+    def _answered(self, job: Job, finished: Finished) -> Job:
+        """``job`` begun and over in one moment."""
+        now = self._clock.time()
+        job = advance(advance(job, Begun(self._runner.owner, now), now), ended_in(finished), now)
+        self._journal.put(job.without_input())
+        self._metrics.job(job.state.value, now - job.created)
+        self._ended(job)
+        return job
 
     def _job(self, order: Order, *, durable: bool) -> Job:
         return Job(order.request.id, order, JobState.QUEUED, self._clock.time(), durable=durable)

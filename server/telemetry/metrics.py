@@ -100,6 +100,11 @@ class Metrics:
         self._moderation_failures = Counter(
             "aquatint_moderation_failures", "Things that could not be looked at.", ["by"], registry=registry
         )
+        self._cache = Counter("aquatint_cache_requests", "How requests came to their pictures.", ["result"], registry=registry)
+        self._cache_bytes = Gauge("aquatint_cache_bytes", "Files that the cache knows of.", registry=registry)
+        self._cache_entries = Gauge("aquatint_cache_entries", "Requests that the cache can answer.", registry=registry)
+        for result in ("hit", "shared", "miss", "off"):
+            self._cache.labels(result)
         self._encode = Histogram("aquatint_encode_seconds", "Pixels to a file.", ["format"], buckets=_SECONDS, registry=registry)
         self._decode = Histogram("aquatint_decode_seconds", "An upload to pixels.", buckets=_SECONDS, registry=registry)
 
@@ -179,6 +184,15 @@ class Metrics:
         """An edit of models.yaml was taken over, or refused."""
         self._reloads.labels("ok" if ok else "refused").inc()
         self._catalog_refused.set(0 if ok else 1)
+
+    def cache(self, result: str) -> None:
+        """One request came to its pictures in that way."""
+        self._cache.labels(result).inc()
+
+    def cache_size(self, taken: int, entries: int) -> None:
+        """The cache knows of so many bytes, the pictures of so many requests."""
+        self._cache_bytes.set(taken)
+        self._cache_entries.set(entries)
 
     def encoded(self, form: str, seconds: float) -> None:
         """One image was encoded."""

@@ -58,6 +58,7 @@ class Results:
                 total=round(job.finished - job.created, 4),
             ),
             evaluations=stats.evaluations,
+            cache=job.cache,
             warnings=list(asked.warnings),
             moderation=notes(job),
         )
@@ -76,7 +77,7 @@ class Results:
 
 async def streamed(
     request: AnyRequest, asked: Generation, jobs: JobService, results: Results, *, inline: bool
-) -> AsyncIterator[bytes]:
+) -> tuple[Job, AsyncIterator[bytes]]:
     """Submit the job, or raise; then ``started``, ``progress`` and ``preview`` events, and ``finished`` or ``error``."""
     watch = Watch(jobs)
     job = await watch.begin(asked.order)
@@ -97,7 +98,7 @@ async def streamed(
         except AquatintError as error:
             yield _line("error", native_envelope(problem(error)))
 
-    return events()
+    return job, events()
 
 
 async def _preview(told: Preview) -> bytes:

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from pipelines.contract.adapters import ControlCard, LoraCard, ReferenceCard, UpscalerCard
 from server.api.options import PictureText, Shaping
+from server.domain.caching import CacheResult
 from server.domain.job import JobState
 from server.domain.verdict import Action, Stage
 
@@ -114,6 +115,8 @@ class Generated(msgspec.Struct, frozen=True):
     timings: Timings
     evaluations: int
     """Network evaluations that it cost."""
+    cache: CacheResult
+    """How it came to its pictures: hit (they were there), shared (the same was being made for somebody else), miss, off."""
     warnings: list[Notice]
     moderation: list[ModerationNote]
 
@@ -170,6 +173,8 @@ class JobView(msgspec.Struct, frozen=True):
     company: float | None
     """Mean number of evaluations in the ticks it shared, its own included."""
     moderation: list[ModerationNote]
+    cache: CacheResult | None
+    """Succeeded: how it came to its pictures."""
 
 
 class JobAccepted(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from litestar.params import FromQuery
 from litestar.response import Stream as EventStream
 
 from pipelines.contract.errors import InvalidRequest
+from server.api.caching import told
 from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.guard import check_models, tenant_of
@@ -46,10 +47,10 @@ async def generate(
     asked = await understood(request, sent, catalog, pictures, followed=stream)
     inline = sent.body.response_format == "b64"
     if stream:
-        events = await streamed(request, asked, jobs, results, inline=inline)
-        return EventStream(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+        job, events = await streamed(request, asked, jobs, results, inline=inline)
+        return EventStream(events, media_type="text/event-stream", headers={**STREAM_HEADERS, **told(job)})
     job = await run_to_end(request, jobs, asked.order)
-    return Response(await results.whole(request, asked, job, inline=inline))
+    return Response(await results.whole(request, asked, job, inline=inline), headers=told(job))
 
 
 async def understood(

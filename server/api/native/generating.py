@@ -59,6 +59,7 @@ def generation(
         guidance=number(body.guidance, "guidance", card.defaults.guidance, 0.0, MAX_GUIDANCE),
         delivery=delivery(output.format, output.quality, output.size, metadata=output.metadata),
         previews=whole(body.previews, "previews", 0, 0, MAX_PREVIEWS),
+        seeded=body.seed is not None or body.seeds is not None,
     )
     order = ordered(body, terms, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant)
     result(order)  # a size that cannot be is refused before any work

@@ -63,4 +63,5 @@ class Standing:
             evaluations=None if stats is None else stats.evaluations,
             company=None if stats is None else round(stats.company, 2),
             moderation=notes(job),
+            cache=job.cache if job.state is JobState.SUCCEEDED else None,
         )

@@ -9,6 +9,7 @@ from litestar.params import FromPath
 from litestar.response import Stream as EventStream
 
 from server.api.bodies import from_json
+from server.api.caching import told
 from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.guard import check_models, tenant_of
@@ -89,10 +90,10 @@ async def model(model_id: FromPath[str], catalog: NamedDependency[Catalog]) -> M
 
 async def _answer(request: AnyRequest, asked: translate.Asked, kind: Kind, jobs: JobService, answers: Answers) -> Response[Any]:
     if asked.stream:
-        events = await Stream(asked, kind, jobs, answers).begin()
-        return EventStream(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+        job, events = await Stream(asked, kind, jobs, answers).begin()
+        return EventStream(events, media_type="text/event-stream", headers={**STREAM_HEADERS, **told(job)})
     job = await run_to_end(request, jobs, asked.order)
-    return Response(await answers.images(request, asked, job))
+    return Response(await answers.images(request, asked, job), headers=told(job))
 
 
 def _model(name: str, owner: str) -> Model:

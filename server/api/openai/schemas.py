@@ -6,6 +6,7 @@ import msgspec
 
 from server.api.errors import ModerationDetails
 from server.api.options import Shaping
+from server.domain.caching import CacheResult
 
 
 class ImageOptions(Shaping, frozen=True, kw_only=True):
@@ -94,6 +95,8 @@ class StreamEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     output_format: str
     partial_image_index: int | None = None
     usage: dict[str, Any] | None = None
+    cache: CacheResult | None = None
+    """Ours, of a finished image: how it came about."""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from server.api.openai.translate import Asked
 from server.api.waiting import succeeded
 from server.api.watching import KEEP_ALIVE, Watch, event
 from server.domain.asset import Delivery
+from server.domain.caching import CacheResult
 from server.domain.job import Job
 from server.jobs.service import JobService
 from server.storage.encode import encode, enlarged
@@ -45,9 +46,10 @@ class Stream:
         self._answers = answers
         self._watch = Watch(jobs)
 
-    async def begin(self) -> AsyncIterator[bytes]:
+    async def begin(self) -> tuple[Job, AsyncIterator[bytes]]:
         """Submit the job, or raise; the events follow from the iterator."""
-        return self._events(await self._watch.begin(self._asked.order))
+        job = await self._watch.begin(self._asked.order)
+        return job, self._events(job)
 
     async def _events(self, job: Job) -> AsyncIterator[bytes]:
         shown = 0
@@ -58,7 +60,8 @@ class Stream:
                         yield KEEP_ALIVE
                     elif isinstance(told, Job):
                         for asset in succeeded(told).assets:
-                            yield self._event("completed", await self._answers.b64(asset), job, usage=_NO_TOKENS)
+                            b64 = await self._answers.b64(asset)
+                            yield self._event("completed", b64, job, usage=_NO_TOKENS, cache=told.cache)
                     elif isinstance(told, Preview) and told.image == 0 and shown < self._asked.partial_images:
                         # The stream has no image index: of several images only the first is shown while it is made.
                         yield self._event("partial_image", await self._small(told.picture), job, index=shown)
@@ -75,7 +78,16 @@ class Stream:
 
         return base64.b64encode(await asyncio.to_thread(work)).decode()
 
-    def _event(self, what: str, b64: str, job: Job, *, index: int | None = None, usage: dict[str, Any] | None = None) -> bytes:
+    def _event(
+        self,
+        what: str,
+        b64: str,
+        job: Job,
+        *,
+        index: int | None = None,
+        usage: dict[str, Any] | None = None,
+        cache: CacheResult | None = None,
+    ) -> bytes:
         kind = f"{self._kind}.{what}"
         body = StreamEvent(
             type=kind,
@@ -87,5 +99,6 @@ class Stream:
             output_format=self._asked.order.delivery.format.value,
             partial_image_index=index,
             usage=usage,
+            cache=cache,
         )
         return event(kind, msgspec.json.encode(body))

@@ -112,6 +112,7 @@ def _asked(
         guidance=number(body.guidance_scale, "guidance_scale", card.defaults.guidance, 0.0, MAX_GUIDANCE),
         delivery=merged(body.output, body.output_format, body.output_compression, _NAMES),
         previews=partials if stream else 0,
+        seeded=body.seed is not None,
     )
     order = ordered(body, terms, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant)
     result(order)  # a size that cannot be is refused before any work
