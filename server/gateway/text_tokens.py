@@ -1,0 +1,54 @@
+"""A prompt as a row of words, each with what it does: see `server.gateway.text_vocabulary`. Pure."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from server.gateway.quotations import Quotation
+from server.gateway.text_vocabulary import WIDE_RANGES, Kind, Kinds, vocabulary
+
+_PLACE = "\ue000"
+_TOKEN = re.compile(rf"[{WIDE_RANGES}ー{_PLACE}]|[^\W_{WIDE_RANGES}ー]+|[.!?;:,\n()、。，：；！？]")
+_NONE: Kinds = frozenset()
+
+
+class Token(NamedTuple):
+    """A word, a phrase that does something, a mark, or a quotation."""
+
+    word: str
+    """In small letters; of a phrase the first word."""
+    raw: str
+    kinds: Kinds
+    quoted: Quotation | None = None
+
+
+def tokens(prompt: str, found: Sequence[Quotation]) -> list[Token]:
+    """``prompt`` in order; what stands in quotes is one token, its words do nothing."""
+    pieces: list[str] = []
+    end = 0
+    for each in found:
+        pieces += (prompt[end : each.start].replace(_PLACE, " "), _PLACE)
+        end = each.end
+    pieces.append(prompt[end:].replace(_PLACE, " "))
+    raws = _TOKEN.findall("".join(pieces))
+    words = [raw.casefold() for raw in raws]
+    quoted = iter(found)
+    phrases = vocabulary()
+    row: list[Token] = []
+    place = 0
+    while place < len(words):
+        word = words[place]
+        if word == _PLACE:
+            row.append(Token(word, word, _NONE, next(quoted)))
+            place += 1
+            continue
+        length, kinds = 1, _NONE
+        for phrase in phrases.get(word, ()):
+            size = len(phrase.words)
+            if size == 1 or tuple(words[place : place + size]) == phrase.words:
+                length, kinds = size, phrase.kinds
+                break
+        quiet = Kind.QUIET in kinds
+        row.append(Token(word, raws[place], _NONE if quiet else kinds))
+        place += length
+    return row

@@ -1,0 +1,120 @@
+"""Words that are given without quotes, and things that are made to be read. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from server.gateway.text_refused import Refused
+from server.gateway.text_signs import COLONS, COMMAS, STOPS, Evidence, after, before
+from server.gateway.text_tokens import Token
+from server.gateway.text_vocabulary import Kind, Kinds
+
+_ALONE: dict[Kind, tuple[float, str]] = {
+    Kind.MADE: (0.85, "is made to be read"),
+    Kind.INTRO: (0.85, "announces words"),
+    Kind.BARE: (0.8, "means that something is written"),
+    Kind.TEXT: (0.7, "is writing"),
+    Kind.LETTERS: (0.3, "may be writing"),
+    Kind.SURFACE: (0.3, "often bears words"),
+}
+_SAYING = frozenset({Kind.SAYS, Kind.INTRO, Kind.TEXT, Kind.LETTERS, Kind.SURFACE, Kind.MADE, Kind.BARE, Kind.MARKED})
+_SHORTHANDS = frozenset(
+    "hd hdr uhd raw 3d 2d 4k 8k 16k dslr slr led ui ux gui dnd rgb cgi dj tv usa uk eu vr ar ai pbr iso nft diy pov nsfw sfw "
+    "break and fov uhq hq jpg png ok crt sci fi ii iii iv".split()
+)
+_NEAR, _MOST_LITERAL, _UPON = 4, 6, 9
+_SHOUTED = 0.5
+"""The share of capitals above which a prompt is shouted, and capitals mean nothing."""
+_MARKS = STOPS | COMMAS | COLONS
+
+
+def unquoted(row: Sequence[Token], refusals: Refused) -> Iterator[Evidence]:
+    """Each piece of evidence in ``row`` outside of quotes and refusals."""
+    quiet = _shouted(row)
+    for place, token in enumerate(row):
+        if place in refusals.places or token.quoted is not None:
+            continue
+        kinds = token.kinds
+        if kinds:
+            yield from _alone(row, place, kinds)
+            if kinds & {Kind.SAYS, Kind.SHOWS, Kind.MARKED}:
+                yield from _said(row, place, kinds, refusals)
+            if Kind.GLYPH in kinds:
+                yield from _glyph(row, place)
+        elif not quiet and _capital(token):
+            yield from _capitals(row, place, refusals)
+
+
+def _alone(row: Sequence[Token], place: int, kinds: Kinds) -> Iterator[Evidence]:
+    token = row[place]
+    for kind, (score, what) in _ALONE.items():
+        if kind not in kinds:
+            continue
+        behind = row[place + 1] if place + 1 < len(row) else None
+        if kind is Kind.MADE and behind is not None and Kind.FEEL in behind.kinds:
+            score = 0.3  # infographic style
+        if kind is Kind.LETTERS and behind is not None and behind.word in COLONS:
+            score, what = 0.85, "announces words"
+        literal = _following(row, place) if kind is Kind.INTRO else ""
+        yield Evidence(score, f"'{token.raw}' {what}", literal)
+
+
+def _said(row: Sequence[Token], place: int, kinds: Kinds, refusals: Refused) -> Iterator[Evidence]:
+    """A verb beside the thing that bears the words."""
+    token = row[place]
+    behind = row[place + 1] if place + 1 < len(row) else None
+    surface = _surface(row, place, _UPON if Kind.MARKED in kinds else _NEAR, refusals)
+    if not surface or behind is None:
+        bare = behind is None or behind.word in _MARKS
+        if not surface or not (bare and Kind.MARKED in kinds):
+            return
+    if Kind.SAYS in kinds and behind is not None and behind.word not in _MARKS:
+        yield Evidence(0.85, f"'{surface}' … '{token.raw}' announces words", _following(row, place))
+    elif Kind.SHOWS in kinds and behind is not None and behind.raw[:1].isdigit():
+        yield Evidence(0.8, f"'{surface}' shows '{behind.raw}'", behind.raw)
+    elif Kind.MARKED in kinds and any(Kind.UPON in row[index].kinds for _, index in before(row, place, _UPON)):
+        yield Evidence(0.85, f"'{surface}' … '{token.raw}' means that something is written")
+
+
+def _surface(row: Sequence[Token], place: int, most: int, refusals: Refused) -> str:
+    for _, index in before(row, place, most):
+        if Kind.SURFACE in row[index].kinds and index not in refusals.places:
+            return row[index].raw
+    return ""
+
+
+def _glyph(row: Sequence[Token], place: int) -> Iterator[Evidence]:
+    for _, index in after(row, place, 2, commas=False):
+        raw = row[index].raw
+        if raw.isdigit() or (raw.isupper() and len(raw) <= 3):  # noqa: PLR2004 - initials
+            yield Evidence(0.85, f"'{row[place].raw} {raw}' is a letter or a figure", raw)
+            return
+
+
+def _capital(token: Token) -> bool:
+    return len(token.raw) > 1 and token.raw.isupper() and token.raw.isalpha() and token.word not in _SHORTHANDS
+
+
+def _capitals(row: Sequence[Token], place: int, refusals: Refused) -> Iterator[Evidence]:
+    """A word in capitals beside something that bears or announces words."""
+    around = [*before(row, place, _NEAR), *after(row, place, 3, commas=False)]
+    for _, index in around:
+        if row[index].kinds & _SAYING and index not in refusals.places:
+            yield Evidence(0.8, f"{row[place].raw} stands in capitals beside '{row[index].raw}'", row[place].raw)
+            return
+
+
+def _shouted(row: Sequence[Token]) -> bool:
+    words = [token.raw for token in row if token.raw.isalpha()]
+    return sum(map(str.isupper, words)) > _SHOUTED * max(len(words), 1)
+
+
+def _following(row: Sequence[Token], place: int) -> str:
+    """The words that follow, as far as they can be told from the rest; empty if a quotation does."""
+    words: list[str] = []
+    for index in range(place + 1, len(row)):
+        token = row[index]
+        if token.word in COLONS and not words:
+            continue
+        if token.quoted is not None or token.word in _MARKS or token.kinds & {Kind.STOP, Kind.MARKED, Kind.SURFACE}:
+            break
+        words.append(token.raw)
+    return " ".join(words) if len(words) <= _MOST_LITERAL else ""
