@@ -6,6 +6,8 @@ import msgspec
 
 MOST = 32
 """Quotations that are looked at; who sends more gets no better answer for it."""
+TRIED = 200
+"""Marks that might begin one: each costs a look at `LONGEST` characters."""
 LONGEST = 300
 """Characters between two quotes."""
 WIDE = "\u2e80"
@@ -50,8 +52,9 @@ class Quotation(msgspec.Struct, frozen=True):
 def quotations(prompt: str) -> tuple[Quotation, ...]:
     """What is quoted in ``prompt``, in order, at most `MOST`; one that is the whole prompt is no quotation."""
     found: list[Quotation] = []
-    place = 0
-    while len(found) < MOST and (opener := _OPENER.search(prompt, place)):
+    place = tried = 0
+    while len(found) < MOST and tried < TRIED and (opener := _OPENER.search(prompt, place)):
+        tried += 1
         start = opener.start()
         end = _closed(prompt, start)
         text = "" if end is None else prompt[start + 1 : end].strip()

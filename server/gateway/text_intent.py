@@ -15,7 +15,7 @@ from server.gateway.text_signs import Evidence
 from server.gateway.text_tokens import tokens
 from server.gateway.text_unquoted import unquoted
 
-READ = 8_000
+READ = 4_000
 """Characters of a prompt that are looked at."""
 THRESHOLD = 0.5
 _REASONS = 4
@@ -51,8 +51,8 @@ def text_intent(prompt: str, negative: str = "") -> TextNeed:
     score = round(max((each.score for each in weighed), default=0.0), 2)
     needs = score >= THRESHOLD
     told = [each.reason for each in weighed if (each.score >= THRESHOLD) is needs][:_REASONS]
-    literals = dict.fromkeys(each.literal for each in evidence if each.literal and each.score >= THRESHOLD) if needs else {}
-    return TextNeed(needs, score, tuple(dict.fromkeys([*reasons, *told])) or ("nothing asks for writing",), tuple(literals))
+    literals = _literals(evidence) if needs else ()
+    return TextNeed(needs, score, tuple(dict.fromkeys([*reasons, *told])) or ("nothing asks for writing",), literals)
 
 
 def _weighed(evidence: Sequence[Evidence], refusals: Refused) -> Iterator[Evidence]:
@@ -61,3 +61,9 @@ def _weighed(evidence: Sequence[Evidence], refusals: Refused) -> Iterator[Eviden
             yield msgspec.structs.replace(each, score=each.score * _REFUSED)
         else:
             yield each
+
+
+def _literals(evidence: Sequence[Evidence]) -> tuple[str, ...]:
+    """Each once; not those that are a part of another."""
+    found = tuple(dict.fromkeys(each.literal for each in evidence if each.literal and each.score >= THRESHOLD))
+    return tuple(each for each in found if not any(each != other and each in other for other in found))

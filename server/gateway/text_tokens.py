@@ -18,6 +18,7 @@ class Token(NamedTuple):
     word: str
     """In small letters; of a phrase the first word."""
     raw: str
+    """As it was written; of a phrase all of it."""
     kinds: Kinds
     quoted: Quotation | None = None
 
@@ -49,6 +50,7 @@ def tokens(prompt: str, found: Sequence[Quotation]) -> list[Token]:
                 length, kinds = size, phrase.kinds
                 break
         quiet = Kind.QUIET in kinds
-        row.append(Token(word, raws[place], _NONE if quiet else kinds))
+        raw = raws[place] if length == 1 else " ".join(raws[place : place + length])
+        row.append(Token(word, raw, _NONE if quiet else kinds))
         place += length
     return row

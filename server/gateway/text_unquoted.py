@@ -1,6 +1,7 @@
 """Words that are given without quotes, and things that are made to be read. Pure."""
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from server.gateway.text_refused import Refused
 from server.gateway.text_signs import COLONS, COMMAS, STOPS, Evidence, after, before
@@ -15,7 +16,10 @@ _ALONE: dict[Kind, tuple[float, str]] = {
     Kind.LETTERS: (0.3, "may be writing"),
     Kind.SURFACE: (0.3, "often bears words"),
 }
-_SAYING = frozenset({Kind.SAYS, Kind.INTRO, Kind.TEXT, Kind.LETTERS, Kind.SURFACE, Kind.MADE, Kind.BARE, Kind.MARKED})
+_CLOSING = frozenset({Kind.TEXT, Kind.LETTERS, Kind.BARE, Kind.MARKED})
+"""What may stand behind words in capitals."""
+_ANNOUNCING = _CLOSING | {Kind.SAYS, Kind.INTRO, Kind.SURFACE, Kind.MADE}
+"""What may stand before them."""
 _SHORTHANDS = frozenset(
     "hd hdr uhd raw 3d 2d 4k 8k 16k dslr slr led ui ux gui dnd rgb cgi dj tv usa uk eu vr ar ai pbr iso nft diy pov nsfw sfw "
     "break and fov uhq hq jpg png ok crt sci fi ii iii iv".split()
@@ -84,9 +88,14 @@ def _surface(row: Sequence[Token], place: int, most: int, refusals: Refused) -> 
 def _glyph(row: Sequence[Token], place: int) -> Iterator[Evidence]:
     for _, index in after(row, place, 2, commas=False):
         raw = row[index].raw
-        if raw.isdigit() or (raw.isupper() and len(raw) <= 3):  # noqa: PLR2004 - initials
-            yield Evidence(0.85, f"'{row[place].raw} {raw}' is a letter or a figure", raw)
+        if raw.isdigit() or _initial(row[index]):
+            letters = [token.raw for token in takewhile(_initial, row[index:])]
+            yield Evidence(0.85, f"'{row[place].raw} {raw}' is a letter or a figure", " ".join(letters) or raw)
             return
+
+
+def _initial(token: Token) -> bool:
+    return token.raw.isupper() and len(token.raw) <= 3  # noqa: PLR2004 - initials
 
 
 def _capital(token: Token) -> bool:
@@ -95,10 +104,16 @@ def _capital(token: Token) -> bool:
 
 def _capitals(row: Sequence[Token], place: int, refusals: Refused) -> Iterator[Evidence]:
     """A word in capitals beside something that bears or announces words."""
-    around = [*before(row, place, _NEAR), *after(row, place, 3, commas=False)]
-    for _, index in around:
-        if row[index].kinds & _SAYING and index not in refusals.places:
-            yield Evidence(0.8, f"{row[place].raw} stands in capitals beside '{row[index].raw}'", row[place].raw)
+    if place and _capital(row[place - 1]):
+        return  # part of the words that began before
+    around = [
+        *((index, _ANNOUNCING) for _, index in before(row, place, _NEAR)),
+        *((index, _CLOSING) for _, index in after(row, place, 3, commas=False)),
+    ]
+    for index, wanted in around:
+        if row[index].kinds & wanted and index not in refusals.places:
+            words = " ".join(token.raw for token in takewhile(lambda each: _capital(each) or len(each.raw) == 1, row[place:]))
+            yield Evidence(0.8, f"{words} stands in capitals beside '{row[index].raw}'", words)
             return
 
 
