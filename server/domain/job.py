@@ -13,6 +13,7 @@ from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
 from server.domain.generation import LOCAL, Route, Usage
 from server.domain.webhook import Notify
+from server.domain.wishes import Wishes
 
 DOT = Picture(1, 1, "L", b"\0")
 
@@ -45,6 +46,7 @@ class Order(msgspec.Struct, frozen=True):
     notify: Notify | None = None
     road: str = LOCAL
     """Who is to make it: our own workers, an upstream by its name in models.yaml, or `AUTO`."""
+    wishes: Wishes = Wishes()
 
 
 class Job(msgspec.Struct, frozen=True):
