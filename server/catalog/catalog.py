@@ -12,6 +12,7 @@ from pipelines.contract.errors import InvalidRequest, UnknownModel, Unsupported
 from pipelines.contract.family import Family
 from pipelines.contract.request import ImageRequest, Style
 from server.catalog.policies import DEFAULT, Policy
+from server.catalog.routing import Chain
 from server.catalog.styles import PRESETS
 from server.catalog.upstreams import Upstream
 from server.domain.generation import AUTO, LOCAL
@@ -36,10 +37,16 @@ class Catalog(msgspec.Struct, frozen=True):
     policies: Mapping[str, Policy] = MappingProxyType({DEFAULT: Policy()})
     upstreams: Mapping[str, Upstream] = _NONE
     """Those without a key are among them, switched off."""
+    fallbacks: Mapping[str, Chain] = _NONE
+    """By model; the server's is that of the model ``""``."""
 
     def policy(self, tenant: str) -> Policy:
         """What holds for ``tenant``."""
         return self.policies.get(tenant) or self.policies[DEFAULT]
+
+    def fallback(self, model: str) -> Chain | None:
+        """The roads to try after the first one for requests of ``model``; None if nobody has said."""
+        return self.fallbacks.get(model, self.fallbacks.get(""))
 
     def card(self, name: str | None) -> ModelCard:
         """The card a client means by ``name`` (an id, an alias, or None for the default).

@@ -11,12 +11,15 @@ from typing import Any
 import msgspec
 
 from server.catalog.positions import Document
+from server.catalog.routing import Routing
 
 DEFAULT = "default"
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry."""
+
+    routing: Routing = Routing()
 
 
 def policies(document: Document, entries: Mapping[str, Any]) -> Mapping[str, Policy]:

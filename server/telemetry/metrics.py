@@ -26,6 +26,9 @@ class Metrics:
         self._job_seconds = Histogram(
             "aquatint_job_seconds", "From admission to the end.", ["state"], buckets=_SECONDS, registry=registry
         )
+        self._routes = Counter(
+            "aquatint_routes", "Attempts on a road: made, or the code of what went wrong.", ["road", "outcome"], registry=registry
+        )
         self._refused = Counter("aquatint_jobs_refused", "Jobs refused before any work.", ["code"], registry=registry)
         self._queue = Gauge("aquatint_queue_images", "Images accepted and not finished.", registry=registry)
         self._ticks = Histogram(
@@ -165,6 +168,10 @@ class Metrics:
         """So many models are in each state on the worker."""
         for state, count in states.items():
             self._models.labels(worker, state).set(count)
+
+    def routed(self, road: str, outcome: str) -> None:
+        """A road was taken: ``made``, or the code of what went wrong there."""
+        self._routes.labels(road, outcome).inc()
 
     def catalog(self, ok: bool) -> None:  # noqa: FBT001 - the one thing there is to say
         """An edit of models.yaml was taken over, or refused."""
