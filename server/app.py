@@ -36,6 +36,7 @@ from server.db.jobs import SqlJobs
 from server.db.keys import SqlKeys
 from server.db.migrating import migrate
 from server.db.opening import opened
+from server.db.upstream_requests import SqlUpstreamRequests
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
 from server.domain.ports import AssetStore, InputStore
@@ -47,11 +48,13 @@ from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
 from server.gateway.finish import Gateway
 from server.gateway.preparing import Prepared
+from server.gateway.roads import Roads
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
 from server.jobs.webhooks import Courier, compose
 from server.providers.local import LocalProvider
+from server.providers.opening import Tools, open_road
 from server.settings import Settings
 from server.storage.blobs import FolderStore
 from server.storage.files import Retention
@@ -76,6 +79,7 @@ class Parts(msgspec.Struct, frozen=True):
     log: FilteringBoundLogger
     metrics: Metrics
     fleet: Fleet
+    roads: Roads
     store: AssetStore
     inputs: InputStore
     database: Database
@@ -87,7 +91,7 @@ class Parts(msgspec.Struct, frozen=True):
 def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Callable[[], int] | None = None) -> Parts:
     """Every part, not yet running; raises `CatalogError` if models.yaml is wrong."""
     clock, counts = SystemClock(), Metrics()
-    current = CurrentCatalog(settings.models, clock=clock, log=log, counted=counts.catalog)
+    current = CurrentCatalog(settings.models, clock=clock, log=log, counted=counts.catalog, environ=os.environ)
     count = cuda_devices or (lambda: count_cuda(os.environ))
     fleet = Fleet(
         resolve(settings.devices, count),
@@ -119,8 +123,10 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         log=log,
     )
     inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
+    tools = Tools(os.environ, SqlUpstreamRequests(database, clock), clock, counts, log)
+    roads = Roads(Prepared(LocalProvider(fleet), fleet), current, lambda upstream: open_road(upstream, tools), log)
     jobs = JobService(
-        Gateway(Prepared(LocalProvider(fleet), fleet), store, counts),
+        Gateway(roads, store, counts),
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
@@ -129,7 +135,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, roads, store, inputs, database, courier, keys, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -143,6 +149,7 @@ def application(parts: Parts) -> Litestar:
             parts.current.watched(),
             parts.courier.running(),
             parts.fleet.running(),
+            parts.roads.running(),
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)
@@ -154,6 +161,7 @@ def application(parts: Parts) -> Litestar:
         "current": parts.current,
         "jobs": parts.jobs,
         "fleet": parts.fleet,
+        "roads": parts.roads,
         "store": parts.store,
         "metrics": parts.metrics,
         "inputs": parts.inputs,

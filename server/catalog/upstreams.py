@@ -194,7 +194,9 @@ def completed(upstream: Upstream, environ: Mapping[str, str]) -> Upstream:
         upstream,
         model=upstream.model or usual.model,
         successors=(usual.successors if own else ()) if upstream.successors is None else upstream.successors,
-        models=(usual.models if own or upstream.kind is not Kind.REPLICATE else ()) if upstream.models is None else upstream.models,
+        models=(usual.models if own or upstream.kind is not Kind.REPLICATE else ())
+        if upstream.models is None
+        else upstream.models,
         base_url=(base or usual.base_url).rstrip("/"),
         key_env=key_env,
         file_hosts=usual.file_hosts if upstream.file_hosts is None else upstream.file_hosts,
@@ -204,9 +206,7 @@ def completed(upstream: Upstream, environ: Mapping[str, str]) -> Upstream:
     )
 
 
-def _entry(
-    document: Document, name: str, fields: object, environ: Mapping[str, str], taken: Mapping[str, object]
-) -> Upstream:
+def _entry(document: Document, name: str, fields: object, environ: Mapping[str, str], taken: Mapping[str, object]) -> Upstream:
     where: Where = ("upstreams", name)
     if not _NAME.fullmatch(name) or name in (LOCAL, AUTO):
         raise document.error(where, f"a name is made of small letters, digits and . _ -, and is not {LOCAL!r} or {AUTO!r}")

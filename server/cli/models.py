@@ -33,7 +33,7 @@ def list_models(**flags: Any) -> None:
     from server.catalog.positions import CatalogError  # noqa: PLC0415
 
     try:
-        catalog = load(settings_from(flags).models)
+        catalog = load(settings_from(flags).models, os.environ)
     except CatalogError as error:
         raise click.ClickException(str(error)) from None
     for card in catalog.cards.values():
@@ -48,6 +48,9 @@ def list_models(**flags: Any) -> None:
     for section, cards in fitting.items():
         for each in cards:
             click.echo(f"{section}.{each.name}\t{each.family.value}\t{each.source}\t")
+    for upstream in catalog.upstreams.values():
+        state = upstream.model if upstream.on else f"off: {upstream.key_env} is not set"
+        click.echo(f"upstreams.{upstream.name}\t{upstream.kind.value}\t{upstream.base_url}\t{state}")
     for upscaler in catalog.upscalers.values():
         click.echo(f"upscalers.{upscaler.name}\tany\t{upscaler.source}\t")
 

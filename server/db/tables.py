@@ -78,3 +78,13 @@ INPUTS = Table(
     Column("order", LargeBinary, nullable=False),
 )
 """The whole order of a job that is not over and has input pictures: compressed msgpack."""
+
+UPSTREAM_REQUESTS = Table(
+    "upstream_requests",
+    METADATA,
+    Column("id", String(96), primary_key=True),
+    Column("road", String(64), primary_key=True),
+    Column("begun", Float, nullable=False),
+    Index("ix_upstream_requests_begun", "begun"),
+)
+"""Requests of durable jobs that were sent to an upstream and may have been charged."""

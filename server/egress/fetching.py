@@ -23,12 +23,11 @@ class Fetcher:
     A host that begins with a dot stands for all below it.
     """
 
-    __slots__ = ("_hosts", "_origin", "_pool")
+    __slots__ = ("_hosts", "_origin")
 
-    def __init__(self, base: str, hosts: Iterable[str], pool: httpcore.AsyncConnectionPool) -> None:
+    def __init__(self, base: str, hosts: Iterable[str]) -> None:
         self._origin = _origin(base)
         self._hosts = tuple(host.lower() for host in hosts)
-        self._pool = pool
 
     def allows(self, url: str) -> bool:
         """Whether ``url`` leads where results are expected."""
@@ -49,7 +48,12 @@ class Fetcher:
         limits = dict.fromkeys(("connect", "read", "write", "pool"), _SECONDS)
         found = bytearray()
         try:
-            async with asyncio.timeout(_SECONDS), self._pool.stream("GET", url, extensions={"timeout": limits}) as response:
+            async with (
+                asyncio.timeout(_SECONDS),
+                # One for each: results are few, and come from ever other hosts.
+                httpcore.AsyncConnectionPool() as pool,
+                pool.stream("GET", url, extensions={"timeout": limits}) as response,
+            ):
                 if response.status != _OK:
                     msg = f"The result cannot be fetched: HTTP {response.status}."
                     raise FetchFailed(msg)

@@ -89,9 +89,7 @@ def lacking(
 
 def unsaid(can: Abilities, said: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the options that a caller named that an upstream would have to leave unsaid."""
-    return tuple(
-        name for name in said if name in _NEVER or (name not in _ANYWHERE and _ALIKE.get(name, name) not in can.options)
-    )
+    return tuple(name for name in said if name in _NEVER or (name not in _ANYWHERE and _ALIKE.get(name, name) not in can.options))
 
 
 def _structure(request: ImageRequest, can: Abilities) -> list[str]:

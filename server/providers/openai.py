@@ -23,6 +23,7 @@ from server.domain.generation import Generation, Route, Usage
 from server.egress.fetching import Fetcher
 from server.providers import pixels
 from server.providers.capabilities import Abilities, abilities
+from server.providers.fetched import fetched
 from server.providers.openai_errors import said, translated
 from server.providers.sizes import Free, nearest, within
 from server.providers.succession import Listed, Succession, day
@@ -86,8 +87,8 @@ class OpenAIProvider:
 
     async def listed(self) -> tuple[Listed, ...]:
         """The upstream's models, with the day on which each will be shut down where it says so."""
+        client = await self._opened()
         async with self._translating():
-            client = await self._opened()
             page = await client.models.list()
         return tuple(Listed(model.id, day(getattr(model, "shutdown_date", None))) for model in page.data)
 
@@ -124,8 +125,8 @@ class OpenAIProvider:
         )
 
     async def _plain(self, arguments: dict[str, Any]) -> Answer:
+        images = (await self._opened()).images.with_raw_response
         async with self._translating():
-            images = (await self._opened()).images.with_raw_response
             raw = await (images.edit(**arguments) if "image" in arguments else images.generate(**arguments))
             self._heard(raw.headers)
             found = _parsed(raw.content, self._upstream.name)
@@ -138,8 +139,8 @@ class OpenAIProvider:
         done: list[bytes] = []
         usage = Usage()
         shown = 0
+        images = (await self._opened()).images.with_raw_response
         async with self._translating():
-            images = (await self._opened()).images.with_raw_response
             raw = await (images.edit(**arguments) if "image" in arguments else images.generate(**arguments))
             self._heard(raw.headers)
             stream: Any = raw.parse()
@@ -165,7 +166,7 @@ class OpenAIProvider:
         if item.get("b64_json"):
             return _decoded(item["b64_json"])
         if isinstance(item.get("url"), str):
-            return await self._fetcher.fetch(item["url"])
+            return await fetched(self._fetcher, item["url"])
         msg = f"The upstream {self._upstream.name!r} answered without a picture; it may have been charged."
         raise UpstreamAmbiguous(msg)
 
@@ -181,9 +182,7 @@ class OpenAIProvider:
 
                     # One attempt's deadline is kept outside; this one is for connections that nobody waits for any more.
                     timeout = httpx2.Timeout(upstream.timeouts.attempt + 5.0, connect=upstream.timeouts.connect)
-                    return AsyncOpenAI(
-                        api_key=self._key or "none", base_url=upstream.base_url, max_retries=0, timeout=timeout
-                    )
+                    return AsyncOpenAI(api_key=self._key or "none", base_url=upstream.base_url, max_retries=0, timeout=timeout)
 
                 self._client = await asyncio.to_thread(opened)
         return self._client
@@ -252,7 +251,11 @@ def _parts(shown: pixels.Canvas, frame: pixels.Window) -> dict[str, Any]:
 
 
 def _pictures(
-    answer: Answer, request: ImageRequest, shown: pixels.Canvas | None, frame: pixels.Window | None, alpha: bool  # noqa: FBT001
+    answer: Answer,
+    request: ImageRequest,
+    shown: pixels.Canvas | None,
+    frame: pixels.Window | None,
+    alpha: bool,  # noqa: FBT001
 ) -> tuple[tuple[Picture, ...], tuple[bytes | None, ...]]:
     """The pictures as they were asked for; a file is kept where nothing had to be done to its picture."""
     pictures: list[Picture] = []

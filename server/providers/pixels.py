@@ -94,7 +94,10 @@ def framed(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.I
     whole = Image.new(inner.mode, size)
     whole.paste(inner.crop((0, 0, inner.width, 1)).resize((inner.width, max(top, 1))), (left, 0))
     below = size[1] - top - inner.height
-    whole.paste(inner.crop((0, inner.height - 1, inner.width, inner.height)).resize((inner.width, max(below, 1))), (left, size[1] - max(below, 1)))
+    whole.paste(
+        inner.crop((0, inner.height - 1, inner.width, inner.height)).resize((inner.width, max(below, 1))),
+        (left, size[1] - max(below, 1)),
+    )
     whole.paste(inner, (left, top))
     column, last = whole.crop((left, 0, left + 1, size[1])), whole.crop((left + inner.width - 1, 0, left + inner.width, size[1]))
     if left:

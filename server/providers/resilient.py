@@ -1,10 +1,10 @@
 """An upstream's provider, made dependable: deadlines, retries, a bounded queue, a circuit breaker, and no picture paid for twice.
 
-    Resilient
-    ├── Records      a durable job that may have been charged is not sent again by another server
-    ├── Lane         places, queue, rate limit
-    ├── Breaker      leaves alone what does not work
-    └── provider     one attempt, one answer, or one error of the tree
+Resilient
+├── Records      a durable job that may have been charged is not sent again by another server
+├── Lane         places, queue, rate limit
+├── Breaker      leaves alone what does not work
+└── provider     one attempt, one answer, or one error of the tree
 """
 
 import asyncio

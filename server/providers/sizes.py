@@ -53,7 +53,9 @@ def within(width: int, height: int, bounds: Free) -> Size:
     across, down = max(width, height * ratio), max(height, width / ratio)
     scale = max(1.0, math.sqrt(bounds.least_pixels / (across * down)))
     scale = min(scale, math.sqrt(bounds.most_pixels / (across * down)), bounds.longest / max(across, down))
-    sides = [[(int(side * scale) // bounds.multiple + step) * bounds.multiple for step in (-1, 0, 1, 2)] for side in (across, down)]
+    sides = [
+        [(int(side * scale) // bounds.multiple + step) * bounds.multiple for step in (-1, 0, 1, 2)] for side in (across, down)
+    ]
     fitting = [size for size in itertools.product(*sides) if min(size) > 0 and bounds.allows(*size)]
 
     def distance(size: Size) -> tuple[bool, float, float]:

@@ -12,7 +12,6 @@ from server.domain.clock import Clock
 WARN_DAYS = 30
 
 
-
 class Listed(msgspec.Struct, frozen=True):
     """One entry of an upstream's list of models."""
 

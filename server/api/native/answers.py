@@ -16,6 +16,7 @@ from server.api.errors import native_envelope, problem
 from server.api.links import Links
 from server.api.native.bodies import Generated, GeneratedImage, Timings
 from server.api.native.generating import Generation
+from server.api.native.routing import route_of
 from server.api.waiting import succeeded
 from server.api.watching import KEEP_ALIVE, Watch, event
 from server.domain.asset import Asset, Delivery, Format
@@ -58,6 +59,7 @@ class Results:
             ),
             evaluations=stats.evaluations,
             warnings=list(asked.warnings),
+            route=route_of(job),
         )
 
     async def _image(self, request: AnyRequest, asset: Asset, *, inline: bool) -> GeneratedImage:

@@ -81,6 +81,27 @@ class Notice(msgspec.Struct, frozen=True):
     param: str | None = None
 
 
+class TriedView(msgspec.Struct, frozen=True):
+    """A road that was tried before, or could not be."""
+
+    road: str
+    code: str
+    message: str
+
+
+class RouteView(msgspec.Struct, frozen=True):
+    """Which road a request took, and why."""
+
+    road: str
+    """`local`, or an upstream's name in models.yaml."""
+    model: str
+    """What made the pictures there."""
+    reasons: list[str]
+    tried: list[TriedView]
+    request_ids: list[str]
+    """The upstream's own, for its support."""
+
+
 class Generated(msgspec.Struct, frozen=True):
     """The answer to POST /api/generate."""
 
@@ -94,6 +115,7 @@ class Generated(msgspec.Struct, frozen=True):
     evaluations: int
     """Network evaluations that it cost."""
     warnings: list[Notice]
+    route: RouteView
 
 
 class NativeError(msgspec.Struct, frozen=True):
@@ -147,6 +169,8 @@ class JobView(msgspec.Struct, frozen=True):
     """Network evaluations that it cost."""
     company: float | None
     """Mean number of evaluations in the ticks it shared, its own included."""
+    route: RouteView | None
+    """Which road it took, once it has succeeded."""
 
 
 class JobAccepted(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from server.api.native import recipes
 from server.api.native.bodies import GenerateRequest, Notice
 from server.api.options import OutputOption
 from server.api.orders import MAX_GUIDANCE, MAX_SEED, Supplied, Terms, begun, check_prompt, ordered
+from server.api.roads import on_road, wishes
 from server.api.sizing import able, asked, natural
 from server.catalog.catalog import Catalog
 from server.catalog.sizes import nearest, warning
@@ -40,6 +41,8 @@ def generation(
 ) -> Generation:
     """The order that ``body`` is; ``draw`` gives the seed if it has none."""
     card = catalog.card(body.model)
+    # Before a recipe speaks for the caller.
+    said = wishes(body, catalog, body.model, "guidance", "seeds")
     body = recipes.applied(body, supplied)
     start = begun(body, card, supplied)
     if start is None and body.strength is not None:
@@ -61,6 +64,7 @@ def generation(
         previews=whole(body.previews, "previews", 0, 0, MAX_PREVIEWS),
     )
     order = ordered(body, terms, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant)
+    order = on_road(order, catalog, body.model, said)
     result(order)  # a size that cannot be is refused before any work
     return Generation(order, tuple(_warnings(body, order, card)))
 

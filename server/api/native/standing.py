@@ -6,6 +6,7 @@ from litestar import Request
 
 from server.api.links import Links
 from server.api.native.bodies import GeneratedImage, JobTimings, JobView, NativeError
+from server.api.native.routing import route_of
 from server.domain.job import Job, JobState
 from server.jobs.service import JobService
 
@@ -56,4 +57,5 @@ class Standing:
             ),
             evaluations=None if stats is None else stats.evaluations,
             company=None if stats is None else round(stats.company, 2),
+            route=route_of(job) if job.state is JobState.SUCCEEDED else None,
         )

@@ -12,6 +12,7 @@ from server.api.checks import number, whole
 from server.api.delivering import Names, merged, result
 from server.api.openai.schemas import ImageOptions
 from server.api.orders import MAX_GUIDANCE, MAX_SEED, Supplied, Terms, begun, check_prompt, ordered
+from server.api.roads import on_road, transparent, wishes
 from server.api.sizing import asked as asked_size
 from server.api.sizing import natural
 from server.catalog.catalog import Catalog
@@ -100,7 +101,8 @@ def _asked(
     draw: Callable[[], int],
 ) -> Asked:
     check_prompt(body.prompt, "prompt", least=1)
-    if (body.background or "auto") not in ("auto", "opaque"):
+    said = wishes(body, catalog, body.model, "guidance_scale", quality=body.quality, background=body.background)
+    if (body.background or "auto") not in ("auto", "opaque") and not transparent(body.background, catalog, body.model):
         msg = "'background' can be 'opaque' or 'auto': these models do not make transparent images."
         raise Unsupported(msg, param="background")
     stream, partials = bool(body.stream), whole(body.partial_images, "partial_images", 0, 0, MAX_PARTIALS)
@@ -114,6 +116,7 @@ def _asked(
         previews=partials if stream else 0,
     )
     order = ordered(body, terms, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant)
+    order = on_road(order, catalog, body.model, said)
     result(order)  # a size that cannot be is refused before any work
     shown = _QUALITY_WORDS.get(body.quality or "", body.quality or "")
     return Asked(
