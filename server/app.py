@@ -18,7 +18,7 @@ from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
 from server.api.links import Links
-from server.api.native import assets, generate, jobs
+from server.api.native import assets, generate, jobs, route
 from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
 from server.api.native.answers import Results
@@ -39,6 +39,7 @@ from server.db.opening import opened
 from server.db.upstream_requests import SqlUpstreamRequests
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
+from server.domain.generation import LOCAL
 from server.domain.ports import AssetStore, InputStore
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
@@ -47,8 +48,11 @@ from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
 from server.gateway.finish import Gateway
+from server.gateway.ocr import OcrReader
 from server.gateway.preparing import Prepared
 from server.gateway.roads import Roads
+from server.gateway.routable import ProviderRoad, upstream_roads
+from server.gateway.routed import Routed
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
@@ -80,6 +84,7 @@ class Parts(msgspec.Struct, frozen=True):
     metrics: Metrics
     fleet: Fleet
     roads: Roads
+    routed: Routed
     store: AssetStore
     inputs: InputStore
     database: Database
@@ -125,8 +130,16 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
     tools = Tools(os.environ, SqlUpstreamRequests(database, clock), clock, counts, log)
     roads = Roads(Prepared(LocalProvider(fleet), fleet), current, lambda upstream: open_road(upstream, tools), log)
+    routed = Routed(
+        ProviderRoad(LOCAL, roads),
+        lambda: upstream_roads(roads),
+        lambda: current.catalog,
+        reader=OcrReader(),
+        metrics=counts,
+        log=log,
+    )
     jobs = JobService(
-        Gateway(roads, store, counts),
+        Gateway(routed, store, counts),
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
@@ -135,7 +148,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, roads, store, inputs, database, courier, keys, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, roads, routed, store, inputs, database, courier, keys, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -162,6 +175,7 @@ def application(parts: Parts) -> Litestar:
         "jobs": parts.jobs,
         "fleet": parts.fleet,
         "roads": parts.roads,
+        "routed": parts.routed,
         "store": parts.store,
         "metrics": parts.metrics,
         "inputs": parts.inputs,
@@ -174,7 +188,7 @@ def application(parts: Parts) -> Litestar:
     }
     guards = [key_guard(parts.keys)]
     images = [openai.generations, openai.edits, openai.models, openai.model]
-    ours = [generate.generate, generate.adapters, assets.store, assets.fetch, assets.forget]
+    ours = [generate.generate, generate.adapters, route.route, assets.store, assets.fetch, assets.forget]
     asynchronous = [jobs.enqueue, jobs.page, jobs.job, jobs.events, jobs.cancel, jobs.forget]
     dialects = [
         Router("/", route_handlers=ours, guards=guards, tags=["Native"]),

@@ -5,11 +5,15 @@ import msgspec
 from pipelines.contract.errors import Unsupported
 from server.api.options import Shaping
 from server.catalog.catalog import Catalog
+from server.domain.generation import Route
 from server.domain.job import Order
 from server.domain.wishes import AUTO_WORD, Wishes
 from server.providers.capabilities import abilities, lacking, unsaid
 
 ROUTE_HEADER = "x-aquatint-route"
+REASON_HEADER = "x-aquatint-route-reason"
+_MOST_REASON = 500
+"""Characters; proxies refuse long headers."""
 
 
 def wishes(
@@ -47,3 +51,14 @@ def _refuse(road: str, options: tuple[str, ...]) -> None:
         more = f" (nor {', '.join(options[1:])})" if options[1:] else ""
         msg = f"The upstream {road!r} cannot do {options[0]!r}{more}; leave it out, or name a model of this server."
         raise Unsupported(msg, param=options[0])
+
+
+def route_headers(route: Route) -> dict[str, str]:
+    """The road that was taken, and why, for answers whose bodies have no place for it."""
+    said = "; ".join([*route.reasons, *(f"{each.road}: {each.code}" for each in route.tried)])
+    # What the caller wrote is quoted in reasons: headers are ASCII on one line.
+    plain = "".join(character if " " <= character <= "~" else "?" for character in said.translate(_QUOTES))
+    return {ROUTE_HEADER: route.road, **({REASON_HEADER: plain[:_MOST_REASON]} if plain else {})}
+
+
+_QUOTES = str.maketrans({"“": "'", "”": "'", "…": "..."})

@@ -1,4 +1,4 @@
-"""Which road a tenant's requests may take, and in which order: section ``routing`` of an entry of `tenants:`; chains of fallbacks."""
+"""Which roads a tenant's requests may take: section ``routing`` of an entry of `tenants:`; and chains of fallbacks."""
 
 from collections.abc import Collection, Mapping
 from enum import StrEnum
@@ -56,7 +56,7 @@ def chains(document: Document, models: Mapping[str, Any]) -> dict[str, Chain]:
     found: dict[str, Chain] = {}
     for model, fields in models.items():
         if isinstance(fields, dict) and "fallback" in fields:
-            found[model] = document.convert(("models", model, "fallback"), fields["fallback"], Chain)  # type: ignore[arg-type]
+            found[model] = document.convert(("models", model, "fallback"), fields["fallback"], Chain)
     return found
 
 
@@ -65,9 +65,7 @@ def without_chain(fields: object) -> object:
     return {key: value for key, value in fields.items() if key != "fallback"} if isinstance(fields, dict) else fields
 
 
-def check_chain(
-    document: Document, where: Where, chain: Chain, models: Collection[str], upstreams: Collection[str]
-) -> None:
+def check_chain(document: Document, where: Where, chain: Chain, models: Collection[str], upstreams: Collection[str]) -> None:
     """Raise `CatalogError` for an entry that leads nowhere."""
     for index, text in enumerate(chain):
         road, model = entry(text)
@@ -81,5 +79,3 @@ def check_chain(
         else:
             problem = f"there is no road {text!r}; there are local, local:MODEL, {', '.join(upstreams) or 'and no upstreams'}"
         raise document.error((*where, index), problem)
-
-

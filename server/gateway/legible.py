@@ -1,7 +1,7 @@
 """Are the words there? What was wanted against what OCR read: pure.
 
-Case, punctuation, spaces and the order of lines do not count; OCR is allowed one mistake for every `PER_MISTAKE` characters. A word
-that is shorter must be read exactly, as its one wrong letter is what a bad picture looks like.
+Case, accents, punctuation and spaces do not count; OCR is allowed one mistake for every `PER_MISTAKE` characters. A word that is
+shorter must be read exactly, as its one wrong letter is what a bad picture looks like.
 """
 
 import unicodedata

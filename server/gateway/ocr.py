@@ -59,5 +59,3 @@ class OcrReader:
         Image.frombytes(picture.mode, (picture.width, picture.height), picture.data).convert("RGB").save(target, "BMP")
         found = self._engine(target.getvalue())
         return tuple(found.txts or ())
-
-

@@ -1,4 +1,4 @@
-"""What the router chooses among."""
+"""What the router chooses among: roads with a name, that know what they cannot do."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -6,7 +6,10 @@ from typing import Protocol
 from pipelines.contract.request import ImageRequest
 from server.domain.call import Call
 from server.domain.generation import Generation
+from server.gateway.roads import Roads
+from server.providers import capabilities
 from server.providers.provider import Provider
+from server.providers.road import Road as Opened
 
 Lacking = Callable[[ImageRequest, Call], tuple[str, ...]]
 """What of a request a road cannot do, named as the options are."""
@@ -58,3 +61,30 @@ class ProviderRoad:
     def lacking(self, request: ImageRequest, call: Call) -> tuple[str, ...]:
         """As it was told."""
         return self._lacking(request, call)
+
+
+class UpstreamRoad:
+    """An upstream's road while it is open."""
+
+    __slots__ = ("_opened", "_roads", "name")
+
+    def __init__(self, opened: Opened, roads: Roads) -> None:
+        self.name = opened.upstream.name
+        self._opened, self._roads = opened, roads
+
+    async def generate(self, request: ImageRequest, call: Call) -> Generation:
+        """Through `Roads`, which keeps it open meanwhile."""
+        return await self._roads.generate(request, call)
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:
+        """The upstream's own, as far as it tells."""
+        return self._opened.provider.wait_seconds(pixel_steps)
+
+    def lacking(self, request: ImageRequest, call: Call) -> tuple[str, ...]:
+        """By what is known of its model."""
+        return capabilities.lacking(self._opened.upstream, request, call.wishes, call.delivery)
+
+
+def upstream_roads(roads: Roads) -> list[Road]:
+    """Those that are open now, in the order of models.yaml."""
+    return [UpstreamRoad(opened, roads) for name in roads.names if (opened := roads.road(name)) is not None]

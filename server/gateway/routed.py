@@ -117,11 +117,10 @@ class Routed:
 
     async def _take(self, step: Facts, request: ImageRequest, call: Call, catalog: Catalog) -> Generation:
         if step.road == LOCAL:
-            call = replace(call, road=LOCAL)
             if (other := _other(request, call, catalog, step.model)) is not None:
                 request = other.request
                 call = replace(call, cards=catalog.needed(request))
-            return await self._local.generate(request, call)
+            return await self._local.generate(request, replace(call, road=LOCAL))
         road = next((each for each in self._upstreams() if each.name == step.road), None)
         if road is None:
             msg = f"The upstream {step.road!r} is gone."
@@ -133,7 +132,7 @@ class Routed:
         for picture in made.pictures:
             try:
                 lines = await self._reader.read(picture)
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever a third party makes of a picture
                 # The picture is there; that it cannot be read is no reason to pay for another.
                 self._log.exception("a result cannot be read")
                 return ()
@@ -153,8 +152,7 @@ class Routed:
 def _other(request: ImageRequest, call: Call, catalog: Catalog, model: str) -> Retargeted | None:
     """``request`` for another model of ours than its own, the default one if ``model`` names none; None if it is its own."""
     own = next((card for card in call.cards if card.id == request.model), None) or catalog.cards.get(request.model)
-    ours = own is not None and request.model not in catalog.upstream_ids
-    if ours and model in ("", request.model):
+    if call.road in (LOCAL, AUTO) and model in ("", request.model):
         return None
     card = catalog.card(model or None)
     return retargeted(request, call.wishes, card.family if own is None else own.family, card)
@@ -179,7 +177,9 @@ def _told(
     inner = made.route
     before = tuple(tried)
     fallen = (f"{before[-1].road} could not: {before[-1].code}",) if before else ()
-    route = Route(step.road, inner.model or made.model, (*reasons, *fallen, *inner.reasons), (*before, *inner.tried), inner.request_ids)
+    route = Route(
+        step.road, inner.model or made.model, (*reasons, *fallen, *inner.reasons), (*before, *inner.tried), inner.request_ids
+    )
     return replace(made, route=route, usage=made.usage if spent is None else _sum(spent, made.usage))
 
 

@@ -33,7 +33,9 @@ def quoted(prompt: str, row: Sequence[Token]) -> Iterator[Evidence]:
             yield _judged(prompt, row, place, token.quoted)
 
 
-def _judged(prompt: str, row: Sequence[Token], place: int, each: Quotation) -> Evidence:
+def _judged(  # noqa: PLR0911 - one for each rule
+    prompt: str, row: Sequence[Token], place: int, each: Quotation
+) -> Evidence:
     left = _left(row, place)
     right = _right(row, place)
     shown = each.text if len(each.text) <= 40 else f"{each.text[:39]}…"  # noqa: PLR2004 - enough to know it again

@@ -13,7 +13,7 @@ _REACH = 5
 _BACK = 4
 _WRITING = frozenset({Kind.TEXT, Kind.LETTERS, Kind.BARE})
 _REFUSABLE = _WRITING | {Kind.MADE, Kind.SURFACE, Kind.MARKED, Kind.GLYPH, Kind.INTRO, Kind.SAYS}
-_JOINS = frozenset("and or nor und oder noch et ou ni y o e ed 和 或 与 や".split())
+_JOINS = frozenset({"and", "or", "nor", "und", "oder", "noch", "et", "ou", "ni", "y", "o", "e", "ed", "和", "或", "与", "や"})
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -21,8 +21,63 @@ _CLOSING = frozenset({Kind.TEXT, Kind.LETTERS, Kind.BARE, Kind.MARKED})
 _ANNOUNCING = _CLOSING | {Kind.SAYS, Kind.INTRO, Kind.SURFACE, Kind.MADE}
 """What may stand before them."""
 _SHORTHANDS = frozenset(
-    "hd hdr uhd raw 3d 2d 4k 8k 16k dslr slr led ui ux gui dnd rgb cgi dj tv usa uk eu vr ar ai pbr iso nft diy pov nsfw sfw "
-    "break and fov uhq hq jpg png ok crt sci fi ii iii iv".split()
+    [
+        *(
+            "hd",
+            "hdr",
+            "uhd",
+            "raw",
+            "3d",
+            "2d",
+            "4k",
+            "8k",
+            "16k",
+            "dslr",
+            "slr",
+            "led",
+        ),
+        *(
+            "ui",
+            "ux",
+            "gui",
+            "dnd",
+            "rgb",
+            "cgi",
+            "dj",
+            "tv",
+            "usa",
+            "uk",
+            "eu",
+            "vr",
+        ),
+        *(
+            "ar",
+            "ai",
+            "pbr",
+            "iso",
+            "nft",
+            "diy",
+            "pov",
+            "nsfw",
+            "sfw",
+            "break",
+            "and",
+            "fov",
+        ),
+        *(
+            "uhq",
+            "hq",
+            "jpg",
+            "png",
+            "ok",
+            "crt",
+            "sci",
+            "fi",
+            "ii",
+            "iii",
+            "iv",
+        ),
+    ]
 )
 _NEAR, _MOST_LITERAL, _UPON = 4, 6, 9
 _SHOUTED = 0.5
@@ -49,16 +104,16 @@ def unquoted(row: Sequence[Token], refusals: Refused) -> Iterator[Evidence]:
 
 def _alone(row: Sequence[Token], place: int, kinds: Kinds) -> Iterator[Evidence]:
     token = row[place]
-    for kind, (score, what) in _ALONE.items():
+    behind = row[place + 1] if place + 1 < len(row) else None
+    for kind, (usual, what) in _ALONE.items():
         if kind not in kinds:
             continue
-        behind = row[place + 1] if place + 1 < len(row) else None
         if kind is Kind.MADE and behind is not None and Kind.FEEL in behind.kinds:
-            score = 0.3  # infographic style
-        if kind is Kind.LETTERS and behind is not None and behind.word in COLONS:
-            score, what = 0.85, "announces words"
-        literal = _following(row, place) if kind is Kind.INTRO else ""
-        yield Evidence(score, f"'{token.raw}' {what}", literal)
+            yield Evidence(0.3, f"'{token.raw} {behind.raw}' is a manner")
+        elif kind is Kind.LETTERS and behind is not None and behind.word in COLONS:
+            yield Evidence(0.85, f"'{token.raw}:' announces words")
+        else:
+            yield Evidence(usual, f"'{token.raw}' {what}", _following(row, place) if kind is Kind.INTRO else "")
 
 
 def _said(row: Sequence[Token], place: int, kinds: Kinds, refusals: Refused) -> Iterator[Evidence]:

@@ -18,7 +18,7 @@ from server.api.openai.operations import Edits, Generations
 from server.api.openai.schemas import FailureBody, GenerateBody, Model, ModelList
 from server.api.openai.stream import Kind, Stream
 from server.api.pictures import Pictures
-from server.api.roads import ROUTE_HEADER
+from server.api.roads import ROUTE_HEADER, route_headers
 from server.api.waiting import run_to_end
 from server.api.watching import STREAM_HEADERS
 from server.catalog.catalog import Catalog
@@ -82,7 +82,7 @@ async def _answer(request: AnyRequest, asked: translate.Asked, kind: Kind, jobs:
         headers = {**STREAM_HEADERS, ROUTE_HEADER: asked.order.road}
         return EventStream(events, media_type="text/event-stream", headers=headers)
     job = await run_to_end(request, jobs, asked.order)
-    return Response(await answers.images(request, asked, job), headers={ROUTE_HEADER: job.route.road})
+    return Response(await answers.images(request, asked, job), headers=route_headers(job.route))
 
 
 def _model(name: str, owner: str) -> Model:
