@@ -15,6 +15,7 @@ _LITERAL = _SAYING | _BEARING
 _FIGURATIVE = frozenset({Kind.STYLE, Kind.WORK, Kind.VOICE, Kind.FEEL})
 _POSSESSIVE = re.compile(r"(?:['’]s|s['’])\s?$")
 _MARKS = STOPS | COMMAS | COLONS
+_AS = frozenset({"as", "als", "comme", "como", "come"})
 _MANY = 4
 """Words that are more than a name."""
 _WHAT = {
@@ -91,8 +92,10 @@ def _bearer(row: Sequence[Token], place: int, most: int) -> str:
 
 
 def _right(row: Sequence[Token], place: int) -> tuple[str, Kinds] | None:
-    for _, index in after(row, place, _BEHIND, commas=False):
+    for distance, index in after(row, place, _BEHIND, commas=False):
         token = row[index]
+        if distance == 1 and token.word in _AS:
+            return token.raw, frozenset({Kind.STYLE})
         if token.quoted is not None:
             return None
         if token.kinds & (_LITERAL | {Kind.STYLE, Kind.FEEL, Kind.NAMED}):

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from server.gateway.quotations import Quotation
-from server.gateway.text_vocabulary import WIDE_RANGES, Kind, Kinds, vocabulary
+from server.gateway.text_vocabulary import WIDE_RANGES, Kind, Kinds, endings, vocabulary
 
 _PLACE = "\ue000"
 _TOKEN = re.compile(rf"[{WIDE_RANGES}ー{_PLACE}]|[^\W_{WIDE_RANGES}ー]+|[.!?;:,\n()、。，：；！？]")
 _NONE: Kinds = frozenset()
+_COMPOUND = 8
+"""Letters from which on a word may be made of two."""
 
 
 class Token(NamedTuple):
@@ -34,7 +36,8 @@ def tokens(prompt: str, found: Sequence[Quotation]) -> list[Token]:
     raws = _TOKEN.findall("".join(pieces))
     words = [raw.casefold() for raw in raws]
     quoted = iter(found)
-    phrases = vocabulary()
+    phrases, by_end = vocabulary(), endings()
+    ends = tuple(by_end)
     row: list[Token] = []
     place = 0
     while place < len(words):
@@ -49,6 +52,8 @@ def tokens(prompt: str, found: Sequence[Quotation]) -> list[Token]:
             if size == 1 or tuple(words[place : place + size]) == phrase.words:
                 length, kinds = size, phrase.kinds
                 break
+        if not kinds and len(word) >= _COMPOUND and word.endswith(ends):
+            kinds = next(does for end, does in by_end.items() if word.endswith(end))
         quiet = Kind.QUIET in kinds
         raw = raws[place] if length == 1 else " ".join(raws[place : place + length])
         row.append(Token(word, raw, _NONE if quiet else kinds))

@@ -79,6 +79,7 @@ _SHORTHANDS = frozenset(
         ),
     ]
 )
+_NOTHING = Refused(frozenset(), writing=False)
 _NEAR, _MOST_LITERAL, _UPON = 4, 6, 9
 _SHOUTED = 0.5
 """The share of capitals above which a prompt is shouted, and capitals mean nothing."""
@@ -98,6 +99,10 @@ def unquoted(row: Sequence[Token], refusals: Refused) -> Iterator[Evidence]:
                 yield from _said(row, place, kinds, refusals)
             if Kind.GLYPH in kinds:
                 yield from _glyph(row, place)
+            if Kind.SIGN in kinds:
+                yield from _sign(row, place)
+        elif token.raw.isdigit():
+            yield from _time(row, place)
         elif not quiet and _capital(token):
             yield from _capitals(row, place, refusals)
 
@@ -149,6 +154,22 @@ def _glyph(row: Sequence[Token], place: int) -> Iterator[Evidence]:
             return
 
 
+def _sign(row: Sequence[Token], place: int) -> Iterator[Evidence]:
+    """A sign, a colon, words."""
+    if place + 2 < len(row) and row[place + 1].word in COLONS and row[place + 2].quoted is None:
+        yield Evidence(0.8, f"'{row[place].raw}:' announces words", _following(row, place + 1))
+
+
+def _time(row: Sequence[Token], place: int) -> Iterator[Evidence]:
+    """Hours and minutes beside something that shows them."""
+    if place + 2 >= len(row) or row[place + 1].word != ":" or not row[place + 2].raw.isdigit():
+        return
+    surface = _surface(row, place, _UPON, _NOTHING)
+    if surface:
+        time = f"{row[place].raw}:{row[place + 2].raw}"
+        yield Evidence(0.8, f"'{surface}' shows '{time}'", time)
+
+
 def _initial(token: Token) -> bool:
     return token.raw.isupper() and len(token.raw) <= 3  # noqa: PLR2004 - initials
 
@@ -161,6 +182,9 @@ def _capitals(row: Sequence[Token], place: int, refusals: Refused) -> Iterator[E
     """A word in capitals beside something that bears or announces words."""
     if place and _capital(row[place - 1]):
         return  # part of the words that began before
+    if place and row[place - 1].word in COLONS:
+        yield Evidence(0.75, f"{row[place].raw} stands in capitals after a colon", row[place].raw)
+        return
     around = [
         *((index, _ANNOUNCING) for _, index in before(row, place, _NEAR)),
         *((index, _CLOSING) for _, index in after(row, place, 3, commas=False)),

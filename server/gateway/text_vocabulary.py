@@ -29,6 +29,8 @@ class Kind(Enum):
     """A letter or a figure, which follows."""
     SURFACE = "surface"
     """A thing that often bears words."""
+    SIGN = "sign"
+    """A surface that is nothing without its words: what follows it and a colon is written on it."""
     MADE = "made"
     """A thing that is made to be read."""
     STYLE = "style"
@@ -90,6 +92,13 @@ def vocabulary() -> Vocabulary:
     for phrase in phrases:
         by_first.setdefault(phrase.words[0], []).append(phrase)
     return {first: tuple(each) for first, each in by_first.items()}
+
+
+@cache
+def endings() -> Mapping[str, Kinds]:
+    """What words do by their ends, the longest first: `-schild` stands for every German word that is made with it."""
+    found = {first.removeprefix("-"): each[0].kinds for first, each in vocabulary().items() if first.startswith("-")}
+    return dict(sorted(found.items(), key=lambda each: -len(each[0])))
 
 
 def _read(text: str) -> Iterator[tuple[Kind, tuple[str, ...]]]:
