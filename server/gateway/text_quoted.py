@@ -15,6 +15,7 @@ _LITERAL = _SAYING | _BEARING
 _FIGURATIVE = frozenset({Kind.STYLE, Kind.WORK, Kind.VOICE, Kind.FEEL})
 _POSSESSIVE = re.compile(r"(?:['’]s|s['’])\s?$")
 _MARKS = STOPS | COMMAS | COLONS
+_THINGS = frozenset({Kind.SURFACE, Kind.SIGN, Kind.LETTERS})
 _AS = frozenset({"as", "als", "comme", "como", "come"})
 _MANY = 4
 """Words that are more than a name."""
@@ -50,7 +51,7 @@ def _judged(  # noqa: PLR0911 - one for each rule
         if left[1] & _LITERAL or adjacent:
             return _words(each, shown, left[0], 0.85)
         return _figure(shown, frozenset({Kind.NAMED}))
-    if left is not None and left[1] & _LITERAL:
+    if left is not None and left[1] & _LITERAL and (left[1] - {Kind.SURFACE} or not _at_arms_length(row, place, each)):
         return _words(each, shown, left[0], 0.95 if left[1] & _SAYING else 0.9)
     if right is not None:
         if right[1] & _LITERAL:
@@ -98,6 +99,8 @@ def _right(row: Sequence[Token], place: int) -> tuple[str, Kinds] | None:
             return token.raw, frozenset({Kind.STYLE})
         if token.quoted is not None:
             return None
+        if distance > 1 and token.kinds and not token.kinds - _THINGS and Kind.SIGN not in token.kinds:
+            continue  # a crown that somebody wears
         if token.kinds & (_LITERAL | {Kind.STYLE, Kind.FEEL, Kind.NAMED}):
             return token.raw, token.kinds
     return None
@@ -108,10 +111,7 @@ def _by_shape(row: Sequence[Token], place: int, each: Quotation, shown: str) -> 
     if each.mark in TITLE_MARKS:
         return _figure(shown, frozenset({Kind.WORK}))
     words = each.text.split()
-    following = row[place + 1].word if place + 1 < len(row) else "."
-    leading = row[place - 1].word if place else "."
-    small = each.text[:1].islower() and len(words) <= 2  # noqa: PLR2004 - an adjective or two
-    if small and leading not in _MARKS and following not in _MARKS:
+    if _at_arms_length(row, place, each):
         return _figure(shown, frozenset({Kind.FEEL}))
     if each.text.isupper() and len(each.text) > 1:
         return _words(each, shown, "capitals", 0.7)
@@ -119,7 +119,18 @@ def _by_shape(row: Sequence[Token], place: int, each: Quotation, shown: str) -> 
         return _words(each, shown, "its length", 0.65)
     if each.text[-1] in "!?！？":
         return _words(each, shown, each.text[-1], 0.6)
-    return Evidence(0.4 if not small else 0.3, f"“{shown}” may be a name or words to be seen")
+    return Evidence(0.4, f"“{shown}” may be a name or words to be seen")
+
+
+def _at_arms_length(row: Sequence[Token], place: int, each: Quotation) -> bool:
+    """A word or two in the run of a sentence: `a "cute" monster`."""
+    if each.text[0] >= WIDE:
+        short = len(each.text) <= _MANY
+    else:
+        short = each.text[0].islower() and len(each.text.split()) < _MANY - 1
+    following = row[place + 1] if place + 1 < len(row) else None
+    leading = row[place - 1].word if place else "."
+    return short and leading not in _MARKS and following is not None and following.word not in _MARKS and not following.kinds
 
 
 def _words(each: Quotation, shown: str, because: str, score: float) -> Evidence:

@@ -155,9 +155,24 @@ def _glyph(row: Sequence[Token], place: int) -> Iterator[Evidence]:
 
 
 def _sign(row: Sequence[Token], place: int) -> Iterator[Evidence]:
-    """A sign, a colon, words."""
-    if place + 2 < len(row) and row[place + 1].word in COLONS and row[place + 2].quoted is None:
-        yield Evidence(0.8, f"'{row[place].raw}:' announces words", _following(row, place + 1))
+    """A sign, a colon, words; a sign for something; a sign with a number."""
+    raw = row[place].raw
+    if any(Kind.FOR in row[index].kinds for _, index in after(row, place, 2, commas=False)):
+        yield Evidence(0.65, f"'{raw}' announces something")
+    for index in range(place + 1, min(place + _UPON, len(row) - 1)):
+        token = row[index]
+        if token.word in STOPS or token.quoted is not None:
+            break
+        if token.word in COLONS and row[index + 1].quoted is None and not _numeric(row, index):
+            yield Evidence(0.75, f"'{raw}' … ':' announces words", _following(row, index))
+            break
+    beside = [row[index].raw for index in (place - 1, place + 1) if 0 <= index < len(row)]
+    for number in (each for each in beside if each.isdigit()):
+        yield Evidence(0.65, f"'{raw}' shows '{number}'", number)
+
+
+def _numeric(row: Sequence[Token], colon: int) -> bool:
+    return row[colon - 1].raw.isdigit() and row[colon + 1].raw.isdigit()
 
 
 def _time(row: Sequence[Token], place: int) -> Iterator[Evidence]:

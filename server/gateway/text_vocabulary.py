@@ -31,6 +31,8 @@ class Kind(Enum):
     """A thing that often bears words."""
     SIGN = "sign"
     """A surface that is nothing without its words: what follows it and a colon is written on it."""
+    FOR = "for"
+    """After a sign: what it is to announce."""
     MADE = "made"
     """A thing that is made to be read."""
     STYLE = "style"
