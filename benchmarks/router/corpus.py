@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("prompts")
+ROUNDS = ("fresh", "blind", "last")
+"""Folders of prompts that were written later, each after another round of rules: see RULES.md."""
 LABELS = {"+": "needs", "-": "not", "?": "arguable"}
 HALVES = ("tuning", "held out")
 
@@ -24,6 +26,11 @@ class Labelled:
     def half(self) -> str:
         """By the first bit of the prompt's digest."""
         return HALVES[hashlib.sha256(self.prompt.encode()).digest()[0] >> 7]
+
+
+def later(name: str) -> list[Labelled]:
+    """The prompts of one of `ROUNDS`."""
+    return corpus(FOLDER.with_name(name))
 
 
 def corpus(folder: Path = FOLDER) -> list[Labelled]:

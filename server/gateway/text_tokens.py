@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from server.gateway.quotations import Quotation
 from server.gateway.text_vocabulary import WIDE_RANGES, Kind, Kinds, endings, vocabulary
 
+MOST = 800
+"""Words, or characters where a script has no spaces, that are looked at."""
 _PLACE = "\ue000"
 _TOKEN = re.compile(rf"[{WIDE_RANGES}ー{_PLACE}]|[^\W_{WIDE_RANGES}ー]+|[.!?;:,\n()、。，：；！？]")
 _NONE: Kinds = frozenset()
+_THINGS = frozenset({Kind.SURFACE, Kind.SIGN, Kind.MADE})
 _COMPOUND = 8
 """Letters from which on a word may be made of two."""
 
@@ -33,7 +37,7 @@ def tokens(prompt: str, found: Sequence[Quotation]) -> list[Token]:
         pieces += (prompt[end : each.start].replace(_PLACE, " "), _PLACE)
         end = each.end
     pieces.append(prompt[end:].replace(_PLACE, " "))
-    raws = _TOKEN.findall("".join(pieces))
+    raws = [found.group() for found in islice(_TOKEN.finditer("".join(pieces)), MOST)]
     words = [raw.casefold() for raw in raws]
     quoted = iter(found)
     phrases, by_end = vocabulary(), endings()
@@ -52,6 +56,8 @@ def tokens(prompt: str, found: Sequence[Quotation]) -> list[Token]:
             if size == 1 or tuple(words[place : place + size]) == phrase.words:
                 length, kinds = size, phrase.kinds
                 break
+        if not kinds and word[-1:] == "s":
+            kinds = _plural(word)
         if not kinds and len(word) >= _COMPOUND and word.endswith(ends):
             kinds = next(does for end, does in by_end.items() if word.endswith(end))
         quiet = Kind.QUIET in kinds
@@ -59,3 +65,11 @@ def tokens(prompt: str, found: Sequence[Quotation]) -> list[Token]:
         row.append(Token(word, raw, _NONE if quiet else kinds))
         place += length
     return row
+
+
+def _plural(word: str) -> Kinds:
+    """What a thing's English plural does, where the vocabulary has only the one."""
+    for phrase in vocabulary().get(word[:-1], ()):
+        if len(phrase.words) == 1:
+            return phrase.kinds & _THINGS
+    return _NONE

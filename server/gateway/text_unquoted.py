@@ -18,7 +18,7 @@ _ALONE: dict[Kind, tuple[float, str]] = {
 }
 _CLOSING = frozenset({Kind.TEXT, Kind.LETTERS, Kind.BARE, Kind.MARKED})
 """What may stand behind words in capitals."""
-_ANNOUNCING = _CLOSING | {Kind.SAYS, Kind.INTRO, Kind.SURFACE, Kind.MADE}
+_ANNOUNCING = _CLOSING | {Kind.SAYS, Kind.INTRO, Kind.SURFACE, Kind.MADE, Kind.NAMED}
 """What may stand before them."""
 _SHORTHANDS = frozenset(
     [
