@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from server.gateway.text_signs import COMMAS, STOPS
+from server.gateway.text_signs import COMMAS, STOPS, after, before
 from server.gateway.text_tokens import Token, tokens
 from server.gateway.text_vocabulary import Kind
 
@@ -49,8 +49,10 @@ def refused_by_negative(negative: str) -> str:
     """The word by which a negative prompt refuses writing; empty if it only wants none that is badly written."""
     row = tokens(negative, ())
     for index, token in enumerate(row):
-        near = row[max(0, index - 2) : index + 2]
-        if token.kinds & _WRITING and not any(Kind.BAD in each.kinds for each in near):
+        if not token.kinds & _WRITING:
+            continue
+        near = [*before(row, index, 2, commas=False), *after(row, index, 1, commas=False)]
+        if not any(Kind.BAD in row[place].kinds for _, place in near):
             return token.raw
     return ""
 

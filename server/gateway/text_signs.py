@@ -22,12 +22,15 @@ class Evidence(msgspec.Struct, frozen=True):
     """Holds even where writing is refused: the words themselves are given in quotes."""
 
 
-def before(row: Sequence[Token], place: int, most: int) -> Iterator[tuple[int, int]]:
-    """Distance and index of the tokens to the left in the same sentence, the nearest first; marks do not count."""
+def before(row: Sequence[Token], place: int, most: int, *, commas: bool = True) -> Iterator[tuple[int, int]]:
+    """Distance and index of the tokens to the left in the same sentence, the nearest first; marks do not count.
+
+    Without ``commas`` only as far as the next one.
+    """
     distance = 0
     for index in range(place - 1, -1, -1):
         word = row[index].word
-        if word in STOPS or distance >= most:
+        if word in STOPS or distance >= most or (word in COMMAS and not commas):
             return
         if word in COMMAS or word in COLONS:
             continue
@@ -36,7 +39,7 @@ def before(row: Sequence[Token], place: int, most: int) -> Iterator[tuple[int, i
 
 
 def after(row: Sequence[Token], place: int, most: int, *, commas: bool = True) -> Iterator[tuple[int, int]]:
-    """The same to the right; without ``commas`` only as far as the next one."""
+    """The same to the right."""
     distance = 0
     for index in range(place + 1, len(row)):
         word = row[index].word
