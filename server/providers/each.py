@@ -1,5 +1,6 @@
 """One request of several images as several requests of one, for upstreams that make one at a time: none is paid for twice
-because another failed."""
+because another failed.
+"""
 
 import asyncio
 
