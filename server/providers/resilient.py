@@ -74,7 +74,7 @@ class Resilient:
             return await self._attempts(request, call, until)
         if not await self._records.begin(request.id, self._upstream.name):
             msg = (
-                f"The request was sent to {self._upstream.name!r} before, by a server that did not see it to its end: it may have "
+                f"The request was sent to {self._upstream.name!r} before, by a server that did not see its end: it may have "
                 "been charged, and is not sent again."
             )
             raise UpstreamAmbiguous(msg)
