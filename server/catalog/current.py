@@ -42,7 +42,7 @@ class CurrentCatalog:
         clock: Clock,
         log: FilteringBoundLogger,
         counted: Callable[[bool], None] = lambda _ok: None,
-        environ: Mapping[str, str] = MappingProxyType({}),  # noqa: B008 - frozen
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Read ``path`` (None: the packaged catalog); raises `CatalogError`. ``counted`` hears whether each reload went well.
 

@@ -235,7 +235,7 @@ def _check(document: Document, where: Where, upstream: Upstream) -> None:
         if not low <= getattr(upstream, key) <= high:
             raise document.error((*where, key), f"must be from {low} to {high}")
     for key in ("connect", "attempt", "total"):
-        if not 0 < getattr(upstream.timeouts, key) <= 24 * 3600:  # noqa: PLR2004 - a day
+        if not 0 < getattr(upstream.timeouts, key) <= 24 * 3600:
             raise document.error((*where, "timeouts", key), "must be above 0 and at most a day, in seconds")
     if any(min(size) < 1 or size[0] * size[1] > _MOST_PIXELS for size in upstream.sizes):
         raise document.error((*where, "sizes"), f"each is [WIDTH, HEIGHT], with at most {_MOST_PIXELS} pixels")

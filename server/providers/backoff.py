@@ -10,9 +10,10 @@ JITTER = 0.25
 
 
 def pause(attempt: int, asked: float | None, chance: float) -> float:
-    """Seconds after ``attempt`` (1 is the first): doubling from `BASE_SECONDS` to `MOST_SECONDS`, less up to a quarter by ``chance``.
+    """Seconds after ``attempt`` (1 is the first): doubling from `BASE_SECONDS` to `MOST_SECONDS`.
 
-    ``asked`` is the upstream's Retry-After: never sooner than that, and up to a tenth later so that not all come at once.
+    ``chance``, 0 to 1, takes up to a quarter off. ``asked`` is the upstream's Retry-After: never sooner than that, and up to a
+    tenth later, so that not all come at once.
     """
-    own = min(BASE_SECONDS * 2 ** (attempt - 1), MOST_SECONDS) * (1 - JITTER * chance)
+    own: float = min(BASE_SECONDS * 2.0 ** (attempt - 1), MOST_SECONDS) * (1 - JITTER * chance)
     return own if asked is None else max(own, asked * (1 + 0.1 * chance))

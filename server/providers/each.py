@@ -1,5 +1,7 @@
-"""One request of several images as several requests of one, for upstreams that make one at a time: none is paid for twice
-because another failed."""
+"""One request of several images as several of one, for upstreams that make one at a time.
+
+None is paid for twice because another failed.
+"""
 
 import asyncio
 

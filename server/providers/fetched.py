@@ -1,4 +1,4 @@
-"""A result that an upstream left at an address, or an error of the tree: it was made, so nothing here is retried from the start."""
+"""A result that an upstream left at an address: it was made, so that nothing here leads to its being made again."""
 
 from server.domain.failures import UpstreamAmbiguous
 from server.egress.fetching import Fetcher, FetchFailed

@@ -1,4 +1,4 @@
-"""OpenAI's Images API, and servers that are compatible with it, by the official SDK. One attempt: the SDK retries nothing here."""
+"""OpenAI's Images API, and servers that are compatible with it, by the official SDK, which retries nothing here."""
 
 import asyncio
 import base64

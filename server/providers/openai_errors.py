@@ -4,16 +4,9 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from pipelines.contract.errors import AquatintError, InvalidRequest, TooLarge
-from server.domain.failures import (
-    ModerationBlocked,
-    UpstreamBusy,
-    UpstreamFailure,
-    UpstreamMisconfigured,
-    UpstreamModelGone,
-    UpstreamUnavailable,
-)
-from server.providers.rate_limits import retry_after
+from pipelines.contract.errors import AquatintError
+from server.domain.failures import ModerationBlocked
+from server.providers.refusals import refusal
 
 _MODERATION = ("moderation_blocked", "content_policy_violation", "content_filter", "responsible_ai_policy")
 _MONEY = ("billing_hard_limit_reached", "insufficient_quota", "billing_not_active")
@@ -29,23 +22,13 @@ def translated(status: int, body: object, headers: Mapping[str, str], now: float
     code, kind = str(told.get("code") or ""), str(told.get("type") or "")
     message = said(told.get("message")) or f"HTTP {status}"
     param = told.get("param") if isinstance(told.get("param"), str) else None
-    after = retry_after(headers, now)
     if code in _MODERATION or kind in _MODERATION:
         return ModerationBlocked(message)
     if code in _MONEY or kind in _MONEY:
-        return UpstreamMisconfigured(f"The upstream {road!r} does not serve us any more for want of money: {message}")
-    if code in _MODEL or kind in _MODEL or (status == HTTPStatus.NOT_FOUND and param in (None, "model")):
-        return UpstreamModelGone(f"The upstream {road!r} has no such model: {message}")
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return UpstreamMisconfigured(f"The upstream {road!r} refuses our key: {message}")
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return UpstreamBusy(f"The upstream {road!r} takes no more requests at the moment: {message}", retry_after=after)
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return TooLarge(f"The upstream {road!r} takes no request that large: {message}", param=param)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT):
-        kind_of = UpstreamFailure if headers.get("x-should-retry") == "false" else UpstreamUnavailable
-        return kind_of(f"The upstream {road!r} failed: {message}", retry_after=after)
-    return InvalidRequest(f"The upstream {road!r} refused the request: {message}", param=param)
+        status = HTTPStatus.PAYMENT_REQUIRED
+    elif code in _MODEL or kind in _MODEL:
+        status = HTTPStatus.NOT_FOUND
+    return refusal(status, message, headers, now, road, param=param)
 
 
 def said(message: object) -> str:

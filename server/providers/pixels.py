@@ -1,4 +1,4 @@
-"""Pictures on their way to an upstream and back: encoded, decoded under limits, scaled, masked. Synchronous; call it in a thread."""
+"""Pictures on their way to an upstream and back: encoded, decoded under limits, scaled, masked. Call it in a thread."""
 
 import io
 import warnings
@@ -39,7 +39,7 @@ def decoded(data: bytes, *, alpha: bool = False) -> Picture:
         mode: Literal["RGB", "RGBA"] = "RGBA" if alpha and clear else "RGB"
         return picture_of(image.convert(mode))
     except Exception as error:  # decoders of foreign bytes raise whatever they like
-        msg = f"The upstream answered with something that is no usable picture: {error or type(error).__name__}."
+        msg = f"The upstream answered with something that is no usable picture: {str(error) or type(error).__name__}."
         raise UpstreamAmbiguous(msg) from error
 
 

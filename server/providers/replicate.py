@@ -8,20 +8,13 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipelines.contract.errors import AquatintError, EngineFailure, InvalidRequest
+from pipelines.contract.errors import AquatintError
 from pipelines.contract.messages import RunStats
 from pipelines.contract.request import ImageRequest
 from server.catalog.upstreams import Upstream
 from server.domain.call import Call
 from server.domain.clock import Clock
-from server.domain.failures import (
-    ModerationBlocked,
-    UpstreamAmbiguous,
-    UpstreamBusy,
-    UpstreamMisconfigured,
-    UpstreamModelGone,
-    UpstreamUnavailable,
-)
+from server.domain.failures import ModerationBlocked, UpstreamAmbiguous, UpstreamFailure, UpstreamUnavailable
 from server.domain.generation import Generation, Route, Usage
 from server.egress.fetching import Fetcher
 from server.providers import pixels
@@ -29,7 +22,7 @@ from server.providers.fetched import fetched
 from server.providers.http import HttpUpstream, Reply
 from server.providers.lane import Sleep
 from server.providers.openai_errors import said
-from server.providers.rate_limits import retry_after
+from server.providers.refusals import refusal
 from server.providers.sizes import ratio_name
 from server.providers.succession import Listed, Succession
 
@@ -121,24 +114,10 @@ class ReplicateProvider:
         return prediction
 
     async def _over(self, prediction: dict[str, Any]) -> dict[str, Any]:
-        """Look until it is over; whoever leaves earlier, by deadline or by cancelling, cancels it there."""
+        """Wait until it is over; whoever leaves earlier, by deadline or by cancelling, cancels it there."""
         place = f"/v1/predictions/{prediction['id']}"
-        failures = 0
         try:
-            while prediction.get("status") not in _OVER:
-                await self._sleep(self._poll)
-                try:
-                    reply = await self._http.send("GET", place)
-                except (UpstreamUnavailable, UpstreamAmbiguous):
-                    reply = Reply(int(HTTPStatus.SERVICE_UNAVAILABLE), {}, b"")
-                found = reply.json()
-                if reply.status == HTTPStatus.OK and "status" in found:
-                    prediction, failures = found, 0
-                    continue
-                failures += 1
-                if failures >= _MOST_POLL_FAILURES:
-                    msg = f"The prediction was started and cannot be looked at any more: HTTP {reply.status}."
-                    raise UpstreamAmbiguous(msg)
+            prediction = await self._followed(place, prediction)
         except BaseException:
             await asyncio.shield(self._cancel(place))
             raise
@@ -150,9 +129,27 @@ class ReplicateProvider:
             raise ModerationBlocked(msg)
         if prediction["status"] == "failed":
             msg = f"The model failed at the upstream {self._upstream.name!r}: {words}"
-            raise EngineFailure(msg)
+            raise UpstreamFailure(msg)
         msg = f"The prediction was cancelled at the upstream {self._upstream.name!r}."
         raise UpstreamUnavailable(msg)
+
+    async def _followed(self, place: str, prediction: dict[str, Any]) -> dict[str, Any]:
+        failures = 0
+        while prediction.get("status") not in _OVER:
+            await self._sleep(self._poll)
+            try:
+                reply = await self._http.send("GET", place)
+            except (UpstreamUnavailable, UpstreamAmbiguous):
+                reply = Reply(int(HTTPStatus.SERVICE_UNAVAILABLE), {}, b"")
+            found = reply.json()
+            if reply.status == HTTPStatus.OK and "status" in found:
+                prediction, failures = found, 0
+                continue
+            failures += 1
+            if failures >= _MOST_POLL_FAILURES:
+                msg = f"The prediction was started and cannot be looked at any more: HTTP {reply.status}."
+                raise UpstreamAmbiguous(msg)
+        return prediction
 
     async def _cancel(self, place: str) -> None:
         try:
@@ -172,20 +169,7 @@ class ReplicateProvider:
     def _refusal(self, reply: Reply) -> AquatintError:
         told = reply.json()
         words = said(told.get("detail") or told.get("title")) or f"HTTP {reply.status}"
-        road, after = self._upstream.name, retry_after(reply.headers, self._clock.time())
-        match reply.status:
-            case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
-                return UpstreamMisconfigured(f"The upstream {road!r} refuses our key: {words}")
-            case HTTPStatus.PAYMENT_REQUIRED:
-                return UpstreamMisconfigured(f"The upstream {road!r} does not serve us any more for want of money: {words}")
-            case HTTPStatus.NOT_FOUND | HTTPStatus.GONE:
-                return UpstreamModelGone(f"The upstream {road!r} has no such model: {words}")
-            case HTTPStatus.TOO_MANY_REQUESTS:
-                return UpstreamBusy(f"The upstream {road!r} takes no more requests at the moment: {words}", retry_after=after)
-            case status if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
-                return UpstreamUnavailable(f"The upstream {road!r} failed: {words}", retry_after=after)
-            case _:
-                return InvalidRequest(f"The upstream {road!r} refused the request: {words}")
+        return refusal(reply.status, words, reply.headers, self._clock.time(), self._upstream.name)
 
 
 def _inputs(request: ImageRequest, call: Call, names: Mapping[str, str], shown: pixels.Canvas | None) -> dict[str, Any]:

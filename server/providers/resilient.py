@@ -74,8 +74,8 @@ class Resilient:
             return await self._attempts(request, call, until)
         if not await self._records.begin(request.id, self._upstream.name):
             msg = (
-                f"The request was sent to {self._upstream.name!r} before, by a server that did not live to see the answer: it may "
-                "have been charged, and is not sent again."
+                f"The request was sent to {self._upstream.name!r} before, by a server that did not see its end: it may have "
+                "been charged, and is not sent again."
             )
             raise UpstreamAmbiguous(msg)
         try:

@@ -12,6 +12,8 @@ from server.providers.road import Road
 DAY_SECONDS = 24 * 3600.0
 AGAIN_SECONDS = 900.0
 """After a list that could not be read."""
+READ_SECONDS = 60.0
+READ_SECONDS = 60.0
 
 
 class Retirement:
@@ -37,12 +39,12 @@ class Retirement:
 
     async def _read(self, road: Road) -> bool:
         try:
-            async with asyncio.timeout(road.upstream.timeouts.attempt):
+            async with asyncio.timeout(READ_SECONDS):
                 road.succession.read(await road.source.listed())
         except (AquatintError, TimeoutError) as error:
-            self._log.warning("an upstream's list of models cannot be read", road=road.upstream.name, error=str(error))
+            self._log.warning("an upstream's list of models cannot be read", road=road.upstream.name, error=repr(error))
             return False
-        except Exception:  # a list of whatever form must not end the watching
+        except Exception:  # noqa: BLE001 - a list of whatever form must not end the watching
             self._log.exception("an upstream's list of models cannot be understood", road=road.upstream.name)
             return False
         return True

@@ -53,16 +53,19 @@ def within(width: int, height: int, bounds: Free) -> Size:
     across, down = max(width, height * ratio), max(height, width / ratio)
     scale = max(1.0, math.sqrt(bounds.least_pixels / (across * down)))
     scale = min(scale, math.sqrt(bounds.most_pixels / (across * down)), bounds.longest / max(across, down))
-    sides = [
-        [(int(side * scale) // bounds.multiple + step) * bounds.multiple for step in (-1, 0, 1, 2)] for side in (across, down)
-    ]
-    fitting = [size for size in itertools.product(*sides) if min(size) > 0 and bounds.allows(*size)]
+    widths, heights = (_near(side * scale, bounds.multiple) for side in (across, down))
+    fitting = [size for size in itertools.product(widths, heights) if min(size) > 0 and bounds.allows(*size)]
 
     def distance(size: Size) -> tuple[bool, float, float]:
         short = size[0] < min(across * scale, width) or size[1] < min(down * scale, height)
         return short, abs(math.log(size[0] / size[1] / ratio)), abs(math.log(size[0] * size[1] / (across * down * scale**2)))
 
     return min(fitting, key=distance)
+
+
+def _near(side: float, multiple: int) -> tuple[int, int, int, int]:
+    low = int(side) // multiple * multiple
+    return low - multiple, low, low + multiple, low + 2 * multiple
 
 
 def ratio_name(width: int, height: int, names: Sequence[str]) -> str:

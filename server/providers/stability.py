@@ -15,26 +15,19 @@ from typing import Any
 
 import msgspec
 
-from pipelines.contract.errors import AquatintError, InvalidRequest, TooLarge
+from pipelines.contract.errors import AquatintError
 from pipelines.contract.messages import RunStats
 from pipelines.contract.request import ImageRequest, Init
 from server.catalog.upstreams import Upstream
 from server.domain.call import Call
 from server.domain.clock import Clock
-from server.domain.failures import (
-    ModerationBlocked,
-    UpstreamAmbiguous,
-    UpstreamBusy,
-    UpstreamMisconfigured,
-    UpstreamModelGone,
-    UpstreamUnavailable,
-)
+from server.domain.failures import ModerationBlocked, UpstreamAmbiguous, UpstreamUnavailable
 from server.domain.generation import Generation, Route
 from server.providers import pixels
 from server.providers.http import HttpUpstream, Reply
 from server.providers.lane import Sleep
 from server.providers.openai_errors import said
-from server.providers.rate_limits import retry_after
+from server.providers.refusals import refusal
 from server.providers.sizes import ratio_name
 from server.providers.succession import Listed, Succession
 
@@ -154,25 +147,10 @@ class StabilityProvider:
         errors = told.get("errors")
         words = said("; ".join(map(str, errors)) if isinstance(errors, list) else told.get("message")) or f"HTTP {reply.status}"
         name, road = str(told.get("name") or ""), self._upstream.name
-        match reply.status:
-            case HTTPStatus.FORBIDDEN if name == "content_moderation":
-                return ModerationBlocked(f"The upstream {road!r} does not allow the request: {words}")
-            case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
-                return UpstreamMisconfigured(f"The upstream {road!r} refuses our key: {words}")
-            case HTTPStatus.PAYMENT_REQUIRED:
-                return UpstreamMisconfigured(f"The upstream {road!r} does not serve us any more for want of money: {words}")
-            case HTTPStatus.NOT_FOUND | HTTPStatus.GONE:
-                return UpstreamModelGone(f"The upstream {road!r} does not have that: {words}")
-            case HTTPStatus.TOO_MANY_REQUESTS:
-                after = retry_after(reply.headers, self._clock.time())
-                return UpstreamBusy(f"The upstream {road!r} takes no more requests at the moment: {words}", retry_after=after)
-            case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                return TooLarge(f"The upstream {road!r} takes no request that large: {words}")
-            case status if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
-                after = retry_after(reply.headers, self._clock.time())
-                return UpstreamUnavailable(f"The upstream {road!r} failed: {words}", retry_after=after)
-            case _:
-                return InvalidRequest(f"The upstream {road!r} refused the request: {words}")
+        if reply.status == HTTPStatus.FORBIDDEN and name == "content_moderation":
+            msg = f"The upstream {road!r} does not allow the request: {words}"
+            return ModerationBlocked(msg)
+        return refusal(reply.status, words, reply.headers, self._clock.time(), road)
 
 
 def operation(request: ImageRequest, call: Call, model: str, shown: pixels.Canvas | None) -> Operation:

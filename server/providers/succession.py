@@ -1,6 +1,6 @@
 """Which model of an upstream is asked for, as models come to their end there."""
 
-import datetime
+import datetime as dt
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -16,7 +16,7 @@ class Listed(msgspec.Struct, frozen=True):
     """One entry of an upstream's list of models."""
 
     id: str
-    shutdown: datetime.date | None = None
+    shutdown: dt.date | None = None
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class Succession:
         """``told`` hears how many days a model has left, whenever one of ours is about to end."""
         self._upstream, self._clock, self._log, self._told = upstream, clock, log, told
         self._gone: set[str] = set()
-        self._ends: dict[str, datetime.date] = {}
+        self._ends: dict[str, dt.date] = {}
         self.checked: float | None = None
         """Unix time at which the upstream's list was last read."""
 
@@ -98,16 +98,16 @@ class Succession:
     def _over(self, model: str) -> bool:
         return model in self._gone or (model in self._ends and self._days(self._ends[model]) <= 0)
 
-    def _days(self, end: datetime.date) -> int:
-        today = datetime.datetime.fromtimestamp(self._clock.time(), tz=datetime.UTC).date()
+    def _days(self, end: dt.date) -> int:
+        today = dt.datetime.fromtimestamp(self._clock.time(), tz=dt.UTC).date()
         return (end - today).days
 
 
-def day(text: object) -> datetime.date | None:
+def day(text: object) -> dt.date | None:
     """The day in a ``shutdown_date``: ISO 8601 with or without a time, or Unix seconds; None for anything else."""
     try:
         if isinstance(text, int | float):
-            return datetime.datetime.fromtimestamp(text, tz=datetime.UTC).date()
-        return datetime.date.fromisoformat(str(text)[:10])
+            return dt.datetime.fromtimestamp(text, tz=dt.UTC).date()
+        return dt.date.fromisoformat(str(text)[:10])
     except (ValueError, OverflowError, OSError):
         return None
