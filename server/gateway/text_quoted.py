@@ -124,10 +124,8 @@ def _by_shape(row: Sequence[Token], place: int, each: Quotation, shown: str) -> 
 
 def _at_arms_length(row: Sequence[Token], place: int, each: Quotation) -> bool:
     """A word or two in the run of a sentence: `a "cute" monster`."""
-    if each.text[0] >= WIDE:
-        short = len(each.text) <= _MANY
-    else:
-        short = each.text[0].islower() and len(each.text.split()) < _MANY - 1
+    wide = each.text[0] >= WIDE
+    short = len(each.text) <= _MANY if wide else each.text[0].islower() and len(each.text.split()) < _MANY - 1
     following = row[place + 1] if place + 1 < len(row) else None
     leading = row[place - 1].word if place else "."
     return short and leading not in _MARKS and following is not None and following.word not in _MARKS and not following.kinds

@@ -99,10 +99,12 @@ def test_answers_say_their_road_and_why(serve):
     ours = server.client.post("/api/generate", json={"prompt": SIGN + " ✓", "model": "auto", "quality": "high"}).json()
     assert (ours["route"]["road"], ours["route"]["model"]) == ("local", "m")
     assert ours["route"]["reasons"][0] == "no upstream is configured: everything is local"
-    body = {"prompt": 'ein Schild: „Grüße, 世界“', "model": "dall-e-3", "quality": "low"}
+    body = {"prompt": "ein Schild: „Grüße, 世界“", "model": "dall-e-3", "quality": "low"}
     theirs = server.client.post("/v1/images/generations", json=body)
     assert theirs.headers["x-aquatint-route"] == "local"
-    assert theirs.headers["x-aquatint-route-reason"].startswith("no upstream is configured: everything is local; needs legible text")
+    assert theirs.headers["x-aquatint-route-reason"].startswith(
+        "no upstream is configured: everything is local; needs legible text"
+    )
 
 
 def test_a_broken_upstream_is_followed_by_our_own_workers(serve):

@@ -73,7 +73,7 @@ class World:
 
         return FunctionProvider(function)
 
-    async def run(self, prompt=SIGN, road=AUTO, model="a", tenant="t", seeds=(1,), said=(), size=64):
+    async def run(self, prompt=SIGN, *, road=AUTO, model="a", tenant="t", seeds=(1,), said=(), size=64):
         request = ImageRequest("job", model, prompt, size, size, seeds, Sampling("euler", 8, 7.0))
         cards = (self.catalog.cards[model],) if model in self.catalog.cards else ()
         return await self.routed.generate(request, Call("job", tenant, road=road, cards=cards, wishes=Wishes(said=said)))
@@ -228,7 +228,9 @@ async def test_the_words_of_a_card_s_negative_prompt_refuse_nothing():
     world.catalog = parse(
         MODELS.replace("steps: 8}", 'steps: 8, negative_prompt: "text, watermark"}'), name="m", folder=Path("/")
     )
-    request = ImageRequest("job", "a", "a movie poster", 64, 64, (1,), Sampling("euler", 8, 7.0), negative_prompt="text, watermark")
+    request = ImageRequest(
+        "job", "a", "a movie poster", 64, 64, (1,), Sampling("euler", 8, 7.0), negative_prompt="text, watermark"
+    )
     call = Call("job", road=AUTO, cards=(world.catalog.cards["a"],))
     assert world.routed.explain(request, call).need.needs_text
     own = msgspec.structs.replace(request, negative_prompt="letters")

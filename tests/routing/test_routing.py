@@ -37,7 +37,7 @@ PLAIN = TextNeed(needs_text=False, score=0.0, reasons=("nothing asks for writing
 OPENAI = Facts("openai")
 
 
-def plan(need=TEXT, road=AUTO, quality="auto", others=(OPENAI,), chain=None, reader=False, wait=0.0, **rules):
+def plan(need=TEXT, *, road=AUTO, quality="auto", others=(OPENAI,), chain=None, reader=False, wait=0.0, **rules):
     call = Call("job", road=road, wishes=Wishes(quality=quality))
     local = Facts(LOCAL, wait_seconds=wait)
     return decide(Question(call, need, msgspec.convert(rules, Routing), local, tuple(others), chain, reader))

@@ -62,7 +62,7 @@ def test_words_that_are_to_be_seen(prompt, literals):
 @pytest.mark.parametrize(
     "prompt",
     [
-        "a cat in the style of \"Starry Night\"",
+        'a cat in the style of "Starry Night"',
         'a painting titled "Silence"',
         'Hopper\'s "Nighthawks" on Mars',
         'a "cute" monster',
@@ -103,7 +103,9 @@ def test_the_same_prompt_gets_the_same_answer():
     assert text_intent('a mug with "MONDAY"') == text_intent('a mug with "MONDAY"')
 
 
-PIECES = st.sampled_from(["sign", '"', "'", "“", "»", "写", "に", "no", "text", "that says", " ", "\n", ":", ",", "OPEN", "7", "«", "\ue000", "the"])
+PIECES = st.sampled_from(
+    ["sign", '"', "'", "“", "»", "写", "に", "no", "text", "that says", " ", "\n", ":", ",", "OPEN", "7", "«", "\ue000", "the"]
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -132,7 +134,26 @@ def calls(prompt):
     return count
 
 
-NASTY = ['"', "“", "'a ", "«a ", "sign ", "no ", "no text, ", "with the ", "写", "a: ", "OPEN ", "letter A ", "12:30 ", "a", "1", "“”", "(", "'"]
+NASTY = [
+    '"',
+    "“",
+    "'a ",
+    "«a ",
+    "sign ",
+    "no ",
+    "no text, ",
+    "with the ",
+    "写",
+    "a: ",
+    "OPEN ",
+    "letter A ",
+    "12:30 ",
+    "a",
+    "1",
+    "“”",
+    "(",
+    "'",
+]
 
 
 @pytest.mark.parametrize("piece", NASTY)
@@ -167,4 +188,7 @@ def test_no_pattern_can_backtrack_for_long(module):
     for pattern in patterns:
         assert repeats(parser.parse(pattern.pattern, pattern.flags)) <= 1, pattern.pattern
         # One repeat followed by anything could still be quadratic when searched for: there is none.
-        assert not any(op in (ops.MAX_REPEAT, ops.MIN_REPEAT) and argument[1] is ops.MAXREPEAT for op, argument in parser.parse(pattern.pattern, pattern.flags)[:-1])
+        assert not any(
+            op in (ops.MAX_REPEAT, ops.MIN_REPEAT) and argument[1] is ops.MAXREPEAT
+            for op, argument in parser.parse(pattern.pattern, pattern.flags)[:-1]
+        )
