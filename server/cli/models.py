@@ -15,6 +15,7 @@ import msgspec
 from pipelines.contract.adapters import ControlCard, LoraCard, ReferenceCard
 from pipelines.contract.catalog import ModelCard
 from server.cli.options import cards_from, catalog_options, settings_from, settings_options
+from server.domain.generation import AUTO
 
 _HUB = "hf:"
 _GIB = 1 << 30
@@ -40,6 +41,9 @@ def list_models(**flags: Any) -> None:
         names = [alias for alias, target in catalog.aliases.items() if target == card.id]
         marks = " (default)" if card.id == catalog.default_model else ""
         click.echo(f"{card.id}{marks}\t{card.family.value}\t{card.source}\t{' '.join(names)}")
+    chosen = [alias for alias, target in catalog.aliases.items() if target == AUTO]
+    if chosen:
+        click.echo(f"{AUTO}\t\tthe server chooses\t{' '.join(chosen)}")
     fitting: dict[str, Iterable[LoraCard | ControlCard | ReferenceCard]] = {
         "loras": catalog.loras.values(),
         "controlnets": catalog.controlnets.values(),
@@ -49,7 +53,8 @@ def list_models(**flags: Any) -> None:
         for each in cards:
             click.echo(f"{section}.{each.name}\t{each.family.value}\t{each.source}\t")
     for upstream in catalog.upstreams.values():
-        state = upstream.model if upstream.on else f"off: {upstream.key_env} is not set"
+        why = f"{upstream.key_env} is not set" if upstream.enabled else "not enabled"
+        state = upstream.model if upstream.on else f"off: {why}"
         click.echo(f"upstreams.{upstream.name}\t{upstream.kind.value}\t{upstream.base_url}\t{state}")
     for upscaler in catalog.upscalers.values():
         click.echo(f"upscalers.{upscaler.name}\tany\t{upscaler.source}\t")

@@ -95,7 +95,9 @@ def test_durations(text, seconds):
     assert duration(text) == seconds
 
 
-@given(st.dictionaries(st.sampled_from(["x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "retry-after"]), st.text()))
+@given(
+    st.dictionaries(st.sampled_from(["x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "retry-after"]), st.text())
+)
 def test_no_header_is_trusted(headers):
     found = allowance(headers)
     assert found is None or (found.remaining >= 0 and 0 <= found.seconds <= 86400)
@@ -147,7 +149,7 @@ async def test_so_many_at_the_same_time_and_so_many_that_wait():
             await release.wait()
 
     tasks = [asyncio.create_task(one(name)) for name in "abc"]
-    while made.waiting != 1 or made.active != 2:
+    while made.waiting != 1 or made.active != 2:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)
     with pytest.raises(UpstreamBusy):
         await one("d")
@@ -170,7 +172,7 @@ async def test_a_cancelled_turn_frees_its_place():
     first = asyncio.create_task(one())
     await inside.wait()
     second = asyncio.create_task(one())
-    while made.waiting != 1:
+    while made.waiting != 1:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)
     second.cancel()
     first.cancel()
