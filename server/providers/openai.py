@@ -177,11 +177,10 @@ class OpenAIProvider:
 
                 def opened() -> "AsyncOpenAI":
                     # A second of importing, and not for those who have no key.
-                    import httpx2  # noqa: PLC0415
-                    from openai import AsyncOpenAI  # noqa: PLC0415
+                    from openai import AsyncOpenAI, Timeout  # noqa: PLC0415
 
                     # One attempt's deadline is kept outside; this one is for connections that nobody waits for any more.
-                    timeout = httpx2.Timeout(upstream.timeouts.attempt + 5.0, connect=upstream.timeouts.connect)
+                    timeout = Timeout(upstream.timeouts.attempt + 5.0, connect=upstream.timeouts.connect)
                     return AsyncOpenAI(api_key=self._key or "none", base_url=upstream.base_url, max_retries=0, timeout=timeout)
 
                 self._client = await asyncio.to_thread(opened)
