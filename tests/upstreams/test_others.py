@@ -4,7 +4,7 @@ import asyncio
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -250,6 +250,7 @@ def test_what_is_lacking(road, asked, said, found):
     assert lacking(road, asked, Wishes(said=said)) == found
 
 
+@settings(deadline=None)
 @given(st.sampled_from([OPENAI, STABILITY, REPLICATE]), st.lists(st.sampled_from(["loras", "controls", "seed", "x", "output"])))
 def test_what_is_lacking_is_named_once_and_was_said(road, said):
     found = lacking(road, request(LOCAL), Wishes(said=tuple(said)))

@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.catalog.upstreams import Kind, Upstream
@@ -76,6 +76,7 @@ def test_a_cancelled_probe_leaves_room_for_the_next():
 # Back-off and headers
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.floats(0, 1), st.none() | st.floats(0, 1000))
 def test_pauses_are_bounded_and_obey(attempt, chance, asked):
     seconds = pause(attempt, asked, chance)
@@ -95,6 +96,7 @@ def test_durations(text, seconds):
     assert duration(text) == seconds
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "retry-after"]), st.text())
 )
