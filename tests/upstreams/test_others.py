@@ -100,6 +100,7 @@ INIT = Init(PHOTO, strength=0.4)
         (request("stability/structure", init=INIT), "control/structure", {"control_strength": "0.4"}),
         (request("stability/style", init=INIT), "control/style", {"fidelity": "0.4"}),
         (request("stability/fast", prompt="", init=INIT, size=(512, 384)), "upscale/fast", {"image": [128, 96]}),
+        (request(LOCAL, prompt="", init=replace(INIT, strength=0.0), size=(512, 384)), "upscale/fast", {"image": [128, 96]}),
         (request("stability/creative", init=INIT), "upscale/creative", {"creativity": "0.4"}),
     ],
 )
@@ -242,6 +243,8 @@ REPLICATE = upstream(Kind.REPLICATE, "http://x")
         (STABILITY, request("stability/sd3.5-large"), ("guidance_scale",), ()),
         (STABILITY, request("stability/core", init=INIT), (), ("image",)),
         (STABILITY, request("stability/sketch"), (), ("image",)),
+        (OPENAI, request(LOCAL, init=replace(INIT, strength=0.0)), (), ("upscale",)),
+        (STABILITY, request(LOCAL, init=replace(INIT, strength=0.0)), (), ()),
         (REPLICATE, request(LOCAL, init=replace(INIT, mask=MASK)), ("seed",), ("image", "mask")),
         (REPLICATE, request(LOCAL), ("negative_prompt", "sampler"), ("negative_prompt", "sampler")),
     ],
