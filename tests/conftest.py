@@ -102,6 +102,21 @@ def start_server(folder: Path, *flags: str, models: str | None = None, env: dict
     return Server(process, url, log, folder / "home", client)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the tables whose rows tests have recorded as properties named ``table: TITLE``."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for report in (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())):
+        for name, row in getattr(report, "user_properties", ()) if report.when == "call" else ():
+            if name.startswith("table: "):
+                tables.setdefault(name.removeprefix("table: "), []).append(row)
+    for title, rows in tables.items():
+        lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line("  ".join(map(str.ljust, line, widths)).rstrip())
+
+
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
     """`wait_until`: the first true value of a condition, or a failed test."""

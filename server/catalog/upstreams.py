@@ -78,8 +78,10 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeouts: Timeouts = Timeouts()
     owned_by: str = ""
     description: str = ""
+    enabled: bool = True
+    """False: off, even with a key."""
     on: bool = False
-    """Whether it has its key; filled in by the catalog."""
+    """Whether it is enabled and has its key; filled in by the catalog."""
 
     @property
     def offered(self) -> tuple[str, ...]:
@@ -102,7 +104,8 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             msg = f"The upstream {self.name!r} has no model {model_id!r}; there are {', '.join(self.ids)}."
             raise UnknownModel(msg, param="model")
         if not self.on:
-            msg = f"The upstream {self.name!r} is off: {self.key_env} is not set."
+            why = f"{self.key_env} is not set" if self.enabled else "models.yaml says so"
+            msg = f"The upstream {self.name!r} is off: {why}."
             raise UnknownModel(msg, param="model")
         width, height = self.sizes[0] if self.sizes else (1024, 1024)
         return ModelCard(
@@ -202,7 +205,7 @@ def completed(upstream: Upstream, environ: Mapping[str, str]) -> Upstream:
         file_hosts=usual.file_hosts if upstream.file_hosts is None else upstream.file_hosts,
         inputs=(INPUTS if upstream.kind is Kind.REPLICATE else {}) if upstream.inputs is None else upstream.inputs,
         owned_by=upstream.owned_by or usual.owned_by,
-        on=key_env is None or bool(environ.get(key_env, "").strip()),
+        on=upstream.enabled and (key_env is None or bool(environ.get(key_env, "").strip())),
     )
 
 

@@ -34,6 +34,8 @@ class Abilities(msgspec.Struct, frozen=True):
     mask: bool = False
     """It repaints a part, and fills margins."""
     needs_image: bool = False
+    upscales: bool = False
+    """It makes a picture larger without drawing it anew: what a strength of 0 means."""
     transparent: bool = False
     previews: int = 0
     """At most."""
@@ -93,15 +95,18 @@ def unsaid(can: Abilities, said: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _structure(request: ImageRequest, can: Abilities) -> list[str]:
-    enlarge = request.upscale
+    enlarge, init = request.upscale, request.init
     drawn = enlarge is not None and (enlarge.tiles is not None or enlarge.enlarger is not Enlarger.LANCZOS)
+    if init is not None and init.strength == 0:
+        # There the upstream's own way of enlarging takes the place of ours.
+        drawn = not can.upscales or (enlarge is not None and enlarge.tiles is not None)
     present = {
         "loras": bool(request.loras),
         "controls": bool(request.controls),
         "references": bool(request.references),
         "hires": request.hires is not None,
         "upscale": drawn,
-        "image": (request.init is None) if can.needs_image else (request.init is not None and not can.image),
+        "image": (init is None) if can.needs_image else (init is not None and not can.image),
     }
     return [name for name, wanted in present.items() if wanted]
 
@@ -146,12 +151,15 @@ def _stability(_upstream: Upstream, model: str) -> Abilities:
     usual = frozenset({"seed", "negative_prompt"})
     if model in _STABILITY_UPSCALERS:
         options = {"fast": frozenset[str](), "conservative": usual, "creative": usual}[model]
-        return Abilities(options | {"strength"} if options else options, image=True, needs_image=True, most_prompt=10_000)
+        options = options | {"strength"} if options else options
+        return Abilities(options, image=True, needs_image=True, upscales=True, most_prompt=10_000)
     if model in _STABILITY_EDITS:
         return Abilities(usual | {"strength"}, image=True, needs_image=True, most_prompt=10_000)
     starts = model != "core"
     guided = {"guidance"} if model.startswith("sd3") else set[str]()
-    return Abilities(usual | guided | ({"strength"} if starts else set()), image=starts, mask=True, most_prompt=10_000)
+    return Abilities(
+        usual | guided | ({"strength"} if starts else set()), image=starts, mask=True, upscales=starts, most_prompt=10_000
+    )
 
 
 def _replicate(upstream: Upstream, _model: str) -> Abilities:

@@ -177,11 +177,10 @@ class OpenAIProvider:
 
                 def opened() -> "AsyncOpenAI":
                     # A second of importing, and not for those who have no key.
-                    import httpx2  # noqa: PLC0415
-                    from openai import AsyncOpenAI  # noqa: PLC0415
+                    from openai import AsyncOpenAI, Timeout  # noqa: PLC0415
 
                     # One attempt's deadline is kept outside; this one is for connections that nobody waits for any more.
-                    timeout = httpx2.Timeout(upstream.timeouts.attempt + 5.0, connect=upstream.timeouts.connect)
+                    timeout = Timeout(upstream.timeouts.attempt + 5.0, connect=upstream.timeouts.connect)
                     return AsyncOpenAI(api_key=self._key or "none", base_url=upstream.base_url, max_retries=0, timeout=timeout)
 
                 self._client = await asyncio.to_thread(opened)
@@ -231,7 +230,8 @@ def _arguments(request: ImageRequest, call: Call, model: str, can: Abilities, si
     if word is not None:
         arguments["quality"] = word
     if can.transparent:
-        form = call.delivery.format
+        # What is worked on here is encoded here: it should come without loss. What is not may be delivered as it comes.
+        form = call.delivery.format if _untouched(request, call, size) else Format.PNG
         arguments["output_format"] = form.value
         if form is not Format.PNG and call.delivery.quality is not None:
             arguments["output_compression"] = call.delivery.quality
@@ -240,6 +240,11 @@ def _arguments(request: ImageRequest, call: Call, model: str, can: Abilities, si
     else:
         arguments["response_format"] = "b64_json"
     return arguments
+
+
+def _untouched(request: ImageRequest, call: Call, size: tuple[int, int]) -> bool:
+    masked = request.init is not None and request.init.inpaints and request.init.keep_unmasked
+    return not masked and size == request.finished_size == call.delivery.size(*request.finished_size)
 
 
 def _parts(shown: pixels.Canvas, frame: pixels.Window) -> dict[str, Any]:

@@ -109,7 +109,8 @@ def framed(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.I
 def seen_through(mask: Image.Image) -> Image.Image:
     """Ours (255 repaints) as OpenAI's: an RGBA picture that is transparent where it may be repainted."""
     clear = Image.new("RGBA", mask.size, (0, 0, 0, 255))
-    clear.putalpha(ImageOps.invert(mask))
+    # Nothing between: scaling has left grey at its edges, and half-transparent means nothing there.
+    clear.putalpha(mask.point(lambda value: 0 if value >= _REPAINT else 255))
     return clear
 
 

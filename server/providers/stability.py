@@ -93,7 +93,7 @@ class StabilityProvider:
             raise ModerationBlocked(msg)
         seed = _seed(reply.headers.get("seed"), request.seeds[0])
         came = await asyncio.to_thread(pixels.decoded, reply.content)
-        mask = shown if shown is not None and model not in (*_CONTROLS, *_UPSCALERS) else None
+        mask = shown if work.path.split("/")[-2] == "edit" else None
         done = await asyncio.to_thread(pixels.finished, came, request, mask)
         name = reply.headers.get("x-request-id")
         return Generation(
@@ -156,6 +156,8 @@ class StabilityProvider:
 def operation(request: ImageRequest, call: Call, model: str, shown: pixels.Canvas | None) -> Operation:
     """The address and form that ``request`` is there; ``shown`` is its picture at the request's size."""
     prompt, init = request.styled_prompt, request.init
+    if init is not None and init.strength == 0 and model not in _UPSCALERS:
+        model = "fast"
     fields = {
         "output_format": "png" if model.startswith("sd3") and call.delivery.format.value == "webp" else call.delivery.format.value
     }

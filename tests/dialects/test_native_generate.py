@@ -66,7 +66,7 @@ def test_an_answer_tells_all(server):
         "response_format": "b64",
     }
     found = made(server.client.post(GENERATE, json=body))
-    assert set(found) == {"id", "created", "model", "size", "seeds", "images", "timings", "evaluations", "warnings"}
+    assert set(found) == {"id", "created", "model", "size", "seeds", "images", "timings", "evaluations", "warnings", "route"}
     assert (found["model"], found["size"], found["seeds"], found["evaluations"]) == ("quick", "64x96", [7, 9], 8)
     assert [each["seed"] for each in found["images"]] == [7, 9]
     assert all(opened(each["b64"]).size == (64, 96) for each in found["images"])
@@ -104,6 +104,13 @@ def test_pictures_in_json_in_forms_and_as_assets(server):
     found = [made(answer) for answer in answers]
     assert len({httpx.get(each["images"][0]["url"]).content for each in found}) == 1
     assert all(each["evaluations"] == found[0]["evaluations"] for each in found)
+
+
+def test_a_picture_of_any_size_is_made_larger_and_nothing_is_drawn(server):
+    body = {"recipe": "upscale", "image": url(png((75, 53))), "upscale": {"scale": 1.5}, "response_format": "b64"}
+    answer = made(server.client.post(GENERATE, json=body))
+    assert (answer["size"], answer["evaluations"], answer["warnings"]) == ("112x80", 0, [])
+    assert opened(answer["images"][0]["b64"]).size == (112, 80)
 
 
 def test_a_form_with_masks_and_options_in_json(server):

@@ -51,6 +51,7 @@ FAULTS = {
 }
 CHARGED = {"cut", "json", "type", "reset", "hang", "empty", "not-a-picture"}
 """Faults after the work was done: the vendor's bill has it, whatever the client saw."""
+KNOWN = [{"id": f"gpt-image-{name}"} for name in ("2.6-flare", "2.6-sunburst", "2.5-flare", "2", "1.5", "1-mini")]
 COLOURS = ((200, 40, 40), (40, 160, 60), (50, 80, 200), (220, 180, 40))
 
 
@@ -71,9 +72,7 @@ class Double:
             return failure(401, "invalid_request_error", "invalid_api_key", "You did not provide an API key.")
         match request.method, path:
             case "GET", "/models":
-                return Reply.of(
-                    {"object": "list", "data": [self._model(each) for each in self.models or [{"id": "gpt-image-2"}]]}
-                )
+                return Reply.of({"object": "list", "data": [self._model(each) for each in self.models or KNOWN]})
             case "POST", "/moderations":
                 return self._moderated(request)
             case "POST", "/images/generations":

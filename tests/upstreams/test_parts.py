@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.catalog.upstreams import Kind, Upstream
@@ -76,6 +76,7 @@ def test_a_cancelled_probe_leaves_room_for_the_next():
 # Back-off and headers
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.floats(0, 1), st.none() | st.floats(0, 1000))
 def test_pauses_are_bounded_and_obey(attempt, chance, asked):
     seconds = pause(attempt, asked, chance)
@@ -95,7 +96,10 @@ def test_durations(text, seconds):
     assert duration(text) == seconds
 
 
-@given(st.dictionaries(st.sampled_from(["x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "retry-after"]), st.text()))
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(["x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "retry-after"]), st.text())
+)
 def test_no_header_is_trusted(headers):
     found = allowance(headers)
     assert found is None or (found.remaining >= 0 and 0 <= found.seconds <= 86400)
@@ -147,7 +151,7 @@ async def test_so_many_at_the_same_time_and_so_many_that_wait():
             await release.wait()
 
     tasks = [asyncio.create_task(one(name)) for name in "abc"]
-    while made.waiting != 1 or made.active != 2:
+    while made.waiting != 1 or made.active != 2:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)
     with pytest.raises(UpstreamBusy):
         await one("d")
@@ -170,7 +174,7 @@ async def test_a_cancelled_turn_frees_its_place():
     first = asyncio.create_task(one())
     await inside.wait()
     second = asyncio.create_task(one())
-    while made.waiting != 1:
+    while made.waiting != 1:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)
     second.cancel()
     first.cancel()

@@ -72,7 +72,7 @@ class Show:
         self.slept.append(seconds)
         self.clock.advance(seconds)
 
-    async def attempt(self, request, call):
+    async def attempt(self, request, _call):
         self.asked.append(request.id)
         step = self.script.pop(0) if self.script else None
         if step == "hang":
@@ -113,7 +113,9 @@ async def test_a_retry_that_would_come_too_late_is_not_waited_for():
     assert (len(show.asked), show.slept, caught.value.retry_after) == (1, [], 61.0)
 
 
-@pytest.mark.parametrize("error", [ModerationBlocked("no"), InvalidRequest("no"), UpstreamMisconfigured("no"), UpstreamAmbiguous("?")])
+@pytest.mark.parametrize(
+    "error", [ModerationBlocked("no"), InvalidRequest("no"), UpstreamMisconfigured("no"), UpstreamAmbiguous("?")]
+)
 async def test_nothing_else_is_retried(error):
     show = Show(error)
     with pytest.raises(type(error)):
@@ -168,7 +170,7 @@ async def test_refusals_and_rate_limits_open_no_circuit():
 async def test_cancelling_reaches_the_attempt_and_frees_everything():
     show = Show("hang")
     task = asyncio.create_task(show.run())
-    while not show.asked:
+    while not show.asked:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.providers.sizes import Free, nearest, ratio_name, within
@@ -26,6 +26,7 @@ def test_free_sizes_cover_what_is_asked_for(asked, made):
     assert within(*asked, Free()) == made
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES)
 def test_free_sizes_are_always_allowed_and_near_in_shape(width, height):
     bounds = Free()
