@@ -20,7 +20,7 @@ from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
 from server.api.links import Links
-from server.api.native import assets, generate, jobs, moderation
+from server.api.native import assets, generate, jobs, moderation, route
 from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
 from server.api.native.answers import Results
@@ -44,9 +44,11 @@ from server.db.jobs import SqlJobs
 from server.db.keys import SqlKeys
 from server.db.migrating import migrate
 from server.db.opening import opened
+from server.db.upstream_requests import SqlUpstreamRequests
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.asset import Told
 from server.domain.clock import Clock, SystemClock
+from server.domain.generation import LOCAL
 from server.domain.ports import AssetStore, DecisionRepository, InputStore
 from server.domain.retention import Keeping
 from server.egress.addresses import Allowed, networks
@@ -65,14 +67,19 @@ from server.gateway.moderation.classifier import Classifier, ColourClassifier, N
 from server.gateway.moderation.nudenet import NudeNet
 from server.gateway.moderation.remote import OpenAIModeration
 from server.gateway.moderation.wrapping import Examined, Screened
+from server.gateway.ocr import OcrReader
 from server.gateway.preparing import Prepared
 from server.gateway.provenance import Provenance
+from server.gateway.roads import Roads
+from server.gateway.routable import ProviderRoad, upstream_roads
+from server.gateway.routed import Routed
 from server.gateway.weights import Weights
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
 from server.jobs.webhooks import Courier, compose
 from server.providers.local import LocalProvider
+from server.providers.opening import Tools, open_road
 from server.settings import Settings
 from server.storage.assets import Assets
 from server.storage.bucket import Bucket
@@ -108,6 +115,8 @@ class Parts(msgspec.Struct, frozen=True):
     log: FilteringBoundLogger
     metrics: Metrics
     fleet: Fleet
+    roads: Roads
+    routed: Routed
     store: AssetStore
     bucket: Bucket
     collector: Collector
@@ -127,7 +136,7 @@ class Parts(msgspec.Struct, frozen=True):
 def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Callable[[], int] | None = None) -> Parts:
     """Every part, not yet running; raises `CatalogError` or `BadCredentials` if models.yaml or a certificate is wrong."""
     clock, counts = SystemClock(), Metrics()
-    current = CurrentCatalog(settings.models, clock=clock, log=log, counted=counts.catalog)
+    current = CurrentCatalog(settings.models, clock=clock, log=log, counted=counts.catalog, environ=os.environ)
     count = cuda_devices or (lambda: count_cuda(os.environ))
     fleet = Fleet(
         resolve(settings.devices, count),
@@ -167,9 +176,18 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         prompts=settings.provenance_prompt,
         clock=clock,
     )
-    local = Prepared(LocalProvider(fleet), fleet)
+    tools = Tools(os.environ, SqlUpstreamRequests(database, clock), clock, counts, log)
+    roads = Roads(Prepared(LocalProvider(fleet), fleet), current, lambda upstream: open_road(upstream, tools), log)
+    routed = Routed(
+        ProviderRoad(LOCAL, roads),
+        lambda: upstream_roads(roads),
+        lambda: current.catalog,
+        reader=OcrReader(),
+        metrics=counts,
+        log=log,
+    )
     gateway = Gateway(
-        Examined(Screened(local, bench), bench),
+        Examined(Screened(routed, bench), bench),
         stores.store,
         counts,
         told=Told(settings.file_metadata),
@@ -209,6 +227,8 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         log=log,
         metrics=counts,
         fleet=fleet,
+        roads=roads,
+        routed=routed,
         store=stores.store,
         bucket=stores.bucket,
         collector=stores.collector,
@@ -302,6 +322,7 @@ def application(parts: Parts) -> Litestar:
             parts.bench.running(),
             parts.fleet.running(),
             parts.cache.running(),
+            parts.roads.running(),
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)
@@ -317,6 +338,8 @@ def application(parts: Parts) -> Litestar:
         "current": parts.current,
         "jobs": parts.jobs,
         "fleet": parts.fleet,
+        "roads": parts.roads,
+        "routed": parts.routed,
         "store": parts.store,
         "metrics": parts.metrics,
         "inputs": parts.inputs,
@@ -334,7 +357,7 @@ def application(parts: Parts) -> Litestar:
     }
     guards = [key_guard(parts.keys)]
     images = [openai.generations, openai.edits, openai.models, openai.model, checks.check]
-    ours = [generate.generate, generate.adapters, assets.store, assets.fetch, assets.forget]
+    ours = [generate.generate, generate.adapters, route.route, assets.store, assets.fetch, assets.forget]
     asynchronous = [jobs.enqueue, jobs.page, jobs.job, jobs.events, jobs.cancel, jobs.forget]
     dialects = [
         Router("/", route_handlers=ours, guards=guards, tags=["Native"]),

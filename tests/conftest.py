@@ -104,6 +104,21 @@ def start_server(folder: Path, *flags: str, models: str | None = None, env: dict
     return Server(process, url, log, folder / "home", client)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the tables whose rows tests have recorded as properties named ``table: TITLE``."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for report in (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())):
+        for name, row in getattr(report, "user_properties", ()) if report.when == "call" else ():
+            if name.startswith("table: "):
+                tables.setdefault(name.removeprefix("table: "), []).append(row)
+    for title, rows in tables.items():
+        lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line("  ".join(map(str.ljust, line, widths)).rstrip())
+
+
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
     """`wait_until`: the first true value of a condition, or a failed test."""
@@ -275,3 +290,56 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
         assert text == path.read_text()
 
     return compare
+
+
+@dataclass
+class Double:
+    """A standalone upstream double in a process of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+    client: httpx.Client
+
+    def tell(self, what: str, **told: Any) -> dict[str, Any]:
+        return self.client.post(f"/_double/{what}", json=told).json()
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        return self.client.get("/_double/ledger").json()
+
+    def stop(self) -> None:
+        self.client.close()
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def start_double(kind: str, *flags: str) -> Double:
+    """Start ``python -m tests.doubles.KIND --port 0``."""
+    command = [sys.executable, "-m", f"tests.doubles.{kind}", "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        line = process.stdout.readline() if selector.select(START_SECONDS) else ""
+    if "listening on " not in line:
+        process.kill()
+        pytest.fail(f"the double {kind} did not start")
+    url = line.split()[-1]
+    return Double(process, url, httpx.Client(base_url=url, timeout=30))
+
+
+@pytest.fixture(scope="module")
+def doubles() -> Iterator[Callable[..., Double]]:
+    """Starts upstream doubles; they are stopped at the end of the test module."""
+    started: list[Double] = []
+
+    def start(kind: str = "openai", *flags: str) -> Double:
+        started.append(start_double(kind, *flags))
+        return started[-1]
+
+    yield start
+    for double in started:
+        double.stop()

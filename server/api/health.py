@@ -11,7 +11,9 @@ from server.catalog.current import CurrentCatalog
 from server.fleet.fleet import Fleet
 from server.fleet.health import WorkerHealth
 from server.gateway.moderation.bench import Bench
+from server.gateway.roads import Roads
 from server.jobs.service import JobService
+from server.providers.road import UpstreamHealth
 from server.telemetry.metrics import Metrics
 
 
@@ -28,6 +30,8 @@ class Readiness(msgspec.Struct, frozen=True):
     """Why models.yaml, as it stands now, is refused; the models before its last edit are served."""
     moderation: tuple[str, ...] = ()
     """What tenants' policies ask for and cannot have as things stand."""
+    upstreams: tuple[UpstreamHealth, ...] = ()
+    """Other people's services that requests may go to, with their models that come to an end. They decide nothing here."""
 
 
 @get("/healthz", include_in_schema=False)
@@ -42,11 +46,12 @@ async def readyz(
     fleet: NamedDependency[Fleet],
     jobs: NamedDependency[JobService],
     bench: NamedDependency[Bench],
+    roads: NamedDependency[Roads],
 ) -> Response[Readiness]:
     """200 once a worker is up that has loaded its preloaded models and can serve the default one."""
     found = judge(current.catalog.default_model, fleet.health(), draining=jobs.draining, catalog_error=current.status.error)
     policies = [policy.moderation for policy in current.catalog.policies.values()]
-    found = msgspec.structs.replace(found, moderation=bench.problems(policies))
+    found = msgspec.structs.replace(found, moderation=bench.problems(policies), upstreams=roads.health())
     status = HTTPStatus.OK if found.ready else HTTPStatus.SERVICE_UNAVAILABLE
     return Response(found, status_code=status, headers={"Cache-Control": "no-store"})
 

@@ -12,6 +12,7 @@ import msgspec
 
 from server.catalog.moderation import ModerationPolicy
 from server.catalog.positions import Document
+from server.catalog.routing import Routing
 from server.domain.disclosure import Disclosure
 from server.domain.retention import Keeping
 
@@ -25,6 +26,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long and how much of its results is kept."""
     disclosure: Disclosure = Disclosure()
     moderation: ModerationPolicy = ModerationPolicy()
+    routing: Routing = Routing()
 
 
 def policies(document: Document, entries: Mapping[str, Any]) -> Mapping[str, Policy]:

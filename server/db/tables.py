@@ -187,3 +187,13 @@ CACHE = Table(
     Index("ix_cache_created", "created"),
 )
 """`server.domain.caching.Kept`, a row each, as msgpack in ``record``."""
+
+UPSTREAM_REQUESTS = Table(
+    "upstream_requests",
+    METADATA,
+    Column("id", String(96), primary_key=True),
+    Column("road", String(64), primary_key=True),
+    Column("begun", Float, nullable=False),
+    Index("ix_upstream_requests_begun", "begun"),
+)
+"""Requests of durable jobs that were sent to an upstream and may have been charged."""

@@ -10,8 +10,10 @@ AquatintError
 ├── SigningFailed              a picture is there, and cannot be signed as the operator wants it
 └── UpstreamFailure            somebody else's to mend
     ├── UpstreamUnavailable    it can be tried again: connection, overload, its own mistake, an open circuit
+    │   └── UpstreamBusy       it, or our queue before it, takes no more at the moment: it works, and may be asked later
     ├── UpstreamAmbiguous      no answer in time, after the request was sent: it may have been done, and charged
-    └── UpstreamMisconfigured  the operator's to mend: key, permission, billing, a model that is gone
+    └── UpstreamMisconfigured  the operator's to mend: key, permission, billing
+        └── UpstreamModelGone  it has no such model, or not any more
 """
 
 from pipelines.contract.errors import AquatintError, InvalidRequest
@@ -82,6 +84,12 @@ class UpstreamUnavailable(UpstreamFailure):
     retryable = True
 
 
+class UpstreamBusy(UpstreamUnavailable):
+    """Its rate limit is reached, or too many requests wait for it here."""
+
+    code = "upstream_busy"
+
+
 class UpstreamAmbiguous(UpstreamFailure):
     """The request was sent and no answer came: repeating it may be charged twice."""
 
@@ -92,3 +100,9 @@ class UpstreamMisconfigured(UpstreamFailure):
     """The upstream refuses this server: key, permission, billing, or a model that does not exist there any more."""
 
     code = "upstream_misconfigured"
+
+
+class UpstreamModelGone(UpstreamMisconfigured):
+    """The model that was asked for does not exist there, or not any more."""
+
+    code = "upstream_model_gone"

@@ -16,6 +16,7 @@ from server.domain.generation import LOCAL, Route, Usage
 from server.domain.origin import Origin
 from server.domain.verdict import Verdict
 from server.domain.webhook import Notify
+from server.domain.wishes import Wishes
 
 DOT = Picture(1, 1, "L", b"\0")
 
@@ -54,6 +55,7 @@ class Order(msgspec.Struct, frozen=True):
     """Whether earlier pictures will do."""
     seeded: bool = False
     """Whether the caller chose the seeds; else they were drawn."""
+    wishes: Wishes = Wishes()
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -37,6 +37,11 @@ def _compact(value: Any) -> Any:
     return [_compact(each) for each in value] if isinstance(value, tuple | list) else value
 
 
+def told_of_upstream(request: ImageRequest, model: str) -> str:
+    """The same text for a picture that ``model`` has made elsewhere: nobody knows its steps and its seed."""
+    return f"{request.prompt}\nSize: {request.width}x{request.height}, Model: {model}, Version: aquatint"
+
+
 def parameters(request: ImageRequest, seed: int) -> str:
     """How to make the image again, in the text form that Stable Diffusion tools read and write."""
     sampling = request.sampling

@@ -13,10 +13,10 @@ from server.domain.asset import Asset, Delivery, Told
 from server.domain.caching import CacheResult
 from server.domain.call import Call
 from server.domain.failures import StorageFailure
-from server.domain.generation import Route, Usage
+from server.domain.generation import LOCAL, Route, Usage
 from server.domain.ports import AssetStore
 from server.domain.verdict import Verdict
-from server.gateway.describing import metadata, parameters
+from server.gateway.describing import metadata, parameters, told_of_upstream
 from server.gateway.provenance import Made, Provenance, made
 from server.providers.provider import Provider
 from server.storage.encode import encode, reduced
@@ -89,7 +89,9 @@ class Gateway:
 
     async def _finish(self, made: Made) -> Asset:
         form, call = made.delivery.format, made.call
-        text, asked = parameters(made.request, made.seed), metadata(made.request, made.seed)
+        ours = made.road == LOCAL
+        text = parameters(made.request, made.seed) if ours else told_of_upstream(made.request, made.model)
+        asked = metadata(made.request, made.seed)
         told = made.delivery.metadata or self._told
         words = (text if told.infotext else None, asked if told.request else None)
         async with self._threads:

@@ -76,6 +76,7 @@ class Identity:
             "road": call.road,
             "files": self._files,
             "origins": call.origins,
+            "wishes": call.wishes,
             "delivery": delivery,
             "cards": cards,
             "weights": await self._weights.marks(cards),

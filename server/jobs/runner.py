@@ -282,6 +282,9 @@ def call_of(job: Job, emit: Emit = ignore) -> Call:
         order.origins,
         cache=order.cache,
         seeded=order.seeded,
+        wishes=order.wishes,
+        delivery=order.delivery,
+        durable=job.durable,
     )
 
 

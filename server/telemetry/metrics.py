@@ -26,6 +26,9 @@ class Metrics:
         self._job_seconds = Histogram(
             "aquatint_job_seconds", "From admission to the end.", ["state"], buckets=_SECONDS, registry=registry
         )
+        self._routes = Counter(
+            "aquatint_routes", "Attempts on a road: made, or the code of what went wrong.", ["road", "outcome"], registry=registry
+        )
         self._refused = Counter("aquatint_jobs_refused", "Jobs refused before any work.", ["code"], registry=registry)
         self._queue = Gauge("aquatint_queue_images", "Images accepted and not finished.", registry=registry)
         self._ticks = Histogram(
@@ -107,6 +110,27 @@ class Metrics:
             self._cache.labels(result)
         self._encode = Histogram("aquatint_encode_seconds", "Pixels to a file.", ["format"], buckets=_SECONDS, registry=registry)
         self._decode = Histogram("aquatint_decode_seconds", "An upload to pixels.", buckets=_SECONDS, registry=registry)
+        self._upstream_attempts = Counter(
+            "aquatint_upstream_attempts", "Attempts at an upstream.", ["road", "outcome"], registry=registry
+        )
+        self._upstream_seconds = Histogram(
+            "aquatint_upstream_seconds", "Time of one attempt.", ["road"], buckets=_SECONDS, registry=registry
+        )
+        self._upstream_circuit = Gauge(
+            "aquatint_upstream_circuit",
+            "1 for the state of the circuit before an upstream.",
+            ["road", "state"],
+            registry=registry,
+        )
+        self._upstream_requests = Gauge(
+            "aquatint_upstream_requests",
+            "Requests active at an upstream, or waiting for it.",
+            ["road", "state"],
+            registry=registry,
+        )
+        self._upstream_model_days = Gauge(
+            "aquatint_upstream_model_days_left", "Until a model that is used there ends.", ["road", "model"], registry=registry
+        )
 
     def render(self) -> bytes:
         """Everything, in Prometheus' text form."""
@@ -180,6 +204,10 @@ class Metrics:
         for state, count in states.items():
             self._models.labels(worker, state).set(count)
 
+    def routed(self, road: str, outcome: str) -> None:
+        """A road was taken: ``made``, or the code of what went wrong there."""
+        self._routes.labels(road, outcome).inc()
+
     def catalog(self, ok: bool) -> None:  # noqa: FBT001 - the one thing there is to say
         """An edit of models.yaml was taken over, or refused."""
         self._reloads.labels("ok" if ok else "refused").inc()
@@ -197,6 +225,25 @@ class Metrics:
     def encoded(self, form: str, seconds: float) -> None:
         """One image was encoded."""
         self._encode.labels(form).observe(seconds)
+
+    def upstream_attempt(self, road: str, outcome: str, seconds: float) -> None:
+        """An upstream was asked: ``ok``, ``cancelled``, or the code of its error."""
+        self._upstream_attempts.labels(road, outcome).inc()
+        self._upstream_seconds.labels(road).observe(seconds)
+
+    def upstream_circuit(self, road: str, state: str) -> None:
+        """The circuit before an upstream is closed, open or half-open."""
+        for each in ("closed", "open", "half_open"):
+            self._upstream_circuit.labels(road, each).set(1 if each == state else 0)
+
+    def upstream_queue(self, road: str, active: int, waiting: int) -> None:
+        """Requests under way at an upstream, and waiting for their turn."""
+        self._upstream_requests.labels(road, "active").set(active)
+        self._upstream_requests.labels(road, "waiting").set(waiting)
+
+    def upstream_model(self, road: str, model: str, days_left: int) -> None:
+        """A model of an upstream that is in use or a successor comes to its end."""
+        self._upstream_model_days.labels(road, model).set(days_left)
 
     def preprocessed(self, worker: str, preprocessor: str, seconds: float) -> None:
         """A control image was made."""

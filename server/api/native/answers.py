@@ -17,6 +17,7 @@ from server.api.links import Links
 from server.api.native.bodies import Generated, GeneratedImage, Timings
 from server.api.native.generating import Generation
 from server.api.native.noting import notes
+from server.api.native.routing import route_of
 from server.api.waiting import succeeded
 from server.api.watching import KEEP_ALIVE, Watch, event
 from server.domain.asset import Asset, Delivery, Format
@@ -61,6 +62,7 @@ class Results:
             cache=job.cache,
             warnings=list(asked.warnings),
             moderation=notes(job),
+            route=route_of(job),
         )
 
     async def _image(self, request: AnyRequest, asset: Asset, *, inline: bool) -> GeneratedImage:

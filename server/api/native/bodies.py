@@ -35,6 +35,10 @@ class GenerateRequest(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=
     count: Annotated[int | None, Meta(description="How many images; absent: one, or one for each of `seeds`.")] = None
     seeds: Annotated[list[int] | None, Meta(description="A seed for each image, instead of `seed`.")] = None
     guidance: Annotated[float | None, Meta(description="Classifier-free guidance, 0 to 100; at 1 or below it is off.")] = None
+    quality: Annotated[
+        Literal["low", "medium", "high"] | None,
+        Meta(description="Sets `steps` where they are not said; `low` is a draft, which stays on this server."),
+    ] = None
     image: Annotated[PictureText | None, Meta(description="The picture to start from.")] = None
     mask: Annotated[
         PictureText | None, Meta(description="Of the picture's size: what is white, or transparent, is painted anew.")
@@ -103,6 +107,62 @@ class ModerationNote(msgspec.Struct, frozen=True):
     """Which field of the request."""
 
 
+class TriedView(msgspec.Struct, frozen=True):
+    """A road that was tried before, or could not be."""
+
+    road: str
+    code: str
+    message: str
+
+
+class RouteView(msgspec.Struct, frozen=True):
+    """Which road a request took, and why."""
+
+    road: str
+    """`local`, or an upstream's name in models.yaml."""
+    model: str
+    """What made the pictures there."""
+    reasons: list[str]
+    tried: list[TriedView]
+    request_ids: list[str]
+    """The upstream's own, for its support."""
+
+
+class RoadView(msgspec.Struct, frozen=True):
+    """One road, as the router sees it."""
+
+    road: str
+    """`local`, `local:MODEL` or an upstream's name."""
+    can: bool
+    """Whether it could do the request as it is."""
+    lacking: list[str]
+    """The options that it would have to leave out."""
+    wait_seconds: float
+    """How long until it could begin, as far as it is known."""
+    place: int | None
+    """In the order in which roads would be tried, from 1; null: it would not be."""
+
+
+class RouteAnswer(msgspec.Struct, frozen=True):
+    """The answer to POST /api/route: what would be done, and why; nothing was."""
+
+    needs_text: bool
+    """Whether the picture needs legible writing."""
+    score: float
+    """0 to 1; from 0.5 it does."""
+    reasons: list[str]
+    """Of the score."""
+    literals: list[str]
+    """The words that are to be seen, as far as they are given."""
+    route: str
+    """The road that would be taken."""
+    why: list[str]
+    policy: str
+    verify: bool
+    """Whether the result would be read before anybody is paid."""
+    roads: list[RoadView]
+
+
 class Generated(msgspec.Struct, frozen=True):
     """The answer to POST /api/generate."""
 
@@ -119,6 +179,7 @@ class Generated(msgspec.Struct, frozen=True):
     """How it came to its pictures: hit (they were there), shared (the same was being made for somebody else), miss, off."""
     warnings: list[Notice]
     moderation: list[ModerationNote]
+    route: RouteView
 
 
 class NativeError(msgspec.Struct, frozen=True):
@@ -175,6 +236,8 @@ class JobView(msgspec.Struct, frozen=True):
     moderation: list[ModerationNote]
     cache: CacheResult | None
     """Succeeded: how it came to its pictures."""
+    route: RouteView | None
+    """Which road it took, once it has succeeded."""
 
 
 class JobAccepted(msgspec.Struct, frozen=True):

@@ -54,6 +54,15 @@ class Generate(Operation):
 
 
 @dataclass
+class Consider(Operation):
+    """POST /api/route."""
+
+    def to_schema(self) -> dict[str, Any]:
+        """The operation as the document has it."""
+        return {**super().to_schema(), "requestBody": _asked(GenerateRequest)}
+
+
+@dataclass
 class Enqueue(Operation):
     """POST /api/jobs."""
 

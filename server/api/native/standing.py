@@ -7,6 +7,7 @@ from litestar import Request
 from server.api.links import Links
 from server.api.native.bodies import GeneratedImage, JobTimings, JobView, NativeError
 from server.api.native.noting import notes
+from server.api.native.routing import route_of
 from server.domain.job import Job, JobState
 from server.jobs.service import JobService
 
@@ -64,4 +65,5 @@ class Standing:
             company=None if stats is None else round(stats.company, 2),
             moderation=notes(job),
             cache=job.cache if job.state is JobState.SUCCEEDED else None,
+            route=route_of(job) if job.state is JobState.SUCCEEDED else None,
         )

@@ -20,6 +20,7 @@ from server.api.openai.operations import Edits, Generations
 from server.api.openai.schemas import FailureBody, GenerateBody, Model, ModelList
 from server.api.openai.stream import Kind, Stream
 from server.api.pictures import Pictures
+from server.api.roads import ROUTE_HEADER, route_headers
 from server.api.waiting import run_to_end
 from server.api.watching import STREAM_HEADERS
 from server.catalog.catalog import Catalog
@@ -77,8 +78,8 @@ async def edits(
 
 @get("/v1/models", responses=failures(FailureBody, READING))
 async def models(catalog: NamedDependency[Catalog]) -> ModelList:
-    """Every model of the catalog."""
-    return ModelList([_model(card.id, card.owned_by) for card in catalog.cards.values()])
+    """Every model of the catalog, and the upstreams with theirs."""
+    return ModelList([_model(name, catalog.card(name).owned_by) for name in catalog.listed])
 
 
 @get("/v1/models/{model_id:path}", responses=failures(FailureBody, (400, 404, *READING)))
@@ -91,9 +92,12 @@ async def model(model_id: FromPath[str], catalog: NamedDependency[Catalog]) -> M
 async def _answer(request: AnyRequest, asked: translate.Asked, kind: Kind, jobs: JobService, answers: Answers) -> Response[Any]:
     if asked.stream:
         job, events = await Stream(asked, kind, jobs, answers).begin()
-        return EventStream(events, media_type="text/event-stream", headers={**STREAM_HEADERS, **told(job)})
+        # The answer begins before the router has chosen: there `auto` says so.
+        headers = {**STREAM_HEADERS, **told(job), ROUTE_HEADER: asked.order.road}
+        return EventStream(events, media_type="text/event-stream", headers=headers)
     job = await run_to_end(request, jobs, asked.order)
-    return Response(await answers.images(request, asked, job), headers=told(job))
+    headers = {**told(job), **route_headers(job.route)}
+    return Response(await answers.images(request, asked, job), headers=headers)
 
 
 def _model(name: str, owner: str) -> Model:
