@@ -12,6 +12,7 @@ from pipelines.contract.errors import InvalidRequest, UnknownModel, Unsupported
 from pipelines.contract.family import Family
 from pipelines.contract.request import ImageRequest, Style
 from server.catalog.policies import DEFAULT, Policy
+from server.catalog.prices import Prices
 from server.catalog.styles import PRESETS
 
 Fitting = TypeVar("Fitting", LoraCard, ControlCard, ReferenceCard)
@@ -32,6 +33,7 @@ class Catalog(msgspec.Struct, frozen=True):
     upscalers: Mapping[str, UpscalerCard] = _NONE
     preprocessors: Mapping[str, PreprocessorCard] = _NONE
     policies: Mapping[str, Policy] = MappingProxyType({DEFAULT: Policy()})
+    prices: Prices = Prices()
 
     def policy(self, tenant: str) -> Policy:
         """What holds for ``tenant``."""

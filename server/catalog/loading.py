@@ -18,6 +18,7 @@ from server.catalog.catalog import Catalog
 from server.catalog.embeddings import EmbeddingEntry, embeddings, of_family
 from server.catalog.policies import policies
 from server.catalog.positions import CatalogError, Document, Where
+from server.catalog.prices import prices, taken
 from server.catalog.sources import located
 from server.catalog.styles import StyleEntry, styles
 
@@ -28,6 +29,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 class _Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_model: str
+    prices: dict[str, Any] | None = None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +43,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ip_adapters: dict[str, Any] = {}
     upscalers: dict[str, Any] = {}
     preprocessors: dict[str, Any] = {}
+    upstreams: dict[str, Any] = {}
     tenants: dict[str, Any] = {}
 
 
@@ -74,6 +77,8 @@ def parse(text: str, *, name: str, folder: Path) -> Catalog:
     default = file.server.default_model
     if default not in cards:
         raise document.error(("server", "default_model"), f"there is no model {default!r}")
+    money, _rest = taken(document, file.upstreams)
+    priced = {model: fields["prices"] for model, fields in file.models.items() if "prices" in fields}
     loras = adapters.loras(document, file.loras, folder)
     return Catalog(
         default_model=default,
@@ -86,6 +91,7 @@ def parse(text: str, *, name: str, folder: Path) -> Catalog:
         upscalers=adapters.upscalers(document, file.upscalers, folder),
         preprocessors=adapters.preprocessors(document, file.preprocessors, folder),
         policies=policies(document, file.tenants),
+        prices=prices(document, file.server.prices, priced, money),
     )
 
 
@@ -99,7 +105,8 @@ def _card(document: Document, model: str, fields: object, folder: Path) -> Model
         raise document.error((*where, "id"), "the id is the key above; leave this out")
     if "embeddings" in fields:
         raise document.error((*where, "embeddings"), "embeddings are listed beside models, each with its family")
-    card = document.convert(where, {**fields, "id": model}, ModelCard)
+    told = {name: value for name, value in fields.items() if name != "prices"}
+    card = document.convert(where, {**told, "id": model}, ModelCard)
     card = located(document, where, card, folder)
     _check(document, where, card)
     return card

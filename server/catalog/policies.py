@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from server.catalog.allowances import Budget, Limits
 from server.catalog.positions import Document
 
 DEFAULT = "default"
@@ -17,6 +18,9 @@ DEFAULT = "default"
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry."""
+
+    budget: Budget = Budget()
+    limits: Limits = Limits()
 
 
 def policies(document: Document, entries: Mapping[str, Any]) -> Mapping[str, Policy]:

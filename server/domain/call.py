@@ -30,3 +30,5 @@ class Call(msgspec.Struct, frozen=True):
     """As in `server.domain.job.Order`."""
     cards: tuple[ModelCard, ...] = ()
     """The cards of the request's models as they were when it was accepted; empty: those of the moment."""
+    attempt: int = 1
+    """How often the job has been begun, this time included."""

@@ -56,3 +56,5 @@ class Generation(msgspec.Struct, frozen=True):
     files: tuple[bytes | None, ...] = ()
     """The pictures as the upstream encoded them, one for each; empty where pixels are all there is. Only of use where the
     delivery asks for that very format, size and quality: then what the upstream signed into them is kept."""
+    device: str = ""
+    """LOCAL: the worker's device, such as ``cuda:0``."""

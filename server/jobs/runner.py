@@ -214,8 +214,10 @@ class Runner:
 
     async def _work(self, job: Job, held: _Held) -> Happening:
         """Make its images; what became of it. Interruptions are heard here and nowhere else."""
-        order = job.order
-        call = Call(job.id, order.tenant, order.priority, order.request.deadline, self._listen(job), order.road, order.cards)
+        order, listen = job.order, self._listen(job)
+        call = Call(
+            job.id, order.tenant, order.priority, order.request.deadline, listen, order.road, order.cards, attempt=job.attempts
+        )
         happening: Happening
         try:
             held.at_work = True
