@@ -1,0 +1,70 @@
+"""Roads whose cost is counted: one wrapper for those that cost money, one for our own workers."""
+
+import asyncio
+
+from msgspec.structs import replace
+
+from pipelines.contract.errors import AquatintError
+from pipelines.contract.request import ImageRequest
+from server.domain.call import Call
+from server.domain.clock import Clock
+from server.domain.failures import UpstreamAmbiguous
+from server.domain.generation import Generation
+from server.gateway.treasury import Treasury
+from server.providers.provider import Provider
+
+
+class Metered:
+    """The road to an upstream: what a request may cost is set aside before, and settled by what it did cost after.
+
+    What fails gives it back, unless nobody can say that nothing was done: then all of it is counted.
+    """
+
+    __slots__ = ("_clock", "_provider", "_road", "_treasury")
+
+    def __init__(self, provider: Provider, road: str, treasury: Treasury, clock: Clock) -> None:
+        """``road`` is the upstream's name in models.yaml."""
+        self._provider, self._road, self._treasury, self._clock = provider, road, treasury, clock
+
+    async def generate(self, request: ImageRequest, call: Call) -> Generation:
+        """Run ``request`` there; raises `BudgetSpent` before anything is sent."""
+        hold = await self._treasury.reserve(self._road, request, call)
+        began = self._clock.monotonic()
+        try:
+            made = await self._provider.generate(request, call)
+        except UpstreamAmbiguous:
+            await self._treasury.lose(hold, self._clock.monotonic() - began)
+            raise
+        except AquatintError:
+            await self._treasury.release(hold)
+            raise
+        except (Exception, asyncio.CancelledError):
+            # Somebody left, or we made a mistake: the upstream may be at work.
+            await self._treasury.lose(hold, self._clock.monotonic() - began)
+            raise
+        usage = await self._treasury.settle(hold, request, made, self._clock.monotonic() - began)
+        return replace(made, usage=usage)
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:
+        """The provider's."""
+        return self._provider.wait_seconds(pixel_steps)
+
+
+class Counted:
+    """The road to our own workers: what they did is written down after; nothing is refused."""
+
+    __slots__ = ("_clock", "_provider", "_treasury")
+
+    def __init__(self, provider: Provider, treasury: Treasury, clock: Clock) -> None:
+        self._provider, self._treasury, self._clock = provider, treasury, clock
+
+    async def generate(self, request: ImageRequest, call: Call) -> Generation:
+        """Run ``request`` here."""
+        began = self._clock.monotonic()
+        made = await self._provider.generate(request, call)
+        usage = await self._treasury.book(request, call, made, self._clock.monotonic() - began)
+        return replace(made, usage=usage)
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:
+        """The provider's."""
+        return self._provider.wait_seconds(pixel_steps)
