@@ -34,19 +34,24 @@ from server.catalog.current import CurrentCatalog
 from server.db.database import Database, beside
 from server.db.jobs import SqlJobs
 from server.db.keys import SqlKeys
+from server.db.ledger import SqlLedger
 from server.db.migrating import migrate
 from server.db.opening import opened
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
 from server.domain.ports import AssetStore, InputStore
+from server.domain.spending import Ledger
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
 from server.fleet.devices import count_cuda, resolve
 from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
+from server.gateway import notices
 from server.gateway.finish import Gateway
+from server.gateway.metering import Counted
 from server.gateway.preparing import Prepared
+from server.gateway.treasury import Treasury
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
@@ -81,6 +86,8 @@ class Parts(msgspec.Struct, frozen=True):
     database: Database
     courier: Courier
     keys: KeyRing
+    treasury: Treasury
+    ledger: Ledger
     jobs: JobService
 
 
@@ -119,8 +126,11 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         log=log,
     )
     inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
+    ledger = SqlLedger(database, clock, lambda crossing: notices.compose(crossing, clock))
+    treasury = Treasury(ledger, current, clock=clock, metrics=counts, log=log, messages=courier.look)
+    local = Counted(Prepared(LocalProvider(fleet), fleet), treasury, clock)
     jobs = JobService(
-        Gateway(Prepared(LocalProvider(fleet), fleet), store, counts),
+        Gateway(local, store, counts),
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
         clock=clock,
@@ -129,7 +139,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, jobs)
+    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, treasury, ledger, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -143,6 +153,7 @@ def application(parts: Parts) -> Litestar:
             parts.current.watched(),
             parts.courier.running(),
             parts.fleet.running(),
+            parts.treasury.running(alone=alone),
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)

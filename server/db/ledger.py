@@ -94,10 +94,14 @@ class SqlLedger:
         async with self._database.writing() as connection:
             await self._book(connection, tenant, road, charge, at)
 
-    async def renew(self, owner: str, lease: float) -> None:
-        """``owner`` lives."""
+    async def renew(self, owner: str, job_ids: Iterable[str], lease: float) -> None:
+        """``owner`` lives, and works on those jobs."""
+        wanted = list(job_ids)
+        if not wanted:
+            return
+        mine = (HOLDS.c.owner == owner) & HOLDS.c.job_id.in_(wanted)
         async with self._database.writing() as connection:
-            await connection.execute(update(HOLDS).where(HOLDS.c.owner == owner).values(lease=lease))
+            await connection.execute(update(HOLDS).where(mine).values(lease=lease))
 
     async def sweep(self, *, everybody: bool = False) -> tuple[Hold, ...]:
         """Count what dead servers held as spent, as it may have been; what there was."""

@@ -1,6 +1,6 @@
 """Money on its way: held before a road is taken, settled after; and what is told when it runs out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -131,8 +131,8 @@ class Ledger(Protocol):
         """Write down what our own workers did."""
         ...
 
-    async def renew(self, owner: str, lease: float) -> None:
-        """``owner`` lives."""
+    async def renew(self, owner: str, job_ids: Iterable[str], lease: float) -> None:
+        """``owner`` lives, and works on those jobs."""
         ...
 
     async def sweep(self, *, everybody: bool = False) -> tuple[Hold, ...]:

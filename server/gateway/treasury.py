@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -42,7 +42,19 @@ class BudgetStanding(msgspec.Struct, frozen=True):
 class Treasury:
     """Owns what this server holds: its chores and its unfinished bookings live inside `running`."""
 
-    __slots__ = ("_clock", "_closing", "_current", "_ledger", "_log", "_messages", "_metrics", "_owner", "_standing", "_work")
+    __slots__ = (
+        "_clock",
+        "_closing",
+        "_current",
+        "_ledger",
+        "_live",
+        "_log",
+        "_messages",
+        "_metrics",
+        "_owner",
+        "_standing",
+        "_work",
+    )
 
     def __init__(
         self,
@@ -58,6 +70,8 @@ class Treasury:
         self._ledger, self._current = ledger, current
         self._clock, self._metrics, self._log, self._messages = clock, metrics, log, messages
         self._owner = secrets.token_hex(8)
+        self._live: set[Hold] = set()
+        """Holds whose request runs here: these are kept alive, and no others."""
         self._work: set[asyncio.Task[Any]] = set()
         self._closing = asyncio.Event()
         self._standing: tuple[BudgetStanding, ...] = ()
@@ -124,6 +138,7 @@ class Treasury:
 
     async def release(self, hold: Hold) -> None:
         """Nothing was spent."""
+        self._live.discard(hold)
         await self._quietly(self._ledger.release(hold))
 
     async def book(self, request: ImageRequest, call: Call, made: Generation, seconds: float) -> Usage:
@@ -140,15 +155,21 @@ class Treasury:
         """How the purses of ``tenant`` stand this month; empty: those of all together."""
         return await self._ledger.balances(month_of(self._clock.time()), tenant)
 
+    @property
+    def _lease(self) -> float:
+        return self._clock.time() + LEASE_SECONDS
+
     async def _reserved(self, hold: Hold, limits: tuple[Limit, ...]) -> Refused | None:
         """As the ledger's; who is cancelled meanwhile has reserved nothing."""
-        lease = self._clock.time() + LEASE_SECONDS
-        task = self._begun(self._ledger.reserve(hold, limits, owner=self._owner, lease=lease))
+        task = self._begun(self._ledger.reserve(hold, limits, owner=self._owner, lease=self._lease))
         try:
-            return await asyncio.shield(task)
+            refused = await asyncio.shield(task)
         except asyncio.CancelledError:
             self._begun(self._undone(task, hold))
             raise
+        if refused is None:
+            self._live.add(hold)
+        return refused
 
     async def _undone(self, task: "asyncio.Task[Refused | None]", hold: Hold) -> None:
         with contextlib.suppress(Exception):
@@ -157,6 +178,7 @@ class Treasury:
             await self._ledger.release(hold)
 
     async def _settled(self, hold: Hold, charge: Charge) -> None:
+        self._live.discard(hold)
         limits = limits_of(self._current.catalog, hold.upstream, hold.tenant)
         self._metrics.spent(hold.upstream, charge.usage.usd)
         self._log.info(
@@ -186,7 +208,7 @@ class Treasury:
         task.add_done_callback(self._work.discard)
         return task
 
-    def _tell(self, crossings: "tuple[Crossing, ...] | list[Crossing]") -> None:
+    def _tell(self, crossings: Iterable[Crossing]) -> None:
         for crossing in crossings:
             purse = crossing.limit.purse
             self._metrics.budget_crossed(purse.upstream, purse.tenant, crossing.percent)
@@ -206,7 +228,7 @@ class Treasury:
         while not self._closing.is_set():
             with self._told():
                 if self._current.catalog.prices.upstreams:
-                    await self._ledger.renew(self._owner, self._clock.time() + LEASE_SECONDS)
+                    await self._ledger.renew(self._owner, {hold.job_id for hold in self._live}, self._lease)
                     await self._sweep()
                 await self._look()
             with contextlib.suppress(TimeoutError):
@@ -232,10 +254,10 @@ class Treasury:
         self._standing = tuple(standing)
 
     @contextlib.contextmanager
-    def _told(self) -> Any:
+    def _told(self) -> Iterator[None]:
         try:
             yield
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever a database does, pictures are made and the operator hears of it
             self._log.exception("the books cannot be kept")
 
     @staticmethod

@@ -95,7 +95,7 @@ class Metrics:
         )
         self._crossed = Counter(
             "aquatint_budget_crossed",
-            "Budgets that reached 80 or 100 per cent.",
+            "Budgets that reached 80 or 100 %.",
             ["upstream", "whose", "percent"],
             registry=registry,
         )
