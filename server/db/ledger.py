@@ -19,6 +19,7 @@ from server.db.upserting import adding, upsert
 from server.domain.clock import Clock
 from server.domain.generation import Usage
 from server.domain.spending import (
+    ADDED,
     THRESHOLDS,
     Balance,
     Charge,
@@ -28,8 +29,9 @@ from server.domain.spending import (
     Purse,
     Refused,
     UsageRow,
-    day_of,
     month_of,
+    total,
+    used_row,
 )
 from server.domain.webhook import Delivery
 
@@ -37,18 +39,6 @@ _PENNY = 1e-9
 """What sums of dollars may be off by."""
 _AT_ONCE = 256
 _MOST_ROWS = 200_000
-_ADDED = (
-    "requests",
-    "images",
-    "usd",
-    "unconfirmed_usd",
-    "gpu_seconds",
-    "seconds",
-    "input_text_tokens",
-    "input_image_tokens",
-    "output_tokens",
-)
-
 Compose = Callable[[Crossing], bytes]
 """The body that tells a tenant of a crossing."""
 
@@ -89,10 +79,13 @@ class SqlLedger:
             if (await connection.execute(delete(HOLDS).where(_is(hold)))).rowcount:
                 await self._move(connection, hold, held=-hold.usd)
 
-    async def book(self, tenant: str, road: str, charge: Charge, at: float) -> None:
-        """Write down what our own workers did."""
-        async with self._database.writing() as connection:
-            await self._book(connection, tenant, road, charge, at)
+    async def book(self, rows: Iterable[UsageRow]) -> None:
+        """Add ``rows`` to what was used."""
+        # Rows are locked in the same order by all.
+        wanted = sorted(total(rows), key=lambda row: (row.day, row.tenant, row.road, row.model))
+        if wanted:
+            async with self._database.writing() as connection:
+                await self._book(connection, wanted)
 
     async def renew(self, owner: str, job_ids: Iterable[str], lease: float) -> None:
         """``owner`` lives, and works on those jobs."""
@@ -137,7 +130,7 @@ class SqlLedger:
         if (await connection.execute(delete(HOLDS).where(_is(hold)))).rowcount == 0:
             return ()
         balances = await self._move(connection, hold, held=-hold.usd, spent=charge.usage.usd)
-        await self._book(connection, hold.tenant, hold.upstream, charge, hold.at)
+        await self._book(connection, [used_row(hold.tenant, hold.upstream, charge, hold.at)])
         crossings = []
         for limit in limits:
             spent = balances[limit.purse].spent
@@ -152,31 +145,21 @@ class SqlLedger:
             {"month": month_of(hold.at), **asdict(purse), "spent": spent, "held": max(held, 0.0), "told": 0}
             for purse in hold.purses
         ]
-        adds = upsert(self._database, PURSES).values(rows)
+        adds = upsert(self._database, PURSES)
         left = PURSES.c.held + held
         statement = adds.on_conflict_do_update(
             index_elements=["month", "tenant", "upstream"],
             # Sums of dollars are not exact: what is left of nothing must not be less than nothing.
             set_={"spent": PURSES.c.spent + adds.excluded.spent, "held": case((left < _PENNY, 0.0), else_=left)},
         ).returning(PURSES)
-        found = [_balance(row) for row in (await connection.execute(statement)).all()]
+        found = [_balance(row) for row in (await connection.execute(statement, rows)).all()]
         return {balance.purse: balance for balance in found}
 
-    async def _book(self, connection: AsyncConnection, tenant: str, road: str, charge: Charge, at: float) -> None:
-        usage = charge.usage
-        adds = upsert(self._database, USAGE).values(
-            day=day_of(at),
-            tenant=tenant,
-            road=road,
-            model=charge.model,
-            requests=1,
-            images=charge.images,
-            unconfirmed_usd=0.0 if charge.confirmed else usage.usd,
-            seconds=charge.seconds,
-            **asdict(usage),
-        )
+    async def _book(self, connection: AsyncConnection, rows: Iterable[UsageRow]) -> None:
+        adds = upsert(self._database, USAGE)
         keys = ["day", "tenant", "road", "model"]
-        await connection.execute(adds.on_conflict_do_update(index_elements=keys, set_=adding(USAGE, adds, *_ADDED)))
+        statement = adds.on_conflict_do_update(index_elements=keys, set_=adding(USAGE, adds, *ADDED))
+        await connection.execute(statement, [asdict(row) for row in rows])
 
     async def _cross(self, connection: AsyncConnection, limit: Limit, month: str, spent: float, percent: int) -> Crossing | None:
         """Note that ``percent`` are reached; None if that was known. Who asked to be told gets a message with it."""

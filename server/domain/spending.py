@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from server.domain.generation import Usage
 
@@ -100,6 +101,41 @@ class UsageRow(msgspec.Struct, frozen=True):
     output_tokens: int = 0
 
 
+def used_row(tenant: str, road: str, charge: Charge, at: float) -> UsageRow:
+    """``charge``, which belongs to Unix time ``at``, as a row."""
+    usage = charge.usage
+    return UsageRow(
+        day=day_of(at),
+        tenant=tenant,
+        road=road,
+        model=charge.model,
+        requests=1,
+        images=charge.images,
+        usd=usage.usd,
+        unconfirmed_usd=0.0 if charge.confirmed else usage.usd,
+        gpu_seconds=usage.gpu_seconds,
+        seconds=charge.seconds,
+        input_text_tokens=usage.input_text_tokens,
+        input_image_tokens=usage.input_image_tokens,
+        output_tokens=usage.output_tokens,
+    )
+
+
+ADDED = tuple(UsageRow.__struct_fields__[4:])
+"""The figures of a `UsageRow`; what comes before says of what."""
+
+
+def total(rows: Iterable[UsageRow]) -> tuple[UsageRow, ...]:
+    """``rows`` with those of the same day, tenant, road and model added up, in the order in which they first come."""
+    sums: dict[tuple[int, str, str, str], UsageRow] = {}
+    for row in rows:
+        key = (row.day, row.tenant, row.road, row.model)
+        before = sums.get(key)
+        added = row if before is None else replace(row, **{name: getattr(before, name) + getattr(row, name) for name in ADDED})
+        sums[key] = added
+    return tuple(sums.values())
+
+
 class Refused(msgspec.Struct, frozen=True):
     """Why money could not be set aside."""
 
@@ -127,8 +163,8 @@ class Ledger(Protocol):
         """Nothing was spent."""
         ...
 
-    async def book(self, tenant: str, road: str, charge: Charge, at: float) -> None:
-        """Write down what our own workers did."""
+    async def book(self, rows: Iterable[UsageRow]) -> None:
+        """Add ``rows`` to what was used."""
         ...
 
     async def renew(self, owner: str, job_ids: Iterable[str], lease: float) -> None:

@@ -33,16 +33,16 @@ class Metered:
         try:
             made = await self._provider.generate(request, call)
         except UpstreamAmbiguous:
-            await self._treasury.lose(hold, self._clock.monotonic() - began)
+            self._treasury.lose(hold, self._clock.monotonic() - began)
             raise
         except AquatintError:
             await self._treasury.release(hold)
             raise
         except (Exception, asyncio.CancelledError):
             # Somebody left, or we made a mistake: the upstream may be at work.
-            await self._treasury.lose(hold, self._clock.monotonic() - began)
+            self._treasury.lose(hold, self._clock.monotonic() - began)
             raise
-        usage = await self._treasury.settle(hold, request, made, self._clock.monotonic() - began)
+        usage = self._treasury.settle(hold, request, made, self._clock.monotonic() - began)
         return replace(made, usage=usage)
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:
@@ -62,7 +62,7 @@ class Counted:
         """Run ``request`` here."""
         began = self._clock.monotonic()
         made = await self._provider.generate(request, call)
-        usage = await self._treasury.book(request, call, made, self._clock.monotonic() - began)
+        usage = self._treasury.count(request, call, made, self._clock.monotonic() - began)
         return replace(made, usage=usage)
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:

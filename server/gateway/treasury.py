@@ -19,11 +19,26 @@ from server.domain.call import Call
 from server.domain.clock import Clock
 from server.domain.failures import BudgetSpent, UpstreamMisconfigured
 from server.domain.generation import LOCAL, Generation, Usage
-from server.domain.spending import Balance, Charge, Crossing, Hold, Ledger, Limit, Purse, Refused, month_of
+from server.domain.spending import (
+    Balance,
+    Charge,
+    Crossing,
+    Hold,
+    Ledger,
+    Limit,
+    Purse,
+    Refused,
+    UsageRow,
+    month_of,
+    total,
+    used_row,
+)
 from server.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
+FLUSH_SECONDS = 1.0
+"""How long what our own workers did may be known to this process only: a transaction for each request is not worth it."""
 LEASE_SECONDS = 60.0
 """A server that is silent for so long has lost what it held; it speaks three times as often."""
 
@@ -45,6 +60,7 @@ class Treasury:
     __slots__ = (
         "_clock",
         "_closing",
+        "_counted",
         "_current",
         "_ledger",
         "_live",
@@ -70,6 +86,8 @@ class Treasury:
         self._ledger, self._current = ledger, current
         self._clock, self._metrics, self._log, self._messages = clock, metrics, log, messages
         self._owner = secrets.token_hex(8)
+        self._counted: tuple[UsageRow, ...] = ()
+        """What our own workers did and is not in the books yet: a row for each tenant and model."""
         self._live: set[Hold] = set()
         """Holds whose request runs here: these are kept alive, and no others."""
         self._work: set[asyncio.Task[Any]] = set()
@@ -80,12 +98,13 @@ class Treasury:
     async def running(self, *, alone: bool = False) -> AsyncIterator["Treasury"]:
         """Inside the block holds are kept alive, and those of the dead are counted; ``alone``: all others are dead."""
         await self._sweep(everybody=alone)
-        chores = asyncio.create_task(self._chores(), name="budgets")
+        chores = [asyncio.create_task(self._chores(), name="budgets"), asyncio.create_task(self._flushes(), name="usage")]
         try:
             yield self
         finally:
             self._closing.set()
-            await asyncio.wait([chores, *self._work])
+            await asyncio.wait(chores)
+            await self.flush()
 
     def standing(self) -> tuple[BudgetStanding, ...]:
         """How the upstreams' budgets stood a moment ago."""
@@ -115,10 +134,10 @@ class Treasury:
             self._tell([refused.crossing])
         raise BudgetSpent(_spent(refused, month_of(hold.at)))
 
-    async def settle(self, hold: Hold, request: ImageRequest, made: Generation, seconds: float) -> Usage:
-        """Spend what ``made`` cost; the whole of its usage.
+    def settle(self, hold: Hold, request: ImageRequest, made: Generation, seconds: float) -> Usage:
+        """Have spent what ``made`` cost; the whole of its usage.
 
-        Should the books be closed to us, the hold is counted once its lease has run out.
+        The books are kept a moment later. Should that fail, the hold is counted once its lease has run out.
         """
         catalog = self._current.catalog
         model = made.route.model or hold.model
@@ -127,29 +146,35 @@ class Treasury:
         # An estimate is never more than was held: that took the quality into account.
         usd = 0.0 if known is None else known.usd if known.measured else min(known.usd, hold.usd)
         usage = replace(made.usage, usd=usd)
-        confirmed = known is not None and known.measured
-        charge = Charge(usage, len(made.pictures), seconds, model, confirmed)
-        await self._settled(hold, charge)
+        self._settle(hold, Charge(usage, len(made.pictures), seconds, model, confirmed=known is not None and known.measured))
         return usage
 
-    async def lose(self, hold: Hold, seconds: float) -> None:
+    def lose(self, hold: Hold, seconds: float) -> None:
         """Nobody knows what came of it: count all of it."""
-        await self._settled(hold, Charge(Usage(usd=hold.usd), 0, seconds, hold.model, confirmed=False))
+        self._settle(hold, Charge(Usage(usd=hold.usd), 0, seconds, hold.model, confirmed=False))
 
     async def release(self, hold: Hold) -> None:
         """Nothing was spent."""
         self._live.discard(hold)
-        await self._quietly(self._ledger.release(hold))
+        await asyncio.shield(self._begun(self._watched(self._ledger.release(hold))))
 
-    async def book(self, request: ImageRequest, call: Call, made: Generation, seconds: float) -> Usage:
-        """Write down what our own workers did; the whole of its usage."""
+    def count(self, request: ImageRequest, call: Call, made: Generation, seconds: float) -> Usage:
+        """Have written down what our own workers did; the whole of its usage."""
         gpu_seconds = made.stats.device_seconds
         usd = local_cost(self._current.catalog.prices.local, request, gpu_seconds, made.device)
         usage = replace(made.usage, usd=usd, gpu_seconds=gpu_seconds)
         charge = Charge(usage, len(made.pictures), seconds, made.model)
-        await self._quietly(self._ledger.book(call.tenant, LOCAL, charge, self._clock.time()))
+        self._counted = total((*self._counted, used_row(call.tenant, LOCAL, charge, self._clock.time())))
         self._metrics.spent(LOCAL, usd)
         return usage
+
+    async def flush(self) -> None:
+        """Return once everything that has come so far is in the books."""
+        counted, self._counted = self._counted, ()
+        if counted:
+            self._begun(self._watched(self._book(counted)))
+        if self._work:
+            await asyncio.wait(set(self._work))
 
     async def balances(self, tenant: str = "") -> Mapping[Purse, Balance]:
         """How the purses of ``tenant`` stand this month; empty: those of all together."""
@@ -177,9 +202,8 @@ class Treasury:
         with self._told():
             await self._ledger.release(hold)
 
-    async def _settled(self, hold: Hold, charge: Charge) -> None:
+    def _settle(self, hold: Hold, charge: Charge) -> None:
         self._live.discard(hold)
-        limits = limits_of(self._current.catalog, hold.upstream, hold.tenant)
         self._metrics.spent(hold.upstream, charge.usage.usd)
         self._log.info(
             "upstream is charged",
@@ -189,18 +213,22 @@ class Treasury:
             usd=round(charge.usage.usd, 6),
             confirmed=charge.confirmed,
         )
-        crossings = await self._quietly(self._ledger.settle(hold, charge, limits))
-        self._tell(crossings or ())
+        self._begun(self._watched(self._spend(hold, charge)))
 
-    async def _quietly(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """``work``, done to its end even if whoever waits is cancelled; a failure is told the operator and nobody else."""
+    async def _spend(self, hold: Hold, charge: Charge) -> None:
+        limits = limits_of(self._current.catalog, hold.upstream, hold.tenant)
+        self._tell(await self._ledger.settle(hold, charge, limits))
 
-        async def watched() -> T | None:
-            with self._told():
-                return await work
-            return None
+    async def _book(self, counted: tuple[UsageRow, ...]) -> None:
+        try:
+            await self._ledger.book(counted)
+        except Exception:
+            self._counted = total((*counted, *self._counted))
+            raise
 
-        return await asyncio.shield(self._begun(watched()))
+    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+        with self._told():
+            await work
 
     def _begun(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.create_task(work)
@@ -224,6 +252,11 @@ class Treasury:
             if crossing.limit.webhook is not None:
                 self._messages()
 
+    async def _flushes(self) -> None:
+        while not self._closing.is_set():
+            await self._pause(FLUSH_SECONDS)
+            await self.flush()
+
     async def _chores(self) -> None:
         while not self._closing.is_set():
             with self._told():
@@ -231,8 +264,11 @@ class Treasury:
                     await self._ledger.renew(self._owner, {hold.job_id for hold in self._live}, self._lease)
                     await self._sweep()
                 await self._look()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), LEASE_SECONDS / 3)
+            await self._pause(LEASE_SECONDS / 3)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
 
     async def _sweep(self, *, everybody: bool = False) -> None:
         for hold in await self._ledger.sweep(everybody=everybody):

@@ -15,7 +15,7 @@ from server.db.quotas import SqlQuotas
 from server.db.tables import WEBHOOKS
 from server.domain.clock import SetClock
 from server.domain.generation import Usage
-from server.domain.spending import Balance, Charge, Hold, Limit, Purse, day_of, month_of
+from server.domain.spending import Balance, Charge, Hold, Limit, Purse, day_of, month_of, used_row
 from server.gateway.notices import compose
 
 NOW = 1_795_000_000.0  # 2026-11-18
@@ -142,8 +142,10 @@ async def test_what_the_dead_held_counts_as_spent_and_the_living_keep_theirs(led
 
 
 async def test_our_own_work_adds_up_by_day_tenant_and_model(ledger):
-    for at in (NOW, NOW + 1, NOW + 86_400):
-        await ledger.book("acme", "local", Charge(Usage(0.001, 2.0), 3, 4.0, "sdxl"), at)
+    first, next_day = (used_row("acme", "local", Charge(Usage(0.001, 2.0), 3, 4.0, "sdxl"), at) for at in (NOW, NOW + 86_400))
+    await ledger.book([first])
+    await ledger.book([next_day, first])
+    await ledger.book([])
     rows = await ledger.used(day_of(NOW), day_of(NOW) + 2)
     assert [(row.requests, row.images, round(row.usd, 6), row.gpu_seconds, row.seconds) for row in rows] == [
         (2, 6, 0.002, 4.0, 8.0),
