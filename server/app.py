@@ -14,6 +14,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from structlog.typing import FilteringBoundLogger
 
 from server.access.keys import KeyRing
+from server.access.limits import Allowances
 from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
@@ -27,6 +28,7 @@ from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
 from server.api.pictures import Pictures
+from server.api.ratelimits import RateHeaders
 from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
@@ -37,6 +39,7 @@ from server.db.keys import SqlKeys
 from server.db.ledger import SqlLedger
 from server.db.migrating import migrate
 from server.db.opening import opened
+from server.db.quotas import SqlQuotas
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
 from server.domain.ports import AssetStore, InputStore
@@ -88,6 +91,7 @@ class Parts(msgspec.Struct, frozen=True):
     keys: KeyRing
     treasury: Treasury
     ledger: Ledger
+    allowances: Allowances
     jobs: JobService
 
 
@@ -129,17 +133,21 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     ledger = SqlLedger(database, clock, lambda crossing: notices.compose(crossing, clock))
     treasury = Treasury(ledger, current, clock=clock, metrics=counts, log=log, messages=courier.look)
     local = Counted(Prepared(LocalProvider(fleet), fleet), treasury, clock)
+    allowances = Allowances(lambda tenant: current.catalog.policy(tenant).limits, SqlQuotas(database), clock, counts)
     jobs = JobService(
         Gateway(local, store, counts),
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
+        allowances,
         clock=clock,
         metrics=counts,
         log=log,
         ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, treasury, ledger, jobs)
+    return Parts(
+        settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, treasury, ledger, allowances, jobs
+    )
 
 
 def application(parts: Parts) -> Litestar:
@@ -210,6 +218,7 @@ def application(parts: Parts) -> Litestar:
         logging_config=None,
         debug=False,
     )
+    app.asgi_handler = RateHeaders(app.asgi_handler, parts.allowances)
     app.asgi_handler = Tracing(app.asgi_handler, metrics=parts.metrics, clock=parts.clock, log=parts.log)
     return app
 

@@ -16,7 +16,7 @@ _WHY = {
     403: "The key that was sent does not open this.",
     404: "What is named does not exist: a model, an asset, a result.",
     413: "The body has too many bytes.",
-    429: "The queue is full; `Retry-After` says when to come back.",
+    429: "The queue is full, or a limit of the caller's is reached; `Retry-After` says when to come back.",
     500: "The server failed; the answer's `x-request-id` is in its log.",
     503: "The server is shutting down, or no worker is up; try again.",
     504: "The request could no longer be finished in time.",

@@ -75,6 +75,7 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     errors.UnknownModel: _Rule(HTTPStatus.NOT_FOUND, _INVALID, "model_not_found"),
     UnknownAsset: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
     failures.BudgetSpent: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
+    failures.RateLimited: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
     failures.UpstreamFailure: _Rule(HTTPStatus.BAD_GATEWAY, _SERVER),
     failures.UpstreamUnavailable: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
     failures.UpstreamAmbiguous: _Rule(HTTPStatus.GATEWAY_TIMEOUT, _SERVER),

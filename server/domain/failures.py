@@ -4,6 +4,8 @@ AquatintError
 ├── InvalidRequest
 │   └── ModerationBlocked      a policy, ours or an upstream's, does not allow it
 ├── BudgetSpent                the money for that road is used up
+├── RateLimited                the caller asks for more than it may; later it may again
+│   └── QuotaSpent             not before tomorrow
 └── UpstreamFailure            somebody else's to mend
     ├── UpstreamUnavailable    it can be tried again: connection, overload, its own mistake, an open circuit
     ├── UpstreamAmbiguous      no answer in time, after the request was sent: it may have been done, and charged
@@ -23,6 +25,20 @@ class BudgetSpent(AquatintError):
     """The budget of a road, or of a tenant on it, is used up for this month."""
 
     code = "budget_spent"
+
+
+class RateLimited(AquatintError):
+    """The caller asks more often, or for more at the same time, than it may; ``retry_after`` says when it may again."""
+
+    code = "rate_limit_exceeded"
+    retryable = True
+
+
+class QuotaSpent(RateLimited):
+    """What the caller may have in a day is used up."""
+
+    code = "quota_spent"
+    retryable = False
 
 
 class UpstreamFailure(AquatintError):

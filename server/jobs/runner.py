@@ -137,6 +137,10 @@ class Runner:
         task.add_done_callback(lambda _task: self._over(job))
         return task
 
+    def at_work(self, tenant: str) -> int:
+        """Images of ``tenant`` that are waited for or made here."""
+        return sum(held.job.images for held in self._held.values() if held.job.order.tenant == tenant)
+
     def look(self) -> None:
         """There is something in the queue."""
         self._news.set()

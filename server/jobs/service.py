@@ -9,6 +9,7 @@ import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import EngineFailure, Overloaded
+from server.access.limits import Allowances
 from server.domain.call import Emit, ignore
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
@@ -38,6 +39,7 @@ class JobService:
 
     __slots__ = (
         "_admission",
+        "_allowances",
         "_bus",
         "_clock",
         "_gateway",
@@ -55,6 +57,7 @@ class JobService:
         gateway: Gateway,
         repository: JobRepository,
         admission: Admission,
+        allowances: Allowances | None = None,
         *,
         clock: Clock,
         metrics: Metrics,
@@ -65,9 +68,9 @@ class JobService:
     ) -> None:
         """``queue_most`` bounds the images of queued jobs, ``admission`` those that are waited for or at work.
 
-        ``ended`` hears of every job that is over.
+        ``allowances`` bounds what each tenant may ask for. ``ended`` hears of every job that is over.
         """
-        self._told = ended
+        self._told, self._allowances = ended, allowances
         self._gateway, self._repository, self._admission = gateway, repository, admission
         self._clock, self._metrics, self._queue_most = clock, metrics, queue_most
         self._bus = Bus()
@@ -108,10 +111,21 @@ class JobService:
                 self.close()
 
     async def submit(self, order: Order, emit: Emit = ignore) -> Job:
-        """Admit ``order`` and start it at once, for somebody who waits; raises `Overloaded` or `ShuttingDown` before any work."""
+        """Admit ``order`` and start it at once, for somebody who waits.
+
+        Raises `Overloaded`, `ShuttingDown`, `RateLimited` or `QuotaSpent` before any work.
+        """
         job = self._job(order, durable=False)
-        self._admission.enter(job.images, self._gateway.wait_seconds(job.work))
+        wait = self._gateway.wait_seconds(job.work)
+        self._admission.check_open()
+        if self._allowances is not None:
+            self._allowances.request(order.tenant)
+            at_work = self._runner.at_work(order.tenant)
+            self._allowances.company(order.tenant, job.images, at_work, self._admission.patience(wait))
+        self._admission.enter(job.images, wait)
         try:
+            if self._allowances is not None:
+                await self._allowances.day(order.tenant, job.images)
             job = advance(job, Begun(self._runner.owner, self._runner.lease), self._clock.time())
             await self._repository.add(job)
             self._sinks[job.id] = emit
@@ -125,15 +139,19 @@ class JobService:
     async def enqueue(self, order: Order) -> Job:
         """Accept ``order`` for good: once this returns it will be done, whatever becomes of this process.
 
-        Raises `Overloaded` or `ShuttingDown`.
+        Raises `Overloaded`, `ShuttingDown`, `RateLimited` or `QuotaSpent`.
         """
         job = self._job(order, durable=True)
         self._admission.check_open()
+        if self._allowances is not None:
+            self._allowances.request(order.tenant)
         waiting = await self._repository.queued_images()
         if waiting and waiting + job.images > self._queue_most:
             self._metrics.refused(Overloaded.code)
             msg = f"The queue is full: {waiting} images are waiting in it, the limit is {self._queue_most}."
             raise Overloaded(msg, retry_after=self._admission.patience(self._gateway.wait_seconds(job.work)))
+        if self._allowances is not None:
+            await self._allowances.day(order.tenant, job.images)
         await self._repository.add(job)
         self._bus.queued(job)
         self._runner.look()
