@@ -22,6 +22,7 @@ from server.api.links import Links
 from server.api.native import assets, generate, jobs
 from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
+from server.api.native import usage as spending
 from server.api.native.answers import Results
 from server.api.native.standing import Standing
 from server.api.openai import routes as openai
@@ -43,7 +44,6 @@ from server.db.quotas import SqlQuotas
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
 from server.domain.ports import AssetStore, InputStore
-from server.domain.spending import Ledger
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
 from server.fleet.devices import count_cuda, resolve
@@ -90,7 +90,6 @@ class Parts(msgspec.Struct, frozen=True):
     courier: Courier
     keys: KeyRing
     treasury: Treasury
-    ledger: Ledger
     allowances: Allowances
     jobs: JobService
 
@@ -145,9 +144,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         ended=lambda job: courier.look() if job.order.notify is not None else None,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(
-        settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, treasury, ledger, allowances, jobs
-    )
+    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, treasury, allowances, jobs)
 
 
 def application(parts: Parts) -> Litestar:
@@ -181,6 +178,7 @@ def application(parts: Parts) -> Litestar:
         "answers": Answers(parts.store, links),
         "results": Results(parts.store, links),
         "links": links,
+        "treasury": parts.treasury,
         "standing": Standing(parts.jobs, links),
     }
     guards = [key_guard(parts.keys)]
@@ -190,6 +188,7 @@ def application(parts: Parts) -> Litestar:
     dialects = [
         Router("/", route_handlers=ours, guards=guards, tags=["Native"]),
         Router("/", route_handlers=asynchronous, guards=guards, tags=["Jobs"]),
+        Router("/", route_handlers=[spending.usage, spending.plan], guards=guards, tags=["Usage"]),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
         Router("/", route_handlers=[preprocessing.preprocess, preprocessing.preprocessors], guards=guards, tags=["Controls"]),

@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from server.catalog.current import CurrentCatalog
 from server.fleet.fleet import Fleet
 from server.fleet.health import WorkerHealth
+from server.gateway.treasury import BudgetStanding, Treasury
 from server.jobs.service import JobService
 from server.telemetry.metrics import Metrics
 
@@ -25,6 +26,8 @@ class Readiness(msgspec.Struct, frozen=True):
     workers: tuple[WorkerHealth, ...]
     catalog_error: str | None = None
     """Why models.yaml, as it stands now, is refused; the models before its last edit are served."""
+    budgets: tuple[BudgetStanding, ...] = ()
+    """How the upstreams' monthly budgets stood a moment ago."""
 
 
 @get("/healthz", include_in_schema=False)
@@ -35,10 +38,14 @@ async def healthz() -> dict[str, str]:
 
 @get("/readyz", include_in_schema=False)
 async def readyz(
-    current: NamedDependency[CurrentCatalog], fleet: NamedDependency[Fleet], jobs: NamedDependency[JobService]
+    current: NamedDependency[CurrentCatalog],
+    fleet: NamedDependency[Fleet],
+    jobs: NamedDependency[JobService],
+    treasury: NamedDependency[Treasury],
 ) -> Response[Readiness]:
     """200 once a worker is up that has loaded its preloaded models and can serve the default one."""
     found = judge(current.catalog.default_model, fleet.health(), draining=jobs.draining, catalog_error=current.status.error)
+    found = msgspec.structs.replace(found, budgets=treasury.standing())
     status = HTTPStatus.OK if found.ready else HTTPStatus.SERVICE_UNAVAILABLE
     return Response(found, status_code=status, headers={"Cache-Control": "no-store"})
 

@@ -10,6 +10,7 @@ from server.cli.database import db
 from server.cli.keys import keys
 from server.cli.models import models
 from server.cli.options import settings_from, settings_options
+from server.cli.usage import usage
 from server.cli.webhooks import webhooks
 
 
@@ -47,3 +48,4 @@ main.add_command(models)
 main.add_command(db)
 main.add_command(keys)
 main.add_command(webhooks)
+main.add_command(usage)

@@ -29,6 +29,7 @@ from server.domain.spending import (
     Purse,
     Refused,
     UsageRow,
+    day_of,
     month_of,
     total,
     used_row,
@@ -37,6 +38,7 @@ from server.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
+RECENT_DAYS, RECENT_SECONDS = 30, 60.0
 FLUSH_SECONDS = 1.0
 """How long what our own workers did may be known to this process only: a transaction for each request is not worth it."""
 LEASE_SECONDS = 60.0
@@ -68,6 +70,7 @@ class Treasury:
         "_messages",
         "_metrics",
         "_owner",
+        "_recent",
         "_standing",
         "_work",
     )
@@ -92,6 +95,7 @@ class Treasury:
         """Holds whose request runs here: these are kept alive, and no others."""
         self._work: set[asyncio.Task[Any]] = set()
         self._closing = asyncio.Event()
+        self._recent: tuple[float, tuple[UsageRow, ...]] | None = None
         self._standing: tuple[BudgetStanding, ...] = ()
 
     @asynccontextmanager
@@ -183,6 +187,25 @@ class Treasury:
     @property
     def _lease(self) -> float:
         return self._clock.time() + LEASE_SECONDS
+
+    @property
+    def now(self) -> float:
+        """Unix time by which days and months are told."""
+        return self._clock.time()
+
+    async def used(self, since: int, until: int, tenant: str | None = None) -> tuple[UsageRow, ...]:
+        """What was used from day ``since`` to before day ``until``, by one tenant or by all; this server's part is up to date."""
+        await self.flush()
+        return await self._ledger.used(since, until, tenant)
+
+    async def recent(self) -> tuple[UsageRow, ...]:
+        """What all tenants used in the last 30 days, as it was within a minute."""
+        now = self._clock.monotonic()
+        if self._recent is None or now - self._recent[0] > RECENT_SECONDS:
+            today = day_of(self._clock.time())
+            rows = await self._ledger.used(max(0, today - RECENT_DAYS), today + 1)
+            self._recent = now, total(replace(row, day=today, tenant="") for row in rows)
+        return self._recent[1]
 
     async def _reserved(self, hold: Hold, limits: tuple[Limit, ...]) -> Refused | None:
         """As the ledger's; who is cancelled meanwhile has reserved nothing."""

@@ -73,6 +73,16 @@ class Timings(msgspec.Struct, frozen=True):
     """From the job's admission to its end, storing included."""
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """What it cost; tokens are an upstream's."""
+
+    usd: float
+    gpu_seconds: float
+    input_text_tokens: int
+    input_image_tokens: int
+    output_tokens: int
+
+
 class Notice(msgspec.Struct, frozen=True):
     """Something that was done as asked, and may not be what was meant."""
 
@@ -93,6 +103,7 @@ class Generated(msgspec.Struct, frozen=True):
     timings: Timings
     evaluations: int
     """Network evaluations that it cost."""
+    usage: Spent
     warnings: list[Notice]
 
 
@@ -147,6 +158,7 @@ class JobView(msgspec.Struct, frozen=True):
     """Network evaluations that it cost."""
     company: float | None
     """Mean number of evaluations in the ticks it shared, its own included."""
+    usage: Spent | None
 
 
 class JobAccepted(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from typing import Any
 from litestar import Request
 
 from server.api.links import Links
+from server.api.native.answers import spent
 from server.api.native.bodies import GeneratedImage, JobTimings, JobView, NativeError
 from server.domain.job import Job, JobState
 from server.jobs.service import JobService
@@ -56,4 +57,5 @@ class Standing:
             ),
             evaluations=None if stats is None else stats.evaluations,
             company=None if stats is None else round(stats.company, 2),
+            usage=None if stats is None else spent(job.usage),
         )
