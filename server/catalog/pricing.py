@@ -17,6 +17,8 @@ _FACTORS = {"low": 16, "medium": 48, "high": 96}
 """Of OpenAI's formula: cells along the longer side."""
 _STANDARD = ((1024, 1024), (1536, 1024))
 """What a picture may become where an upstream does not make the size that was asked for."""
+_CELL, _LEAST, _MOST, _SIDE = 16, 655_360, 8_294_400, 3
+"""Of the sizes that the gpt-image-2 models make: what both sides are multiples of, least and most pixels, longest shape."""
 _PARTIALS = 3
 _PARTIAL_TOKENS = 100
 """Each preview of a streamed picture costs so many output tokens."""
@@ -130,8 +132,15 @@ def _tokens_out(known: str | Mapping[str, float | BySize], request: ImageRequest
     if isinstance(known, Mapping):
         return _figure(known, request, quality)
     factors = [_FACTORS[quality]] if quality in _FACTORS else _FACTORS.values()
-    sizes = {request.finished_size, *_STANDARD}
+    size = request.finished_size
+    sizes = {size} if _free(*size) else {size, *_STANDARD}
     return _span(grid(factor, *size) for factor in factors for size in sizes)
+
+
+def _free(width: int, height: int) -> bool:
+    """Whether the gpt-image-2 models make a picture of just that size."""
+    fine = width % _CELL == 0 and height % _CELL == 0 and _LEAST <= width * height <= _MOST
+    return fine and max(width, height) <= _SIDE * min(width, height)
 
 
 def grid(factor: int, width: int, height: int) -> int:

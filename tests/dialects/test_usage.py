@@ -129,8 +129,8 @@ def test_a_tenant_sees_itself_and_an_admin_all(server, until):
     report = server.client.get("/api/usage", headers=acme).json()
     assert {line["tenant"] for line in report["data"]} == {"acme"}
     assert [(each["upstream"], each["limit_usd"], each["left_usd"]) for each in report["budgets"]] == [
-        ("openai", 2.0, 2.0),
         (None, 5.0, 5.0),
+        ("openai", 2.0, 2.0),
     ]
     assert server.client.get("/api/usage", params={"tenant": "*"}, headers=acme).status_code == 403
     everybody = used(server, tenant="*", group="model")

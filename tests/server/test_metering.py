@@ -1,6 +1,9 @@
 """Roads whose cost is counted, over providers made of functions and a real database."""
 
 import asyncio
+import signal
+import sys
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -212,6 +215,44 @@ async def test_what_a_dead_server_held_is_counted_by_the_next(office):
     async with other.running():
         balance = await office.balance()
     assert (balance.held, balance.spent > 0.2) == (0.0, True)
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from test_metering import Office, answers, call, request
+
+async def main():
+    office = Office(Path(sys.argv[1]))
+
+    async def dying(asked, called):
+        if called.id == "during":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await answers(asked, called)
+
+    async with office.treasury.running():
+        road = office.road(dying)
+        for name in ("settled", "during"):
+            await road.generate(request(), call(name))
+            await office.treasury.flush()
+
+asyncio.run(main())
+"""
+
+
+async def test_sigkill_leaves_one_charge_for_each_attempt(office):
+    """One was settled, one was at the upstream when the server was killed; the job is tried again by the next."""
+    folder = office.current.status.path.rpartition("/")[0]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, folder, str(Path(__file__).parent))
+    assert await process.wait() == -signal.SIGKILL
+    async with office.another().running(alone=True):
+        await office.road().generate(request(), call("during", attempt=2))
+        rows = await office.rows()
+    assert [(row.requests, row.images) for row in rows] == [(3, 2)]
+    assert rows[0].usd - rows[0].unconfirmed_usd == pytest.approx(2 * USD)
+    assert 0.21 < rows[0].unconfirmed_usd < 0.25
+    assert (await office.balance()).held == 0.0
 
 
 async def test_alone_nobody_waits_for_the_dead(office):
