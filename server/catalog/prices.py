@@ -145,6 +145,7 @@ def taken(document: Document, entries: Mapping[str, Any]) -> tuple[Mapping[str, 
     rest: dict[str, Any] = {}
     for name, entry in entries.items():
         where: Where = ("upstreams", name)
+        entry = {} if entry is None else entry  # noqa: PLW2901 - an empty entry is one
         if not isinstance(entry, dict):
             raise document.error(where, "this must be a mapping")
         rest[name] = {key: value for key, value in entry.items() if key not in ("prices", "monthly_budget_usd")}

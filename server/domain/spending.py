@@ -34,6 +34,7 @@ class Hold(msgspec.Struct, frozen=True):
     """Money set aside for one attempt of one job on the road to one upstream: the most that it is expected to cost."""
 
     job_id: str
+    """The request's id: of several requests that a job is made of, each has its own."""
     attempt: int
     upstream: str
     tenant: str

@@ -1,6 +1,7 @@
 """Roads whose cost is counted: one wrapper for those that cost money, one for our own workers."""
 
 import asyncio
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -13,6 +14,13 @@ from server.domain.generation import Generation
 from server.gateway.treasury import Treasury
 from server.providers.provider import Provider
 
+Asks = Callable[[ImageRequest, Call], tuple[str, str | None]]
+"""Model and quality; an empty model is the one of models.yaml, no quality may be any."""
+
+
+def _unsaid(_request: ImageRequest, _call: Call) -> tuple[str, None]:
+    return "", None
+
 
 class Metered:
     """The road to an upstream: what a request may cost is set aside before, and settled by what it did cost after.
@@ -20,15 +28,17 @@ class Metered:
     What fails gives it back, unless nobody can say that nothing was done: then all of it is counted.
     """
 
-    __slots__ = ("_clock", "_provider", "_road", "_treasury")
+    __slots__ = ("_asks", "_clock", "_provider", "_road", "_treasury")
 
-    def __init__(self, provider: Provider, road: str, treasury: Treasury, clock: Clock) -> None:
-        """``road`` is the upstream's name in models.yaml."""
+    def __init__(self, provider: Provider, road: str, treasury: Treasury, clock: Clock, asks: Asks = _unsaid) -> None:
+        """``road`` is the upstream's name in models.yaml; ``asks`` says which model and quality it will be asked for."""
         self._provider, self._road, self._treasury, self._clock = provider, road, treasury, clock
+        self._asks = asks
 
     async def generate(self, request: ImageRequest, call: Call) -> Generation:
         """Run ``request`` there; raises `BudgetSpent` before anything is sent."""
-        hold = await self._treasury.reserve(self._road, request, call)
+        model, quality = self._asks(request, call)
+        hold = await self._treasury.reserve(self._road, request, call, model=model, quality=quality)
         began = self._clock.monotonic()
         try:
             made = await self._provider.generate(request, call)

@@ -130,7 +130,7 @@ class Treasury:
                 msg = f"There is a budget, and no price is known for {asked!r} of {road!r}: add it under 'prices' in models.yaml."
                 raise UpstreamMisconfigured(msg)
         usd = 0.0 if price is None else estimate(price, request, quality).high
-        hold = Hold(call.id, call.attempt, road, call.tenant, asked, usd, self._clock.time())
+        hold = Hold(request.id, call.attempt, road, call.tenant, asked, usd, self._clock.time())
         refused = await self._reserved(hold, limits)
         if refused is None:
             return hold

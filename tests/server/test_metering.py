@@ -41,8 +41,8 @@ SPENT = Usage(input_text_tokens=1000, output_tokens=7024)
 USD = 0.005 + 0.21072
 
 
-def request():
-    return ImageRequest("j", "a", "a cat", 1024, 1024, (1,), Sampling("euler", 4, 1.0))
+def request(name="j"):
+    return ImageRequest(name, "a", "a cat", 1024, 1024, (1,), Sampling("euler", 4, 1.0))
 
 
 def call(name="j", tenant="acme", attempt=1):
@@ -67,8 +67,8 @@ class Office:
     def another(self):
         return Treasury(self.ledger, self.current, clock=self.clock, metrics=self.metrics, log=silent())
 
-    def road(self, function=answers, name="openai"):
-        return Metered(FunctionProvider(function), name, self.treasury, self.clock)
+    def road(self, function=answers, name="openai", **fields):
+        return Metered(FunctionProvider(function), name, self.treasury, self.clock, **fields)
 
     async def balance(self, purse=ALL):
         await self.treasury.flush()
@@ -113,6 +113,21 @@ async def test_while_it_runs_the_most_that_it_can_cost_is_held(office):
     go.set()
     await task
     assert (await office.balance()).held == 0.0
+
+
+async def test_less_is_held_for_a_quality_that_is_known_and_each_request_of_a_job_by_itself(office):
+    seen = []
+
+    async def looking(asked, call):
+        seen.append((await office.ledger.balances("2026-11"))[ALL].held)
+        return await answers(asked, call)
+
+    road = office.road(looking, asks=lambda _request, _call: ("gpt-image-1-mini", "low"))
+    for name in ("j-0", "j-1"):
+        await road.generate(request(name), call("j"))
+    await office.treasury.flush()
+    assert max(seen) < 0.006
+    assert [row.requests for row in await office.rows()] == [2]
 
 
 @pytest.mark.parametrize(
@@ -170,24 +185,24 @@ async def test_a_spent_budget_closes_the_road_before_anything_is_sent(office):
 
     road = office.road(counting)
     for index in range(4):
-        await road.generate(request(), call(f"j{index}"))
+        await road.generate(request(f"j{index}"), call(f"j{index}"))
         await office.treasury.flush()
     with pytest.raises(BudgetSpent, match="this server's budget for 'openai' in 2026-11"):
-        await road.generate(request(), call("j4"))
+        await road.generate(request("j4"), call("j4"))
     assert sent == ["j0", "j1", "j2", "j3"]
     assert b'aquatint_budget_crossed_total{percent="80",upstream="openai",whose="all"} 1.0' in office.metrics.render()
     office.clock.now += 20 * 86_400
-    await road.generate(request(), call("december"))
+    await road.generate(request("december"), call("december"))
     assert sent[-1] == "december"
 
 
 async def test_a_tenants_own_budget_is_named_with_its_figure(office):
     road = office.road()
-    await road.generate(request(), call("a", "tight"))
+    await road.generate(request("a"), call("a", "tight"))
     await office.treasury.flush()
     with pytest.raises(BudgetSpent, match=r"your budget of 0\.3 US dollars for 'openai'"):
-        await road.generate(request(), call("b", "tight"))
-    await road.generate(request(), call("c", "acme"))
+        await road.generate(request("b"), call("b", "tight"))
+    await road.generate(request("c"), call("c", "acme"))
 
 
 async def test_without_a_price_a_budget_cannot_be_kept(office):
@@ -207,7 +222,7 @@ async def test_each_attempt_of_a_job_is_charged_and_none_twice(office):
 
 
 async def test_what_a_dead_server_held_is_counted_by_the_next(office):
-    await office.treasury.reserve("openai", request(), call("lost"))
+    await office.treasury.reserve("openai", request("lost"), call("lost"))
     other = office.another()
     async with other.running():
         assert (await office.balance()).held > 0.2
@@ -234,7 +249,7 @@ async def main():
     async with office.treasury.running():
         road = office.road(dying)
         for name in ("settled", "during"):
-            await road.generate(request(), call(name))
+            await road.generate(request(name), call(name))
             await office.treasury.flush()
 
 asyncio.run(main())
@@ -247,7 +262,7 @@ async def test_sigkill_leaves_one_charge_for_each_attempt(office):
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, folder, str(Path(__file__).parent))
     assert await process.wait() == -signal.SIGKILL
     async with office.another().running(alone=True):
-        await office.road().generate(request(), call("during", attempt=2))
+        await office.road().generate(request("during"), call("during", attempt=2))
         rows = await office.rows()
     assert [(row.requests, row.images) for row in rows] == [(3, 2)]
     assert rows[0].usd - rows[0].unconfirmed_usd == pytest.approx(2 * USD)
@@ -256,7 +271,7 @@ async def test_sigkill_leaves_one_charge_for_each_attempt(office):
 
 
 async def test_alone_nobody_waits_for_the_dead(office):
-    await office.treasury.reserve("openai", request(), call("lost"))
+    await office.treasury.reserve("openai", request("lost"), call("lost"))
     async with office.another().running(alone=True):
         assert (await office.balance()).held == 0.0
 
