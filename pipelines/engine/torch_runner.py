@@ -1,43 +1,39 @@
 """The runner with tensors: encode, denoise and decode on one device."""
 
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import cast
 
 import torch
 
 from pipelines.adapters import inpainting, opened
-from pipelines.adapters.additions import NOTHING, Shaping
-from pipelines.adapters.evaluation import evaluate
+from pipelines.adapters.additions import Shaping
 from pipelines.adapters.opened import Adapter, Find
-from pipelines.adapters.references.image_prompt import ImagePrompt
 from pipelines.adapters.resampling import as_picture, as_pixels
-from pipelines.adapters.upscaler import open_upscaler
 from pipelines.contract.adapters import AdapterCard, UpscalerCard
 from pipelines.contract.catalog import ModelCard, ModelFacts
-from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport, ModelLoadFailed, OutOfMemory
+from pipelines.contract.errors import AquatintError, ErrorReport
 from pipelines.contract.messages import Phase
 from pipelines.contract.picture import Picture
+from pipelines.engine import faults
 from pipelines.engine.batch import Batch, Outcome
 from pipelines.engine.encoding import Encode, Encoder
 from pipelines.engine.enlarging import Enlargements
+from pipelines.engine.forwards import Forwards
 from pipelines.engine.meter import Meter, meter_of
 from pipelines.engine.previews import Previewer
 from pipelines.engine.row import Course, Row, RowId
 from pipelines.engine.runner import AdapterKey, DeviceFault, Loaded, LoadProgress, OpenAdapter, Shelf
-from pipelines.engine.state import Evaluation, RowState
+from pipelines.engine.state import RowState
+from pipelines.engine.wardrobe import Wardrobe
 from pipelines.families import loading, pictures, sizes
 from pipelines.families.autoencoder import Moments
-from pipelines.families.conditioning import Conditioning, stack
 from pipelines.families.construction import undisturbed
 from pipelines.families.family import Family, Prompt
 from pipelines.families.shared import Shared
-
-_STACKS = 4
-"""Stacked conditionings kept: keys that take turns on the device each have their own company."""
 
 
 class Resident:
@@ -66,10 +62,8 @@ class TorchRunner:
         self._buckets = tuple(buckets)
         self._models: dict[str, Resident] = {}
         self._states: dict[RowId, RowState] = {}
-        self._conditioning: dict[tuple[int, ...], Conditioning] = {}
-        self._adapters: dict[AdapterKey, Adapter] = {}
-        self._prompts: weakref.WeakSet[ImagePrompt] = weakref.WeakSet()
-        """IP-Adapters, installed or on their way: they may share an image encoder."""
+        self._forwards = Forwards(device)
+        self._wardrobe = Wardrobe(device)
         self._loads = count()
         self._enlargements = Enlargements()
         self._phases: dict[Phase, Callable[[Batch, _Work], None]] = {
@@ -91,7 +85,7 @@ class TorchRunner:
         try:
             family = loading.load(card, self._device, progress, shared, self._buckets)
         except AquatintError as error:
-            raise _cause(error) from error
+            raise faults.cause(error) from error
         return Loaded(family.facts, shared.taken(), Resident(family, card, name=self._unique(card.id)))
 
     def install(self, model: str, loaded: Loaded) -> None:
@@ -105,7 +99,7 @@ class TorchRunner:
         """Let go of its prompt embeddings: they are on the device."""
         if model in self._models:
             self._models[model].encoder.embeddings.clear()
-            self._conditioning.clear()
+            self._forwards.forget()
 
     def adapter_key(self, model: str, card: AdapterCard) -> AdapterKey:
         """By what it is made fit for: see `pipelines.adapters.opened`."""
@@ -116,51 +110,19 @@ class TorchRunner:
 
     def open_adapter(self, model: str, card: AdapterCard) -> Callable[[LoadProgress], OpenAdapter]:
         """Open it for the network of ``model``; touches nothing that batches use."""
-        resident = None if isinstance(card, UpscalerCard) else self._models[model]
-
-        def opening(progress: LoadProgress) -> Adapter:
-            if isinstance(card, UpscalerCard) or resident is None:
-                return open_upscaler(cast("UpscalerCard", card), self._device, progress)
-            # Those that are on their way are among the others: several may be opened in one go.
-            made = opened.open_adapter(card, resident.family, progress, tuple(self._prompts))
-            if isinstance(made, ImagePrompt):
-                self._prompts.add(made)
-            return made
-
-        def work(progress: LoadProgress) -> OpenAdapter:
-            if self._device.type == "cuda":
-                torch.cuda.set_device(self._device)
-            try:
-                return opening(progress)
-            except AquatintError as error:
-                raise _cause(error) from error
-            except RuntimeError as error:
-                if _is_out_of_memory(error):
-                    raise OutOfMemory(str(error)) from error
-                if _is_device_fault(error):
-                    raise DeviceFault(str(error)) from error
-                raise
-
-        return work
-
-    def _finder(self, model: str) -> Find:
-        def find(card: AdapterCard) -> Adapter:
-            key = self.adapter_key(model, card)
-            if key not in self._adapters:
-                # Its file has changed since the row was let in: whatever was opened for it does.
-                key = next(known for known in reversed(self._adapters) if known[:-1] == key[:-1])
-            return self._adapters[key]
-
-        return find
+        return self._wardrobe.opening(card, None if isinstance(card, UpscalerCard) else self._models[model].family)
 
     def install_adapter(self, key: AdapterKey, adapter: OpenAdapter) -> None:
         """Take on what `open_adapter`'s work has made."""
-        self._adapters[key] = cast("Adapter", adapter)
+        self._wardrobe.install(key, cast("Adapter", adapter))
 
     def drop_adapter(self, key: AdapterKey) -> None:
         """Forget it."""
-        self._adapters.pop(key, None)
+        self._wardrobe.drop(key)
         self.free()
+
+    def _finder(self, model: str) -> Find:
+        return self._wardrobe.finder(partial(self.adapter_key, model))
 
     def add(self, model: str, family: Family, card: ModelCard | None = None) -> ModelFacts:
         """Take on an already loaded family under the name ``model``; without a card prompts are read as by default."""
@@ -174,7 +136,7 @@ class TorchRunner:
     def unload(self, model: str) -> None:
         """Forget the model."""
         self._models.pop(model, None)
-        self._conditioning.clear()
+        self._forwards.forget()
 
     def free(self) -> None:
         """Give the allocator's cache back to the device."""
@@ -186,7 +148,7 @@ class TorchRunner:
         for row in rows:
             self._states.pop(row, None)
             self._enlargements.drop(row)
-        self._conditioning.clear()
+        self._forwards.forget()
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Outcome:
@@ -202,15 +164,15 @@ class TorchRunner:
         try:
             self._phases[batch.phase](batch, work)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            out_of_memory = _is_out_of_memory(error)
-            if not out_of_memory and _is_device_fault(error):
+            out_of_memory = faults.is_out_of_memory(error)
+            if not out_of_memory and faults.is_device_fault(error):
                 raise DeviceFault(str(error)) from error
-            fault = None if out_of_memory else _report(error)
+            fault = None if out_of_memory else faults.report(error)
         except Exception as error:  # noqa: BLE001 - whatever a network raises is one batch's fault, not the process's
-            fault = _report(error)
+            fault = faults.report(error)
         measured = self._meter.end()
         if out_of_memory:
-            self._conditioning.clear()
+            self._forwards.forget()
             self.free()
         return Outcome(
             seconds=time.monotonic() - began,
@@ -273,7 +235,7 @@ class TorchRunner:
                 continue
             if row.id in self._states:
                 # What the row was told before is let go: another conditioning may come to have its identity.
-                self._conditioning.clear()
+                self._forwards.forget()
             self._states[row.id] = state
             shapings[whose] = state.shaping
             work.advanced[row.id] = state.total
@@ -303,81 +265,16 @@ class TorchRunner:
         resident = self._models[batch.key.model]
         states = [self._states[row.id] for row in batch.rows]
         wanted = [state.evaluations() for state in states]
-        predictions = self._predict(resident.family, states, wanted, batch, work)
+        predicted = self._forwards.predict(resident.family, states, wanted, batch)
+        work.padded += predicted.padded
         first = 0
         for row, state, own in zip(batch.rows, states, wanted, strict=True):
             last = first + len(own)
-            guess = state.advance(predictions[first:last])
+            guess = state.advance(predicted.answers[first:last])
             first = last
             work.advanced[row.id] = state.position
             if row.id in batch.previews:
                 work.previews[row.id] = resident.previewer.picture(guess)
-
-    def _predict(
-        self,
-        family: Family,
-        states: Sequence[RowState],
-        wanted: Sequence[tuple[Evaluation, ...]],
-        batch: Batch,
-        work: "_Work",
-    ) -> torch.Tensor:
-        """The network over all evaluations of all rows, in their order; those that skip alike share forwards."""
-        flat = [(state, evaluation) for state, own in zip(states, wanted, strict=True) for evaluation in own]
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for index, (_, evaluation) in enumerate(flat):
-            alike.setdefault(evaluation.skip_layers, []).append(index)
-        answers = []
-        for skipped, indices in alike.items():
-            bucket = batch.bucket if len(alike) == 1 else _bucket(len(indices), batch)
-            work.padded += max(0, bucket - len(indices))
-            answers.append(self._forward(family, [flat[index] for index in indices], skipped, batch.budget, bucket))
-        if len(answers) == 1:
-            return answers[0]
-        order = torch.tensor([index for indices in alike.values() for index in indices])
-        return torch.cat(answers)[torch.argsort(order).to(self._device)]
-
-    def _forward(
-        self,
-        family: Family,
-        asked: Sequence[tuple[RowState, Evaluation]],
-        skipped: tuple[int, ...],
-        budget: int,
-        bucket: int,
-    ) -> torch.Tensor:
-        """Predictions for ``asked``, in forwards of at most the budget, padded to the bucket."""
-        inputs = [state.network_input() for state, _ in asked]
-        times = [state.solver.timestep for state, _ in asked]
-        conditionings = [evaluation.conditioning for _, evaluation in asked]
-        additions = [evaluation.additions for _, evaluation in asked]
-        wanted = len(inputs)
-        spare = max(0, bucket - wanted)
-        latents = torch.cat([*inputs, *inputs[-1:] * spare]).to(family.dtype)
-        timesteps = self._to_device(times + times[-1:] * spare)
-        conditioning = self._stack([*conditionings, *conditionings[-1:] * spare])
-        additions += [NOTHING] * spare
-        if len(latents) <= budget:
-            return evaluate(family, latents, timesteps, conditioning, additions, skip_layers=skipped)[:wanted]
-        parts = []
-        for at in range(0, len(latents), budget):
-            last = at + budget
-            own = (latents[at:last], timesteps[at:last], conditioning.rows(at, last), additions[at:last])
-            parts.append(evaluate(family, *own, skip_layers=skipped))
-        return torch.cat(parts)[:wanted]
-
-    def _stack(self, conditionings: list[Conditioning]) -> Conditioning:
-        """The conditionings as one; while a batch keeps its company it is the same one."""
-        company = tuple(id(each) for each in conditionings)
-        known = self._conditioning.get(company)
-        if known is None:
-            if len(self._conditioning) >= _STACKS:
-                self._conditioning.clear()
-            known = self._conditioning[company] = stack(conditionings)
-        return known
-
-    def _to_device(self, times: list[float]) -> torch.Tensor:
-        """A vector on the device, copied from pinned memory so that the host need not wait."""
-        pinned = torch.tensor(times, dtype=torch.float32, pin_memory=self._device.type == "cuda")
-        return pinned.to(self._device, non_blocking=True)
 
     def _decode(self, batch: Batch, work: "_Work") -> None:
         family = self._models[batch.key.model].family
@@ -433,34 +330,3 @@ def _switch(row: Row, state: RowState) -> dict[RowId, int]:
     if refiner is None or row.refining or row.request.hires is not None:
         return {}
     return {row.id: state.solver.before(refiner.switch_at)}
-
-
-def _bucket(evaluations: int, batch: Batch) -> int:
-    return min((size for size in batch.buckets if evaluations <= size <= batch.budget), default=0)
-
-
-_NO_ROOM = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""CUDA's caching allocator has a class of its own for it; its libraries and the CPU allocator have only these words."""
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in _NO_ROOM)
-
-
-def _is_device_fault(error: BaseException) -> bool:
-    """After an illegal access or a lost device every later CUDA call fails too."""
-    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
-
-
-def _cause(error: AquatintError) -> Exception:
-    """What a failed load means to the engine: room may help, the device is broken, or neither."""
-    cause = error.__cause__
-    if cause is None or not isinstance(error, ModelLoadFailed):
-        return error
-    if _is_out_of_memory(cause):
-        return OutOfMemory(str(cause))
-    return DeviceFault(str(cause)) if _is_device_fault(cause) else error
-
-
-def _report(error: BaseException) -> ErrorReport:
-    return EngineFailure(f"The network failed: {type(error).__name__}: {error}").report()

@@ -14,8 +14,10 @@ Lines = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 
 REACH = 2  # pixels by which two lines may differ and still be the same line
 APART = 60.0  # a pixel this far from the ground's colour (Euclidean, of 441) is not ground
-STROKE = (OUTSIDE + INSIDE) / 2 + 2.5  # no part of an outline lies deeper in it than this; most of a filled thing does
-MOSTLY_THIN = 0.5
+BLURRED = 2.0  # pixels at the border of a thing that the decoder mixes with the ground
+RIM = OUTSIDE + INSIDE  # an outline is this wide
+DEEP = RIM + 3  # from here on it is surely over, however blurred
+MOSTLY_HOLLOW = 0.5
 MOSTLY_TONES = 0.85
 
 
@@ -38,21 +40,30 @@ def edge_overlap(made: Lines, wanted: Lines, reach: int = REACH) -> float:
     return float((a & b).sum() / union) if union else 1.0
 
 
-def thin_share(pixels: Pixels) -> float:
-    """Return the share of what is not ground that a disc as wide as an outline cannot lie in; 0 where all is ground."""
+def hollow_share(pixels: Pixels) -> float:
+    """Return the share of what lies deep inside of things that has another colour than their rims; 0 where nothing is that deep.
+
+    A thing is what is not ground, with all that it encloses.
+    """
     ends = (slice(None, CORNER), slice(-CORNER, None))
     corners = np.concatenate([pixels[rows, columns].reshape(-1, 3) for rows in ends for columns in ends])
     distance = np.linalg.norm(pixels.astype(np.float32) - np.median(corners, axis=0), axis=-1)
-    things = (distance > APART).astype(np.uint8)
-    if things.sum() < SPECK:
-        return 0.0
-    solid = cv2.morphologyEx(things, cv2.MORPH_OPEN, disc(STROKE))
-    return 1 - float(solid.sum() / things.sum())
+    borders, _ = cv2.findContours((distance > APART).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    inside, other = 0, 0
+    for border in borders:
+        whole = cv2.drawContours(np.zeros(pixels.shape[:2], dtype=np.uint8), [border], -1, 1, cv2.FILLED)
+        depth = cv2.distanceTransform(np.pad(whole, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        rim, core = (depth > BLURRED) & (depth <= RIM), depth > DEEP
+        if core.any():
+            colour = np.median(pixels[rim], axis=0)
+            inside += int(core.sum())
+            other += int((np.linalg.norm(pixels[core].astype(np.float32) - colour, axis=-1) > APART).sum())
+    return other / inside if inside else 0.0
 
 
 def is_outlined(pixels: Pixels) -> bool:
-    """Say whether things are drawn as thin lines; of plain pictures only small rings are."""
-    return thin_share(pixels) >= MOSTLY_THIN
+    """Say whether things are drawn as lines around something else; of plain pictures hardly the widest rings are."""
+    return hollow_share(pixels) >= MOSTLY_HOLLOW
 
 
 def tone_share(pixels: Pixels) -> float:

@@ -3,6 +3,7 @@
 import math
 
 from pipelines.contract.catalog import ModelCard
+from pipelines.contract.enlarging import Enlarger
 from pipelines.contract.errors import InvalidRequest, TooLarge
 from pipelines.contract.inpainting import MAX_BLUR, MAX_CANVAS, MAX_LENGTH, Margins, MaskedContent, Masking
 from pipelines.contract.picture import Picture, Resize
@@ -37,8 +38,7 @@ def init(options: Shaping, card: ModelCard, picture: Picture | None, mask: Pictu
                 _refuse(param, "goes with a mask")
     found = Init(
         picture=picture,
-        # With a mask the part inside it is to be new; without one the picture is what to start from.
-        strength=share(options.strength, "strength", 1.0 if partly else card.defaults.strength),
+        strength=_strength(options, card, partly=partly),
         resize=options.resize or Resize.CROP,
         mask=mask,
         masking=_masking(options, picture, mask) if partly else Masking(),
@@ -50,6 +50,19 @@ def init(options: Shaping, card: ModelCard, picture: Picture | None, mask: Pictu
         msg = f"With its margins the picture has {width}x{height} pixels; the limit is {MAX_CANVAS}."
         raise TooLarge(msg, param="outpaint")
     return found
+
+
+def _strength(options: Shaping, card: ModelCard, *, partly: bool) -> float:
+    if options.strength != 0:
+        # With a mask the part inside it is to be new; without one the picture is what to start from.
+        return share(options.strength, "strength", 1.0 if partly else card.defaults.strength)
+    if partly:
+        _refuse("strength", "cannot be 0 with a mask or margins, which are to be painted")
+    if options.upscale is None and options.hires is None:
+        _refuse("strength", "can be 0 only where the picture is made larger ('upscale' or 'hires'): nothing else would happen")
+    if options.hires is not None and options.hires.enlarger in (None, Enlarger.LATENT) and options.hires.upscaler is None:
+        _refuse("hires.enlarger", "must be 'lanczos' or 'model' with strength 0: there are no latents to enlarge")
+    return 0.0
 
 
 def seam(picture: Picture) -> int:

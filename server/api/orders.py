@@ -135,7 +135,7 @@ def _sampling(options: Shaping, terms: Terms, start: Init | None, card: ModelCar
     else:
         schedule = usual.scheduler if options.scheduler is None else options.scheduler
         spec, scheduler = resolve(usual.sampler, schedule, flow=card.family.flow)
-    check(spec, terms.steps, None if start is None else start.strength, flow=card.family.flow)
+    check(spec, terms.steps, start.strength if start and start.strength else None, flow=card.family.flow)
     check_noise(spec, zero_snr=bool(card.schedule.zero_snr), prediction_type=card.schedule.prediction_type or "epsilon")
     sampling = Sampling(
         sampler=spec.id,

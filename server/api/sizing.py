@@ -59,10 +59,13 @@ def scaled(width: int, height: int, scale: float, multiple: int) -> tuple[int, i
 def natural(start: Init | None, card: ModelCard) -> tuple[int, int]:
     """The size where none is asked for: the picture's, as far as the model can make it, or the card's.
 
-    A part of a picture that keeps its own size is worked on at one that the model knows.
+    A part of a picture that keeps its own size is worked on at one that the model knows. A picture that is only made larger
+    stays as it is until then.
     """
     if start is None:
         return card.defaults.width, card.defaults.height
+    if start.strength == 0:
+        return start.canvas
     return suited(*start.canvas, card) if start.masking.only_masked else fit(*start.canvas, card)
 
 

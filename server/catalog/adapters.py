@@ -68,7 +68,7 @@ def ip_adapters(document: Document, entries: Mapping[str, Any], folder: Path) ->
         if card.family not in _REFERENCES:
             raise document.error((*where, "family"), "IP-Adapters are for families sd and sdxl")
         if card.image_encoder is not None:
-            encoder = addressed(document, (*where, "image_encoder"), card.image_encoder, ("dir", "hf"), folder)
+            encoder = addressed(document, (*where, "image_encoder"), card.image_encoder, ("dir", "hf"), folder, inner=True)
             card = msgspec.structs.replace(card, image_encoder=encoder)
         return sourced(document, where, card, ("bundled", "file", "hf"), folder, file=card.file)
 

@@ -16,6 +16,7 @@ Sourced = TypeVar("Sourced", LoraCard, ControlCard, ReferenceCard, UpscalerCard,
 _CHECKPOINTS = ("bundled", "dir", "file", "hf", "fake")
 _PARTS = ("dir", "file", "hf")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[^@\s]+)?")
+_FOLDER_IN_ONE = re.compile(r"[\w.-]+/[\w.-]+(/[\w-][\w.-]*)*(@[^@\s]+)?")
 _TEXT_ENCODERS = {
     Family.SD: ("text_encoder",),
     Family.SDXL: ("text_encoder", "text_encoder_2"),
@@ -50,15 +51,18 @@ def sourced(
     return msgspec.structs.replace(card, source=source)
 
 
-def addressed(document: Document, where: Where, text: str, schemes: tuple[str, ...], folder: Path) -> str:
-    """The source written as ``text``, which must be of ``schemes``, with its path made absolute; raises `CatalogError`."""
+def addressed(document: Document, where: Where, text: str, schemes: tuple[str, ...], folder: Path, *, inner: bool = False) -> str:
+    """The source written as ``text``, which must be of ``schemes``, with its path made absolute; raises `CatalogError`.
+
+    ``inner``: it may name a folder of a repository.
+    """
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in schemes:
         raise document.error(where, f"must begin with one of {', '.join(f'{each}:' for each in schemes)}")
     if scheme != "fake" and not rest:
         raise document.error(where, f"something must follow {scheme}:")
-    if scheme == "hf" and not _REPOSITORY.fullmatch(rest):
-        raise document.error(where, "must be hf:OWNER/NAME, or hf:OWNER/NAME@REVISION")
+    if scheme == "hf" and not (_FOLDER_IN_ONE if inner else _REPOSITORY).fullmatch(rest):
+        raise document.error(where, f"must be hf:OWNER/NAME{'[/FOLDER]' if inner else ''}, or the same with @REVISION")
     if scheme in {"dir", "file"}:
         return f"{scheme}:{(folder / Path(rest).expanduser()).absolute()}"
     return text

@@ -12,11 +12,9 @@ from typing import Any
 import click
 import msgspec
 
-from pipelines.contract.adapters import ControlCard, LoraCard, ReferenceCard
-from pipelines.contract.catalog import ModelCard
-from server.cli.options import cards_from, catalog_options, settings_from, settings_options
+from pipelines.contract.adapters import ControlCard, LoraCard, PreprocessorCard, ReferenceCard, UpscalerCard
+from server.cli.options import cards_from, catalog_options, settings_from, settings_options, wanted_from
 
-_HUB = "hf:"
 _GIB = 1 << 30
 
 
@@ -48,8 +46,13 @@ def list_models(**flags: Any) -> None:
     for section, cards in fitting.items():
         for each in cards:
             click.echo(f"{section}.{each.name}\t{each.family.value}\t{each.source}\t")
-    for upscaler in catalog.upscalers.values():
-        click.echo(f"upscalers.{upscaler.name}\tany\t{upscaler.source}\t")
+    anywhere: dict[str, Iterable[UpscalerCard | PreprocessorCard]] = {
+        "upscalers": catalog.upscalers.values(),
+        "preprocessors": catalog.preprocessors.values(),
+    }
+    for section, listed in anywhere.items():
+        for anyones in listed:
+            click.echo(f"{section}.{anyones.name}\tany\t{anyones.source}\t")
 
 
 @models.command()
@@ -86,28 +89,34 @@ def check(model: str, out: Path | None, prompt: str, seed: int, **flags: Any) ->
 
 
 @models.command()
-@click.argument("names", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every entry of models.yaml.")
 @catalog_options
-def pull(names: tuple[str, ...], **flags: Any) -> None:
-    """Download what the MODELs' cards name as hf:, and check its checksums; later starts need no network."""
+def pull(names: tuple[str, ...], everything: bool, **flags: Any) -> None:  # noqa: FBT001 - click calls it by name
+    """Download what entries of models.yaml name as hf:, and check its checksums; later starts need no network.
+
+    NAME is a model's id, or a section and a name, as `aquatint models list` prints them: loras.ink, controlnets.canny.
+    """
+    if bool(names) == everything:
+        msg = "name what to download, or say --all"
+        raise click.UsageError(msg)
     failed = False
     # The variable is there to forbid what nobody asked for; this was asked for.
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    for card in cards_from(flags, names):
-        wanted = _repositories(card)
-        if not wanted:
-            click.echo(f"{card.id}: nothing to download, its sources are on this machine.")
-        for arguments in wanted:
+    for entry in wanted_from(flags, names):
+        if not entry.downloads:
+            click.echo(f"{entry.name}: nothing to download, its sources are on this machine.")
+        for arguments in entry.downloads:
             command = [sys.executable, "-m", "pipelines.families.pull", *arguments]
             child = subprocess.run(  # noqa: S603 - our own module
                 command, stdout=subprocess.PIPE, text=True, check=False, env=environment
             )
             told = _answer(child.stdout)
             if "path" in told:
-                click.echo(f"{card.id}: {told['files']} files, {told['bytes'] / _GIB:.2f} GiB, checked: {told['path']}")
+                click.echo(f"{entry.name}: {told['files']} files, {told['bytes'] / _GIB:.2f} GiB, checked: {told['path']}")
             else:
                 failed = True
-                click.echo(f"{card.id}: {told.get('error', f'the download ended with code {child.returncode}')}", err=True)
+                click.echo(f"{entry.name}: {told.get('error', f'the download ended with code {child.returncode}')}", err=True)
     if failed:
         raise SystemExit(1)
 
@@ -122,19 +131,6 @@ def convert(source: Path, target: Path) -> None:
     if child.returncode != 0:
         raise click.ClickException(child.stderr.strip() or f"the conversion ended with code {child.returncode}")
     click.echo(child.stdout, nl=False)
-
-
-def _repositories(card: ModelCard) -> list[list[str]]:
-    """The arguments of one download for each repository that ``card`` names."""
-    replaced = {**card.text_encoders, **({} if card.vae is None else {"vae": card.vae})}
-    found: list[list[str]] = []
-    if card.source.startswith(_HUB):
-        revision = [] if card.revision is None else [f"--revision={card.revision}"]
-        found.append([card.source.removeprefix(_HUB), *revision, *(f"--without={name}" for name in replaced)])
-    for name, source in replaced.items():
-        if source is not None and source.startswith(_HUB):
-            found.append([source.removeprefix(_HUB), f"--only={name}"])
-    return found
 
 
 def _answer(output: str) -> dict[str, Any]:

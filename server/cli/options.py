@@ -3,13 +3,16 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import UnknownModel
 from server.settings import OPTIONS, Settings, SettingsError, parse
+
+if TYPE_CHECKING:
+    from server.cli.downloads import Wanted
 
 
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -45,6 +48,21 @@ def cards_from(flags: dict[str, Any], names: tuple[str, ...]) -> list[ModelCard]
     try:
         catalog = load(settings_from(flags).models)
         return [catalog.card(name) for name in names]
+    except CatalogError as error:
+        raise click.ClickException(str(error)) from None
+    except UnknownModel as error:
+        raise click.ClickException(error.message) from None
+
+
+def wanted_from(flags: dict[str, Any], names: tuple[str, ...]) -> "list[Wanted]":
+    """What there is to download for the entries called ``names`` in models.yaml, or for all; as `cards_from` for mistakes."""
+    from server.catalog.loading import load  # noqa: PLC0415
+    from server.catalog.positions import CatalogError  # noqa: PLC0415
+    from server.cli.downloads import everything, wanted  # noqa: PLC0415
+
+    try:
+        catalog = load(settings_from(flags).models)
+        return [wanted(catalog, name) for name in names] if names else list(everything(catalog))
     except CatalogError as error:
         raise click.ClickException(str(error)) from None
     except UnknownModel as error:

@@ -67,7 +67,7 @@ class Device:
 
     @property
     def here(self):
-        return {key[1] for key in self.runner._adapters}
+        return {key[1] for key in self.runner._wardrobe._adapters}
 
     def ended(self):
         ended = (event for event in self.events if isinstance(event, (Completed, Failed)))
@@ -88,14 +88,14 @@ def test_the_budget_is_kept_while_rows_hold_theirs(tmp_path, tiny):
     paths = [file(tmp_path, tiny, name, seed) for seed, name in enumerate("abc")]
     device = Device(tiny.family)
     alone = [device.made(use(path, "sd")) for path in paths]
-    one = next(iter(device.runner._adapters.values())).bytes
+    one = next(iter(device.runner._wardrobe._adapters.values())).bytes
     device = Device(tiny.family, budget=2 * one)
     long = device.ask(use(paths[0], "sd"), steps=12)
     device.step(3)
     others = [device.ask(use(path, "sd")) for path in (paths[1], paths[2])]
     while device.engine.busy:
         device.step()
-        assert sum(adapter.bytes for adapter in device.runner._adapters.values()) <= 2 * one
+        assert sum(adapter.bytes for adapter in device.runner._wardrobe._adapters.values()) <= 2 * one
         if long not in device.ended():
             assert "a" in device.here
     assert set(device.ended().values()) == {"completed"}
@@ -136,10 +136,10 @@ def test_an_evicted_lora_is_let_go_and_its_embeddings_do_not_hold_it(tmp_path, t
     paths = [file(tmp_path, tiny, name, seed) for seed, name in enumerate("ab")]
     device = Device(tiny.family)
     device.made(use(paths[0], "sd"))
-    (adapter,) = device.runner._adapters.values()
+    (adapter,) = device.runner._wardrobe._adapters.values()
     device = Device(tiny.family, budget=adapter.bytes)
     first = device.made(use(paths[0], "sd"))
-    (adapter,) = device.runner._adapters.values()
+    (adapter,) = device.runner._wardrobe._adapters.values()
     gone = weakref.ref(adapter)
     del adapter
     device.made(use(paths[1], "sd"))
@@ -179,7 +179,7 @@ def test_one_lora_for_many_images_is_opened_and_read_for_once(tmp_path, tiny):
     device = Device(tiny.family)
     device.ask(use(path, "sd"), seeds=(1, 2, 3))
     device.finish()
-    assert len(device.runner._adapters) == 1
+    assert len(device.runner._wardrobe._adapters) == 1
     ticks = [batch for batch in device.runner.batches if batch.phase is Phase.DENOISE]
     assert max(len(batch.rows) for batch in ticks) == 3
 
@@ -217,7 +217,7 @@ def test_a_model_loaded_anew_gets_its_lora_anew_and_is_not_kept_by_it(tmp_path, 
     network = weakref.ref(runner._models["m"].family.network)
     events += engine.unload("m")
     events += engine.step()
-    assert not runner._adapters
+    assert not runner._wardrobe._adapters
     gc.collect()
     assert network() is None
     second = made("b")
@@ -263,4 +263,5 @@ def test_in_the_network_s_own_precision(tmp_path, tiny, dtype):
     assert set(device.ended().values()) == {"completed"}, device.messages()
     wanted = whole.made(use(path, "sd", 0.5), use(dora, "sd"), seeds=(4,))
     assert relative(device.runner.final[ids[2], 0].float(), wanted) < (0.1 if dtype is torch.bfloat16 else 0.02)
-    assert all(layer.down.dtype is dtype for adapter in device.runner._adapters.values() for _, layer in adapter.network)
+    worn = device.runner._wardrobe._adapters.values()
+    assert all(layer.down.dtype is dtype for adapter in worn for _, layer in adapter.network)

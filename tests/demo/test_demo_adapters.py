@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from scripts.demo.adapters_evaluate import control_cases, draw_along, load_control, load_style, styled_scenes
-from scripts.demo.adapters_judging import edge_overlap, is_outlined, is_two_toned, thin_share, tone_share
+from scripts.demo.adapters_judging import edge_overlap, hollow_share, is_outlined, is_two_toned, tone_share
 from scripts.demo.adapters_pictures import colours_caption, edges, outlined, two_toned
 from scripts.demo.evaluate import draw, load_bundle
 from scripts.demo.painting import painting, place
@@ -31,7 +31,7 @@ def test_measures_of_style_accept_perfect_pictures_and_refuse_others() -> None:
     plain = [painting(scene, number) for number, scene in enumerate(scenes)]
     lines = [outlined(scene, place(scene, random.Random(number)))[0] for number, scene in enumerate(scenes)]
     tones = [two_toned(scene, place(scene, random.Random(number)))[0] for number, scene in enumerate(scenes)]
-    assert min(map(thin_share, lines)) > max(map(thin_share, plain + tones)) + 0.5
+    assert min(map(hollow_share, lines)) > max(map(hollow_share, plain + tones)) + 0.3
     assert all(map(is_outlined, lines))
     assert not any(map(is_outlined, plain + tones))
     assert min(map(tone_share, tones)) > 0.95

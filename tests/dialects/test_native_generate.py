@@ -106,6 +106,13 @@ def test_pictures_in_json_in_forms_and_as_assets(server):
     assert all(each["evaluations"] == found[0]["evaluations"] for each in found)
 
 
+def test_a_picture_of_any_size_is_made_larger_and_nothing_is_drawn(server):
+    body = {"recipe": "upscale", "image": url(png((75, 53))), "upscale": {"scale": 1.5}, "response_format": "b64"}
+    answer = made(server.client.post(GENERATE, json=body))
+    assert (answer["size"], answer["evaluations"], answer["warnings"]) == ("112x80", 0, [])
+    assert opened(answer["images"][0]["b64"]).size == (112, 80)
+
+
 def test_a_form_with_masks_and_options_in_json(server):
     data = {"prompt": "a cat", "mask_blur": "2.5", "keep_unmasked": "true", "output": '{"format": "jpeg"}'}
     found = made(server.client.post(GENERATE, files={"image": png(), "mask": png(mode="L", colour=255)}, data=data))

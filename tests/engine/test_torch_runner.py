@@ -113,4 +113,4 @@ def test_nothing_is_held_for_rows_that_ended(tiny):
     while engine.busy:
         engine.step()
     assert runner._states == {}
-    assert runner._conditioning == {}
+    assert runner._forwards._conditioning == {}

@@ -223,7 +223,7 @@ def test_adapters_that_name_one_image_encoder_share_it(request_of):
     adapters, ask = request_of("sd")
     told = uses(adapters, ("plus", (RED,), 0.8), ("plain", (RED,), 0.8))
     result = run({"tiny": adapters.tiny.family}, [ask("txt2img", "euler", references=told)], recording=Counting)
-    first, second = result.runner._adapters.values()
+    first, second = result.runner._wardrobe._adapters.values()
     assert first.encoder is second.encoder
 
 

@@ -104,11 +104,12 @@ def test_a_finished_picture_gets_its_exact_size(tiny, larger, enlarger, size):
         assert close(result.pixels[asked.id, image], pixels[0])
 
 
+@pytest.mark.parametrize("size", [(80, 56), (75, 53)], ids=["a model's size", "any size"])
 @pytest.mark.parametrize("enlarger", ENLARGERS)
-def test_a_picture_is_enlarged_without_any_drawing_and_without_its_model(larger, tiny, enlarger):
-    picture = picture_of(80, 56, 3)
+def test_a_picture_is_enlarged_without_any_drawing_and_without_its_model(larger, tiny, enlarger, size):
+    picture = picture_of(*size, 3)
     init = Init(to_picture(picture), strength=0.0)
-    asked = ask(wanted(enlarger, larger), init=init, width=80, height=56)
+    asked = ask(wanted(enlarger, larger), init=init, width=size[0], height=size[1])
     result = run({"tiny": tiny.family}, [asked])
     assert not result.failed
     assert {batch.phase for batch in result.batches} == {Phase.ENCODE, Phase.ENLARGE}

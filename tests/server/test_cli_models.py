@@ -1,15 +1,15 @@
 """``aquatint models``: one card shown, checked, fetched, one file converted."""
 
-import json
-
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from pipelines.contract.catalog import Defaults, ModelCard, ModelFacts
 from pipelines.contract.family import Family
+from server.catalog.loading import parse
 from server.cli import main
 from server.cli.checking import request_for
+from server.cli.downloads import everything, model, wanted
 
 CATALOG = """\
 server: {default_model: a}
@@ -72,23 +72,75 @@ def test_convert_passes_the_reason_on(run, tmp_path):
     assert "x.ckpt is no pickle" in result.output
 
 
-def test_one_download_for_each_repository():
-    from pipelines.contract.catalog import Family, ModelCard
-    from server.cli.models import _repositories
+PULLED = """\
+server: {default_model: xl}
+models:
+  xl: {source: hf:org/xl, family: sdxl, revision: v1, vae: hf:org/vae@abc}
+  here: {source: "fake:", family: fake}
+loras:
+  Ink: {source: hf:org/ink, family: sdxl, file: ink-v2.safetensors}
+  only: {source: hf:org/only, family: sdxl}
+  near: {source: file:near.safetensors, family: sdxl}
+controlnets: {canny: {source: hf:org/canny, family: sdxl, revision: main}}
+ip_adapters: {plus: {source: hf:org/ip, family: sdxl, file: sdxl/plus.safetensors, image_encoder: hf:org/ip/models/clip@v3}}
+upscalers: {sharp: {source: hf:org/sharp}}
+preprocessors: {softedge_hed: {source: hf:lllyasviel/Annotators}}
+"""
 
+
+@pytest.fixture
+def pulled(tmp_path):
+    return parse(PULLED, name="models.yaml", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "downloads"),
+    [
+        ("xl", [["org/xl", "--revision=v1", "--without=vae"], ["org/vae@abc", "--only=vae"]]),
+        ("here", []),
+        ("loras.ink", [["org/ink", "--one=ink-v2.safetensors"]]),
+        ("loras.only", [["org/only", "--one=*.safetensors"]]),
+        ("loras.near", []),
+        ("controlnets.canny", [["org/canny", "--revision=main", "--only=controlnet"]]),
+        ("ip_adapters.plus", [["org/ip", "--one=sdxl/plus.safetensors"], ["org/ip@v3", "--only=models/clip"]]),
+        ("upscalers.sharp", [["org/sharp", "--one=*.safetensors"]]),
+        ("preprocessors.softedge_hed", [["lllyasviel/Annotators", "--file=ControlNetHED.pth"]]),
+    ],
+)
+def test_one_download_for_each_repository(pulled, name, downloads):
+    assert [list(each) for each in wanted(pulled, name).downloads] == downloads
+
+
+def test_all_entries_are_pulled_by_the_names_that_list_prints(pulled):
+    names = [entry.name for entry in everything(pulled)]
+    assert names[:3] == ["xl", "here", "loras.Ink"]
+    assert len(names) == 9
+    assert all(wanted(pulled, name).name == name for name in names)
+
+
+def test_an_encoder_that_is_left_out_is_not_pulled():
     card = ModelCard(
         id="x",
         source="hf:org/sd3",
-        revision="v1",
         family=Family.SD3,
-        vae="hf:org/vae@abc",
         text_encoders={"text_encoder_3": None, "text_encoder_2": "dir:/g"},
     )
-    assert _repositories(card) == [
-        ["org/sd3", "--revision=v1", "--without=text_encoder_3", "--without=text_encoder_2", "--without=vae"],
-        ["org/vae@abc", "--only=vae"],
-    ]
-    assert json.dumps(_repositories(ModelCard(id="y", source="dir:/y", family=Family.SD))) == "[]"
+    assert model(card) == (("org/sd3", "--without=text_encoder_3", "--without=text_encoder_2"),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "or say --all"),
+        (("a", "--all"), "or say --all"),
+        (("loras.x",), "lists no 'x' under loras:"),
+        (("c",), "does not exist"),
+    ],
+)
+def test_pull_says_what_it_cannot_understand(run, arguments, says):
+    result = run("pull", *arguments)
+    assert result.exit_code != 0
+    assert says in result.output
 
 
 def test_a_flow_model_is_checked_with_a_schedule_that_only_flow_models_take():

@@ -3,13 +3,14 @@
 import pytest
 
 from pipelines.contract.catalog import Defaults, Limits, ModelCard
+from pipelines.contract.enlarging import Enlarger
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.family import Family
 from pipelines.contract.inpainting import MaskedContent, check
 from pipelines.contract.picture import Picture
 from server.api.native.bodies import GenerateRequest, Recipe
 from server.api.native.generating import generation
-from server.api.options import OutpaintOption
+from server.api.options import HiresOption, OutpaintOption, UpscaleOption
 from server.api.orders import Supplied
 from server.catalog.catalog import Catalog
 
@@ -52,9 +53,24 @@ def test_a_variation_begins_with_the_picture_more_than_half_way():
     assert asked((304, 200)).init.strength == CARD.defaults.strength
 
 
+def test_a_picture_of_any_size_is_made_larger_and_nothing_else():
+    request = asked((301, 199), recipe=Recipe.UPSCALE)
+    assert (request.init.strength, request.width, request.height) == (0.0, 301, 199)
+    assert request.finished_size == (602, 398)
+    wide = asked((3000, 2000), recipe=Recipe.UPSCALE, upscale=UpscaleOption(scale=1.5))
+    assert wide.finished_size == (4500, 3000), "what the model could draw does not matter"
+    twice = HiresOption(scale=2.0, enlarger=Enlarger.LANCZOS)
+    assert asked((304, 200), strength=0.0, hires=twice).hires.width == 608
+    assert asked((304, 200), recipe=Recipe.UPSCALE, hires=twice).upscale is None
+
+
 @pytest.mark.parametrize(
     ("size", "fields", "param"),
     [
+        ((64, 64), {"strength": 0.0}, "strength"),
+        ((64, 64), {"strength": 0.0, "masked": True, "upscale": UpscaleOption(scale=2.0)}, "strength"),
+        ((64, 64), {"strength": 0.0, "hires": HiresOption(scale=2.0)}, "hires.enlarger"),
+        (None, {"recipe": Recipe.UPSCALE}, "image"),
         (None, {"recipe": Recipe.ERASE}, "image"),
         (None, {"recipe": Recipe.VARIATION, "prompt": "a cat"}, "image"),
         ((64, 64), {"recipe": Recipe.ERASE}, "mask"),

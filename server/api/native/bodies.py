@@ -16,6 +16,7 @@ class Recipe(StrEnum):
 
     ERASE = "erase"
     VARIATION = "variation"
+    UPSCALE = "upscale"
 
 
 class GenerateRequest(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,7 +39,10 @@ class GenerateRequest(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     recipe: Annotated[
         Recipe | None,
-        Meta(description="erase: take away what `mask` shows, without words. variation: another picture like `image`."),
+        Meta(
+            description="erase: take away what `mask` shows, without words. variation: another picture like `image`. upscale: "
+            "`image` itself, made larger as `upscale` says (absent: twice), with nothing drawn anew but by its `tiles`."
+        ),
     ] = None
     response_format: Annotated[Literal["url", "b64"] | None, Meta(description="Absent: url.")] = None
     previews: Annotated[int | None, Meta(description="Of a streamed request or a job: previews of each image, 0 to 10.")] = None

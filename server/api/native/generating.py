@@ -100,8 +100,9 @@ def _seeds(body: GenerateRequest, card: ModelCard, draw: Callable[[], int]) -> t
 
 def _warnings(body: GenerateRequest, order: Order, card: ModelCard) -> list[Notice]:
     found: list[Notice] = []
+    start = order.request.init
     far = warning(order.request.width, order.request.height, card)
-    if far is not None:
+    if far is not None and (start is None or start.strength):
         found.append(Notice("size_far_from_native", far, "size"))
     sampling = order.request.sampling
     if body.negative_prompt and not sampling.guided:

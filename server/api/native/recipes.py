@@ -7,6 +7,7 @@ from pipelines.contract.inpainting import MAX_LENGTH, MaskedContent
 from pipelines.contract.picture import Picture
 from server.api.inputs import seam
 from server.api.native.bodies import GenerateRequest, Recipe
+from server.api.options import UpscaleOption
 from server.api.orders import Supplied
 
 ERASE_STRENGTH = 0.5
@@ -16,6 +17,7 @@ With the demo checkpoint what is erased differs from its plain ground by 2 of 25
 """
 VARIATION_STRENGTH = 0.6
 """The composition stays, the details are new."""
+_TWICE = 2.0
 _CONTEXT = 16
 """Erasing: context around the mask, in widths of its seam."""
 
@@ -32,7 +34,13 @@ def applied(body: GenerateRequest, supplied: Supplied) -> GenerateRequest:
     if picture is None:
         msg = f"The recipe {body.recipe.value!r} needs a picture, and there is none."
         raise InvalidRequest(msg, param="image")
-    wanted = _erasing(body, picture, supplied) if body.recipe is Recipe.ERASE else {"strength": VARIATION_STRENGTH}
+    match body.recipe:
+        case Recipe.ERASE:
+            wanted = _erasing(body, picture, supplied)
+        case Recipe.VARIATION:
+            wanted = {"strength": VARIATION_STRENGTH}
+        case Recipe.UPSCALE:
+            wanted = {"strength": 0.0, "upscale": UpscaleOption(scale=_TWICE) if body.hires is None else None}
     return msgspec.structs.replace(body, **{name: value for name, value in wanted.items() if getattr(body, name) is None})
 
 
