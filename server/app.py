@@ -14,7 +14,9 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from structlog.typing import FilteringBoundLogger
 
+from pipelines.contract.request import ImageRequest
 from server.access.keys import KeyRing
+from server.access.limits import Allowances
 from server.api.disclosing import disclosing
 from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
@@ -23,6 +25,7 @@ from server.api.links import Links
 from server.api.native import assets, generate, jobs, moderation, route
 from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
+from server.api.native import usage as spending
 from server.api.native.answers import Results
 from server.api.native.standing import Standing
 from server.api.openai import moderations
@@ -31,22 +34,27 @@ from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
 from server.api.outputs import output
 from server.api.pictures import Pictures
+from server.api.ratelimits import RateHeaders
 from server.api.resolving import one_by_one
 from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
+from server.catalog.upstreams import Upstream
 from server.db.assets import SqlAssets
 from server.db.cache import SqlCache
 from server.db.database import Database, beside
 from server.db.decisions import SqlDecisions
 from server.db.jobs import SqlJobs
 from server.db.keys import SqlKeys
+from server.db.ledger import SqlLedger
 from server.db.migrating import migrate
 from server.db.opening import opened
+from server.db.quotas import SqlQuotas
 from server.db.upstream_requests import SqlUpstreamRequests
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.asset import Told
+from server.domain.call import Call
 from server.domain.clock import Clock, SystemClock
 from server.domain.generation import LOCAL
 from server.domain.ports import AssetStore, DecisionRepository, InputStore
@@ -57,9 +65,11 @@ from server.fleet.devices import count_cuda, resolve
 from server.fleet.fleet import Fleet
 from server.fleet.process import ProcessHost
 from server.fleet.supervisor import Patience
+from server.gateway import notices
 from server.gateway.caching import CacheBounds, Cached
 from server.gateway.finish import Gateway
 from server.gateway.identity import Identity
+from server.gateway.metering import Counted, Metered
 from server.gateway.moderation.audit import Audit
 from server.gateway.moderation.audit import Keeping as DecisionsKept
 from server.gateway.moderation.bench import Bench
@@ -73,6 +83,7 @@ from server.gateway.provenance import Provenance
 from server.gateway.roads import Roads
 from server.gateway.routable import ProviderRoad, upstream_roads
 from server.gateway.routed import Routed
+from server.gateway.treasury import Treasury
 from server.gateway.weights import Weights
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
@@ -80,6 +91,8 @@ from server.jobs.service import JobService
 from server.jobs.webhooks import Courier, compose
 from server.providers.local import LocalProvider
 from server.providers.opening import Tools, open_road
+from server.providers.provider import Provider
+from server.providers.succession import Succession
 from server.settings import Settings
 from server.storage.assets import Assets
 from server.storage.bucket import Bucket
@@ -128,6 +141,8 @@ class Parts(msgspec.Struct, frozen=True):
     bench: Bench
     decisions: DecisionRepository
     cache: Cached
+    treasury: Treasury
+    allowances: Allowances
     jobs: JobService
     inspector: Inspector
     signer: Signer | None = None
@@ -176,8 +191,19 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         prompts=settings.provenance_prompt,
         clock=clock,
     )
-    tools = Tools(os.environ, SqlUpstreamRequests(database, clock), clock, counts, log)
-    roads = Roads(Prepared(LocalProvider(fleet), fleet), current, lambda upstream: open_road(upstream, tools), log)
+    ledger = SqlLedger(database, clock, lambda crossing: notices.compose(crossing, clock))
+    treasury = Treasury(ledger, current, clock=clock, metrics=counts, log=log, messages=courier.look)
+    allowances = Allowances(lambda tenant: current.catalog.policy(tenant).limits, SqlQuotas(database), clock, counts)
+
+    def charged(provider: Provider, upstream: Upstream, succession: Succession) -> Provider:
+        def asks(request: ImageRequest, call: Call) -> tuple[str, str | None]:
+            return upstream.means(request.model) or succession.model, call.wishes.quality
+
+        return Metered(provider, upstream.name, treasury, clock, asks=asks)
+
+    tools = Tools(os.environ, SqlUpstreamRequests(database, clock), clock, counts, log, charged)
+    local = Counted(Prepared(LocalProvider(fleet), fleet), treasury, clock)
+    roads = Roads(local, current, lambda upstream: open_road(upstream, tools), log)
     routed = Routed(
         ProviderRoad(LOCAL, roads),
         lambda: upstream_roads(roads),
@@ -213,6 +239,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         cache,
         SqlJobs(database, clock, outbox),
         Admission(settings.queue_limit, counts),
+        allowances,
         clock=clock,
         metrics=counts,
         log=log,
@@ -241,6 +268,8 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         bench=bench,
         decisions=decisions,
         cache=cache,
+        treasury=treasury,
+        allowances=allowances,
         inspector=Inspector(trusted),
         signer=signer,
     )
@@ -323,6 +352,7 @@ def application(parts: Parts) -> Litestar:
             parts.fleet.running(),
             parts.cache.running(),
             parts.roads.running(),
+            parts.treasury.running(alone=alone),
             parts.jobs.running(alone=alone),
         ):
             await check_exposure(parts)
@@ -351,6 +381,7 @@ def application(parts: Parts) -> Litestar:
         "answers": Answers(parts.store, links),
         "results": Results(parts.store, links),
         "links": links,
+        "treasury": parts.treasury,
         "standing": Standing(parts.jobs, links),
         "bench": parts.bench,
         "audit": parts.decisions,
@@ -362,6 +393,7 @@ def application(parts: Parts) -> Litestar:
     dialects = [
         Router("/", route_handlers=ours, guards=guards, tags=["Native"]),
         Router("/", route_handlers=asynchronous, guards=guards, tags=["Jobs"]),
+        Router("/", route_handlers=[spending.usage, spending.plan], guards=guards, tags=["Usage"]),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
         Router("/", route_handlers=[moderations.moderate, moderation.decisions], guards=guards, tags=["Moderation"]),
@@ -393,6 +425,7 @@ def application(parts: Parts) -> Litestar:
         debug=False,
     )
     one_by_one(app)
+    app.asgi_handler = RateHeaders(app.asgi_handler, parts.allowances)
     app.asgi_handler = Tracing(app.asgi_handler, metrics=parts.metrics, clock=parts.clock, log=parts.log)
     return app
 

@@ -17,7 +17,7 @@ _WHY = {
     404: "What is named does not exist: a model, an asset, a result.",
     416: "The file has no such range.",
     413: "The body has too many bytes.",
-    429: "The queue is full; `Retry-After` says when to come back.",
+    429: "The queue is full, or a limit of the caller's is reached; `Retry-After` says when to come back.",
     500: "The server failed; the answer's `x-request-id` is in its log.",
     503: "The server is shutting down, no worker is up, or the store of results does not answer; try again.",
     504: "The request could no longer be finished in time.",

@@ -111,6 +111,7 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     failures.ModerationBlocked: _Rule(HTTPStatus.BAD_REQUEST, "image_generation_user_error"),
     failures.ModerationUnavailable: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
     failures.BudgetSpent: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota"),
+    failures.RateLimited: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
     failures.UpstreamFailure: _Rule(HTTPStatus.BAD_GATEWAY, _SERVER),
     failures.UpstreamUnavailable: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
     failures.UpstreamAmbiguous: _Rule(HTTPStatus.GATEWAY_TIMEOUT, _SERVER),

@@ -12,6 +12,7 @@ from pipelines.contract.errors import InvalidRequest, UnknownModel, Unsupported
 from pipelines.contract.family import Family
 from pipelines.contract.request import ImageRequest, Style
 from server.catalog.policies import DEFAULT, Policy
+from server.catalog.prices import Prices
 from server.catalog.routing import Chain
 from server.catalog.styles import PRESETS
 from server.catalog.upstreams import Upstream
@@ -39,6 +40,7 @@ class Catalog(msgspec.Struct, frozen=True):
     """Those without a key are among them, switched off."""
     fallbacks: Mapping[str, Chain] = _NONE
     """By model; the server's is that of the model ``""``."""
+    prices: Prices = Prices()
 
     def policy(self, tenant: str) -> Policy:
         """What holds for ``tenant``."""

@@ -18,6 +18,7 @@ from server.catalog.catalog import Catalog
 from server.catalog.embeddings import EmbeddingEntry, embeddings, of_family
 from server.catalog.policies import Policy, policies
 from server.catalog.positions import CatalogError, Document, Where
+from server.catalog.prices import UpstreamMoney, prices, taken
 from server.catalog.routing import Chain, chains, check_chain, without_chain
 from server.catalog.sources import located
 from server.catalog.styles import StyleEntry, styles
@@ -32,6 +33,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 class _Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_model: str
     fallback: Chain | None = None
+    prices: dict[str, Any] | None = None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +83,10 @@ def parse(text: str, *, name: str, folder: Path, environ: Mapping[str, str] = _N
     default = file.server.default_model
     if default not in cards:
         raise document.error(("server", "default_model"), f"there is no model {default!r}")
+    entered = taken(document, file.upstreams)
+    # One that nobody had to write down has a model and a price, too.
+    money = {name: replace(entered.get(name, UpstreamMoney()), model=upstream.model) for name, upstream in roads.items()}
+    priced = {model: fields["prices"] for model, fields in file.models.items() if "prices" in fields}
     loras = adapters.loras(document, file.loras, folder)
     rules = policies(document, file.tenants)
     fallbacks = chains(document, file.models)
@@ -100,6 +106,7 @@ def parse(text: str, *, name: str, folder: Path, environ: Mapping[str, str] = _N
         policies=rules,
         fallbacks=MappingProxyType(fallbacks),
         upstreams=roads,
+        prices=prices(document, file.server.prices, priced, money),
     )
 
 
@@ -142,7 +149,8 @@ def _card(document: Document, model: str, fields: object, folder: Path) -> Model
         raise document.error((*where, "id"), "the id is the key above; leave this out")
     if "embeddings" in fields:
         raise document.error((*where, "embeddings"), "embeddings are listed beside models, each with its family")
-    card = document.convert(where, {**fields, "id": model}, ModelCard)
+    told = {name: value for name, value in fields.items() if name != "prices"}
+    card = document.convert(where, {**told, "id": model}, ModelCard)
     card = located(document, where, card, folder)
     _check(document, where, card)
     return card

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from server.catalog.allowances import Budget, Limits
 from server.catalog.moderation import ModerationPolicy
 from server.catalog.positions import Document
 from server.catalog.routing import Routing
@@ -27,6 +28,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disclosure: Disclosure = Disclosure()
     moderation: ModerationPolicy = ModerationPolicy()
     routing: Routing = Routing()
+    budget: Budget = Budget()
+    limits: Limits = Limits()
 
 
 def policies(document: Document, entries: Mapping[str, Any]) -> Mapping[str, Policy]:

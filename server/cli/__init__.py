@@ -13,6 +13,7 @@ from server.cli.moderation import moderation
 from server.cli.options import settings_from, settings_options
 from server.cli.provenance import provenance
 from server.cli.storage import storage
+from server.cli.usage import usage
 from server.cli.webhooks import webhooks
 
 
@@ -58,3 +59,4 @@ main.add_command(webhooks)
 main.add_command(storage)
 main.add_command(provenance)
 main.add_command(moderation)
+main.add_command(usage)

@@ -197,3 +197,60 @@ UPSTREAM_REQUESTS = Table(
     Index("ix_upstream_requests_begun", "begun"),
 )
 """Requests of durable jobs that were sent to an upstream and may have been charged."""
+
+HOLDS = Table(
+    "holds",
+    METADATA,
+    Column("job_id", String(64), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("upstream", String(128), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("lease", Float, nullable=False),
+    Index("ix_holds_lease", "lease"),
+)
+"""`server.domain.spending.Hold`, a row for each whose fate is open."""
+
+PURSES = Table(
+    "purses",
+    METADATA,
+    Column("month", String(7), primary_key=True),
+    Column("tenant", String(128), primary_key=True),
+    Column("upstream", String(128), primary_key=True),
+    Column("spent", Float, nullable=False),
+    Column("held", Float, nullable=False),
+    Column("told", Integer, nullable=False),
+)
+"""What was spent and is held in each month, of each tenant and of all (empty), on each upstream and on all (empty).
+``told`` is the threshold of which somebody was told last, in per cent."""
+
+USAGE = Table(
+    "usage",
+    METADATA,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("tenant", String(128), primary_key=True),
+    Column("road", String(128), primary_key=True),
+    Column("model", String(256), primary_key=True),
+    Column("requests", Integer, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("unconfirmed_usd", Float, nullable=False),
+    Column("gpu_seconds", Float, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("input_text_tokens", BigInteger, nullable=False),
+    Column("input_image_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+)
+"""`server.domain.spending.UsageRow`: sums, a row for each day, tenant, road and model."""
+
+QUOTAS = Table(
+    "quotas",
+    METADATA,
+    Column("tenant", String(128), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("images", Integer, nullable=False),
+)
+"""Images granted to each tenant on each day (days since 1970-01-01, UTC)."""

@@ -44,3 +44,5 @@ class Call(msgspec.Struct, frozen=True):
     """How the result is wanted: an upstream can be asked for that very encoding."""
     durable: bool = False
     """As in `server.domain.job.Job`: it may be begun again, after a server's death, by another server."""
+    attempt: int = 1
+    """How often the job has been begun, this time included."""

@@ -8,6 +8,8 @@ AquatintError
 ├── StorageFailure             results could not be stored, or fetched
 │   └── StorageFull            there is no room for them
 ├── SigningFailed              a picture is there, and cannot be signed as the operator wants it
+├── RateLimited                the caller asks for more than it may; later it may again
+│   └── QuotaSpent             not before tomorrow
 └── UpstreamFailure            somebody else's to mend
     ├── UpstreamUnavailable    it can be tried again: connection, overload, its own mistake, an open circuit
     │   └── UpstreamBusy       it, or our queue before it, takes no more at the moment: it works, and may be asked later
@@ -69,6 +71,20 @@ class SigningFailed(AquatintError):
 
     code = "signing_failed"
     retryable = True
+
+
+class RateLimited(AquatintError):
+    """The caller asks more often, or for more at the same time, than it may; ``retry_after`` says when it may again."""
+
+    code = "rate_limit_exceeded"
+    retryable = True
+
+
+class QuotaSpent(RateLimited):
+    """What the caller may have in a day is used up."""
+
+    code = "quota_spent"
+    retryable = False
 
 
 class UpstreamFailure(AquatintError):

@@ -60,6 +60,8 @@ class Generation(msgspec.Struct, frozen=True):
     delivery asks for that very format, size and quality: then what the upstream signed into them is kept."""
     verdicts: tuple[Verdict, ...] = ()
     """What moderation said beyond letting it pass."""
+    device: str = ""
+    """LOCAL: the worker's device, such as ``cuda:0``."""
 
     def with_picture(self, index: int, picture: Picture) -> "Generation":
         """The same with another picture in one place; its file, which shows the old one, goes."""

@@ -89,7 +89,7 @@ class Gateway:
 
     async def _finish(self, made: Made) -> Asset:
         form, call = made.delivery.format, made.call
-        ours = made.road == LOCAL
+        ours = made.road.partition(":")[0] == LOCAL
         text = parameters(made.request, made.seed) if ours else told_of_upstream(made.request, made.model)
         asked = metadata(made.request, made.seed)
         told = made.delivery.metadata or self._told

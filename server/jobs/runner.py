@@ -138,6 +138,10 @@ class Runner:
         task.add_done_callback(lambda _task: self._over(job))
         return task
 
+    def at_work(self, tenant: str) -> int:
+        """Images of ``tenant`` that are waited for or made here."""
+        return sum(held.job.images for held in self._held.values() if held.job.order.tenant == tenant)
+
     def look(self) -> None:
         """There is something in the queue."""
         self._news.set()
@@ -285,6 +289,7 @@ def call_of(job: Job, emit: Emit = ignore) -> Call:
         wishes=order.wishes,
         delivery=order.delivery,
         durable=job.durable,
+        attempt=job.attempts,
     )
 
 

@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import EngineFailure, Overloaded
 from pipelines.contract.request import ImageRequest
+from server.access.limits import Allowances
 from server.domain.asset import Delivery
 from server.domain.call import Call, Emit, ignore
 from server.domain.clock import Clock
@@ -49,6 +50,7 @@ class JobService:
 
     __slots__ = (
         "_admission",
+        "_allowances",
         "_bus",
         "_clock",
         "_gateway",
@@ -68,6 +70,7 @@ class JobService:
         gateway: Finisher,
         repository: JobRepository,
         admission: Admission,
+        allowances: Allowances | None = None,
         *,
         clock: Clock,
         metrics: Metrics,
@@ -79,9 +82,10 @@ class JobService:
     ) -> None:
         """``queue_most`` bounds the images of queued jobs, ``admission`` those that are waited for or at work.
 
-        ``ended`` hears of every job that is over. ``recall`` knows answers that are there already.
+        ``allowances`` bounds what each tenant may ask for. ``ended`` hears of every job that is over. ``recall`` knows answers
+        that are there already.
         """
-        self._told = ended
+        self._told, self._allowances = ended, allowances
         self._gateway, self._repository, self._admission = gateway, repository, admission
         self._clock, self._metrics, self._queue_most = clock, metrics, queue_most
         self._recall, self._journal = recall, Journal(repository, log)
@@ -123,17 +127,26 @@ class JobService:
                 self.close()
 
     async def submit(self, order: Order, emit: Emit = ignore) -> Job:
-        """Admit ``order`` and start it at once, for somebody who waits; raises `Overloaded` or `ShuttingDown` before any work.
+        """Admit ``order`` and start it at once, for somebody who waits.
 
         Where the answer is there already, the job that comes back is over: nothing is started, and no place in the queue needed.
+        Raises `Overloaded`, `ShuttingDown`, `RateLimited` or `QuotaSpent` before any work.
         """
         job = self._job(order, durable=False)
         self._admission.check_open()
+        if self._allowances is not None:
+            self._allowances.request(order.tenant)
         remembered = await self._recall(order.request, order.delivery, call_of(job))
         if remembered is not None:
             return self._answered(job, remembered)
-        self._admission.enter(job.images, self._gateway.wait_seconds(job.work))
+        wait = self._gateway.wait_seconds(job.work)
+        if self._allowances is not None:
+            at_work = self._runner.at_work(order.tenant)
+            self._allowances.company(order.tenant, job.images, at_work, self._admission.patience(wait))
+        self._admission.enter(job.images, wait)
         try:
+            if self._allowances is not None:
+                await self._allowances.day(order.tenant, job.images)
             job = advance(job, Begun(self._runner.owner, self._runner.lease), self._clock.time())
             await self._repository.add(job)
             self._sinks[job.id] = emit
@@ -147,15 +160,19 @@ class JobService:
     async def enqueue(self, order: Order) -> Job:
         """Accept ``order`` for good: once this returns it will be done, whatever becomes of this process.
 
-        Raises `Overloaded` or `ShuttingDown`.
+        Raises `Overloaded`, `ShuttingDown`, `RateLimited` or `QuotaSpent`.
         """
         job = self._job(order, durable=True)
         self._admission.check_open()
+        if self._allowances is not None:
+            self._allowances.request(order.tenant)
         waiting = await self._repository.queued_images()
         if waiting and waiting + job.images > self._queue_most:
             self._metrics.refused(Overloaded.code)
             msg = f"The queue is full: {waiting} images are waiting in it, the limit is {self._queue_most}."
             raise Overloaded(msg, retry_after=self._admission.patience(self._gateway.wait_seconds(job.work)))
+        if self._allowances is not None:
+            await self._allowances.day(order.tenant, job.images)
         await self._repository.add(job)
         self._bus.queued(job)
         self._runner.look()

@@ -1,6 +1,6 @@
 """From an entry of models.yaml to a road: the only place that knows which class speaks which protocol."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
@@ -30,6 +30,8 @@ class Tools(msgspec.Struct, frozen=True):
     clock: Clock
     metrics: Metrics
     log: FilteringBoundLogger
+    charged: Callable[[Provider, Upstream, Succession], Provider] = lambda provider, _upstream, _succession: provider
+    """Counts what each request costs."""
 
 
 def open_road(upstream: Upstream, tools: Tools) -> Road:
@@ -61,6 +63,8 @@ def open_road(upstream: Upstream, tools: Tools) -> Road:
         metrics=metrics,
         log=tools.log,
     )
+    # Inside of `Each`: a finished image is charged even if another one of its request fails.
+    whole = tools.charged(whole, upstream, succession)
     if upstream.kind is not Kind.OPENAI:
         whole = Each(whole)
     return Road(upstream, whole, source, lane, breaker, succession)

@@ -92,6 +92,16 @@ class Metrics:
         self._catalog_refused = Gauge(
             "aquatint_catalog_refused", "1 while models.yaml, as it stands now, cannot be used.", registry=registry
         )
+        self._usd = Counter("aquatint_usd", "What was spent, in US dollars.", ["road"], registry=registry)
+        self._budget = Gauge(
+            "aquatint_budget_used", "How much of an upstream's monthly budget is spent, 0 to 1.", ["upstream"], registry=registry
+        )
+        self._crossed = Counter(
+            "aquatint_budget_crossed",
+            "Budgets that reached 80 or 100 %.",
+            ["upstream", "whose", "percent"],
+            registry=registry,
+        )
         for result in ("ok", "refused"):
             self._reloads.labels(result)
         self._decisions = Counter(
@@ -221,6 +231,18 @@ class Metrics:
         """The cache knows of so many bytes, the pictures of so many requests."""
         self._cache_bytes.set(taken)
         self._cache_entries.set(entries)
+
+    def spent(self, road: str, usd: float) -> None:
+        """A request on ``road`` was charged."""
+        self._usd.labels(road).inc(usd)
+
+    def budget(self, upstream: str, used: float) -> None:
+        """So much of its monthly budget is spent."""
+        self._budget.labels(upstream).set(used)
+
+    def budget_crossed(self, upstream: str, tenant: str, percent: int) -> None:
+        """A limit reached ``percent``: of a tenant, or of all together."""
+        self._crossed.labels(upstream or "all", "tenant" if tenant else "all", str(percent)).inc()
 
     def encoded(self, form: str, seconds: float) -> None:
         """One image was encoded."""

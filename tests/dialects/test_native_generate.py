@@ -66,7 +66,7 @@ def test_an_answer_tells_all(server):
         "response_format": "b64",
     }
     found = made(server.client.post(GENERATE, json=body))
-    facts = {"id", "created", "model", "size", "seeds", "images", "timings", "evaluations"}
+    facts = {"id", "created", "model", "size", "seeds", "images", "timings", "evaluations", "usage"}
     assert set(found) == facts | {"cache", "warnings", "moderation", "route"}
     assert (found["model"], found["size"], found["seeds"], found["evaluations"]) == ("quick", "64x96", [7, 9], 8)
     assert [each["seed"] for each in found["images"]] == [7, 9]

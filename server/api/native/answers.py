@@ -14,13 +14,14 @@ from pipelines.contract.messages import Preview
 from server.api.delivering import result
 from server.api.errors import native_envelope, problem
 from server.api.links import Links
-from server.api.native.bodies import Generated, GeneratedImage, Timings
+from server.api.native.bodies import Generated, GeneratedImage, Spent, Timings
 from server.api.native.generating import Generation
 from server.api.native.noting import notes
 from server.api.native.routing import route_of
 from server.api.waiting import succeeded
 from server.api.watching import KEEP_ALIVE, Watch, event
 from server.domain.asset import Asset, Delivery, Format
+from server.domain.generation import Usage
 from server.domain.job import Job
 from server.domain.ports import AssetStore
 from server.jobs.service import JobService
@@ -60,6 +61,7 @@ class Results:
             ),
             evaluations=stats.evaluations,
             cache=job.cache,
+            usage=spent(job.usage),
             warnings=list(asked.warnings),
             moderation=notes(job),
             route=route_of(job),
@@ -75,6 +77,17 @@ class Results:
             raise EngineFailure(msg)
         b64 = base64.b64encode(data).decode()
         return GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, b64=b64, id=asset.name)
+
+
+def spent(usage: Usage) -> Spent:
+    """``usage`` as it is told."""
+    return Spent(
+        usd=round(usage.usd, 9),
+        gpu_seconds=round(usage.gpu_seconds, 4),
+        input_text_tokens=usage.input_text_tokens,
+        input_image_tokens=usage.input_image_tokens,
+        output_tokens=usage.output_tokens,
+    )
 
 
 async def streamed(

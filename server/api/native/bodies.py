@@ -85,6 +85,16 @@ class Timings(msgspec.Struct, frozen=True):
     """From the job's admission to its end, storing included."""
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """What it cost; tokens are an upstream's."""
+
+    usd: float
+    gpu_seconds: float
+    input_text_tokens: int
+    input_image_tokens: int
+    output_tokens: int
+
+
 class Notice(msgspec.Struct, frozen=True):
     """Something that was done as asked, and may not be what was meant."""
 
@@ -177,6 +187,7 @@ class Generated(msgspec.Struct, frozen=True):
     """Network evaluations that it cost."""
     cache: CacheResult
     """How it came to its pictures: hit (they were there), shared (the same was being made for somebody else), miss, off."""
+    usage: Spent
     warnings: list[Notice]
     moderation: list[ModerationNote]
     route: RouteView
@@ -238,6 +249,7 @@ class JobView(msgspec.Struct, frozen=True):
     """Succeeded: how it came to its pictures."""
     route: RouteView | None
     """Which road it took, once it has succeeded."""
+    usage: Spent | None
 
 
 class JobAccepted(msgspec.Struct, frozen=True):

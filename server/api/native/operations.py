@@ -50,7 +50,7 @@ class Generate(Operation):
         }
         whole = super().to_schema()
         whole["responses"]["200"]["content"] = answers
-        return {**whole, "requestBody": _asked(GenerateRequest)}
+        return {**whole, "requestBody": asked(GenerateRequest)}
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Consider(Operation):
 
     def to_schema(self) -> dict[str, Any]:
         """The operation as the document has it."""
-        return {**super().to_schema(), "requestBody": _asked(GenerateRequest)}
+        return {**super().to_schema(), "requestBody": asked(GenerateRequest)}
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Enqueue(Operation):
 
     def to_schema(self) -> dict[str, Any]:
         """The operation as the document has it."""
-        return {**super().to_schema(), "requestBody": _asked(JobRequest)}
+        return {**super().to_schema(), "requestBody": asked(JobRequest)}
 
 
 @dataclass
@@ -111,7 +111,8 @@ class Fetch(Operation):
         return whole
 
 
-def _asked(kind: type[GenerateRequest]) -> dict[str, Any]:
+def asked(kind: type[GenerateRequest]) -> dict[str, Any]:
+    """The body of a request that is a ``kind``, in each of its forms."""
     forms = {
         "application/json": schema(kind),
         "multipart/form-data": in_form(kind, nested(kind), request=_WHOLE, image=FILE, mask=FILE),

@@ -5,6 +5,7 @@ from typing import Any
 from litestar import Request
 
 from server.api.links import Links
+from server.api.native.answers import spent
 from server.api.native.bodies import GeneratedImage, JobTimings, JobView, NativeError
 from server.api.native.noting import notes
 from server.api.native.routing import route_of
@@ -66,4 +67,5 @@ class Standing:
             moderation=notes(job),
             cache=job.cache if job.state is JobState.SUCCEEDED else None,
             route=route_of(job) if job.state is JobState.SUCCEEDED else None,
+            usage=None if stats is None else spent(job.usage),
         )
