@@ -11,7 +11,7 @@ from litestar.types import ExceptionHandler
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract import errors
-from server.domain import failures
+from server.domain import failures, idempotency
 
 CLIENT_CLOSED_REQUEST = 499
 """Nobody reads it; it is for the log and the metrics."""
@@ -47,6 +47,34 @@ class UnknownJob(errors.InvalidRequest):
     code = "unknown_job"
 
 
+class UnknownBatch(errors.InvalidRequest):
+    """No batch of that id is the caller's."""
+
+    code = "unknown_batch"
+
+
+class LineProblem(msgspec.Struct, frozen=True):
+    """What is wrong with one line of a file."""
+
+    line: int
+    """From 1."""
+    custom_id: str | None
+    code: str | None
+    message: str
+    param: str | None
+
+
+class BatchRefused(errors.InvalidRequest):
+    """Some lines of a batch cannot be accepted, and so none is."""
+
+    code = "invalid_batch"
+
+    def __init__(self, message: str, lines: tuple[LineProblem, ...]) -> None:
+        """Keep what is wrong with each of ``lines``, the first of them all."""
+        super().__init__(message, param=lines[0].param)
+        self.lines = lines
+
+
 class Problem(msgspec.Struct, frozen=True):
     """An error, with all that any dialect's envelope needs."""
 
@@ -58,6 +86,7 @@ class Problem(msgspec.Struct, frozen=True):
     retry_after: float | None = None
     retry: bool | None = None
     """What to tell clients that ask before repeating; None says nothing."""
+    lines: tuple[LineProblem, ...] = ()
 
 
 class _Rule(msgspec.Struct, frozen=True):
@@ -81,6 +110,10 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     TooManyBytes: _Rule(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _INVALID),
     Unauthorized: _Rule(HTTPStatus.UNAUTHORIZED, _INVALID),
     UnknownJob: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
+    UnknownBatch: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
+    idempotency.KeyInUse: _Rule(HTTPStatus.CONFLICT, _INVALID),
+    idempotency.KeyReused: _Rule(HTTPStatus.UNPROCESSABLE_ENTITY, _INVALID),
+    idempotency.AnswerNotKept: _Rule(HTTPStatus.GONE, _INVALID),
     Forbidden: _Rule(HTTPStatus.FORBIDDEN, _INVALID),
     errors.Overloaded: _Rule(HTTPStatus.TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded"),
     errors.ShuttingDown: _Rule(HTTPStatus.SERVICE_UNAVAILABLE, _SERVER),
@@ -95,7 +128,7 @@ def problem(error: Exception) -> Problem:
     """What to answer; an error nobody foresaw says nothing about itself."""
     if isinstance(error, errors.AquatintError):
         rule = next(_RULES[kind] for kind in type(error).__mro__ if kind in _RULES)
-        later = rule.status >= HTTPStatus.TOO_MANY_REQUESTS
+        later = rule.status >= HTTPStatus.TOO_MANY_REQUESTS or rule.status == HTTPStatus.CONFLICT
         return Problem(
             status=int(rule.status),
             kind=rule.kind,
@@ -104,6 +137,7 @@ def problem(error: Exception) -> Problem:
             param=error.param,
             retry_after=error.retry_after,
             retry=error.retryable if later else None,
+            lines=error.lines if isinstance(error, BatchRefused) else (),
         )
     if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return _litestar(error)
@@ -138,8 +172,16 @@ def openai_envelope(found: Problem) -> dict[str, Any]:
 
 
 def native_envelope(found: Problem) -> dict[str, Any]:
-    """The body of the native dialect; all four keys are always there."""
-    return {"error": {"code": found.code, "message": found.message, "param": found.param, "retryable": bool(found.retry)}}
+    """The body of the native dialect; its four keys are always there, and ``lines`` where several are wrong."""
+    told: dict[str, Any] = {
+        "code": found.code,
+        "message": found.message,
+        "param": found.param,
+        "retryable": bool(found.retry),
+    }
+    if found.lines:
+        told["lines"] = [msgspec.to_builtins(line) for line in found.lines]
+    return {"error": told}
 
 
 def plain_envelope(found: Problem) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from server.api.options import ReferenceOption, Shaping
 from server.api.orders import Supplied
 from server.api.uploads import Uploads
 from server.domain.job import Order
-from server.domain.ports import InputStore
+from server.domain.ports import InputSource
 
 _DATA_URL = re.compile(r"data:[^,;]*(;[^,;]*)*;base64,", re.IGNORECASE)
 _ASSET = "asset_"
@@ -30,7 +30,7 @@ class Pictures:
 
     __slots__ = ("_inputs", "_most", "_uploads")
 
-    def __init__(self, uploads: Uploads, inputs: InputStore, max_pixels: int) -> None:
+    def __init__(self, uploads: Uploads, inputs: InputSource, max_pixels: int) -> None:
         self._uploads = uploads
         self._inputs = inputs
         self._most = max_pixels * _CHANNELS
@@ -53,7 +53,7 @@ class PictureSource:
 
     __slots__ = ("_inputs", "_left", "_most", "_parts", "_tenant", "_unused", "_uploads")
 
-    def __init__(self, uploads: Uploads, inputs: InputStore, most: int, tenant: str, parts: Mapping[str, bytes]) -> None:
+    def __init__(self, uploads: Uploads, inputs: InputSource, most: int, tenant: str, parts: Mapping[str, bytes]) -> None:
         self._uploads = uploads
         self._inputs = inputs
         self._most = self._left = most

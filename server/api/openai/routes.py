@@ -11,6 +11,7 @@ from litestar.response import Stream as EventStream
 from server.api.bodies import from_json
 from server.api.documenting import READING, WORKING, failures
 from server.api.guard import check_models, tenant_of
+from server.api.idempotency import refuse_key
 from server.api.openai import translate
 from server.api.openai.answers import Answers
 from server.api.openai.forms import read_edit
@@ -76,6 +77,7 @@ async def model(model_id: FromPath[str], catalog: NamedDependency[Catalog]) -> M
 
 async def _answer(request: AnyRequest, asked: translate.Asked, kind: Kind, jobs: JobService, answers: Answers) -> Response[Any]:
     if asked.stream:
+        refuse_key(request)
         events = await Stream(asked, kind, jobs, answers).begin()
         return EventStream(events, media_type="text/event-stream", headers=STREAM_HEADERS)
     job = await run_to_end(request, jobs, asked.order)
