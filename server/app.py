@@ -13,15 +13,20 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from structlog.typing import FilteringBoundLogger
 
+from server.access.idempotency import Keeper, Keeping
 from server.access.keys import KeyRing
+from server.api.documenting import document_keys
 from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
+from server.api.idempotency import Recording, Replaying
 from server.api.links import Links
-from server.api.native import assets, generate, jobs
+from server.api.native import assets, batches, generate, jobs
 from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
 from server.api.native.answers import Results
+from server.api.native.batch_inputs import Refilling
+from server.api.native.batch_intake import Bounds, Intake
 from server.api.native.standing import Standing
 from server.api.openai import routes as openai
 from server.api.openai.answers import Answers
@@ -31,13 +36,16 @@ from server.api.serve import serve
 from server.api.tracing import Tracing
 from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
+from server.db.batches import LineEnds, SqlBatches
 from server.db.database import Database, beside
+from server.db.idempotency import SqlIdempotency
 from server.db.jobs import SqlJobs
 from server.db.keys import SqlKeys
 from server.db.migrating import migrate
 from server.db.opening import opened
 from server.db.webhooks import Outbox, SqlDeliveries
 from server.domain.clock import Clock, SystemClock
+from server.domain.job import Job
 from server.domain.ports import AssetStore, InputStore
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
@@ -48,9 +56,10 @@ from server.fleet.supervisor import Patience
 from server.gateway.finish import Gateway
 from server.gateway.preparing import Prepared
 from server.jobs.admission import Admission
+from server.jobs.feeder import Feed, Feeder
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
-from server.jobs.webhooks import Courier, compose
+from server.jobs.webhooks import Courier, compose, compose_batch
 from server.providers.local import LocalProvider
 from server.settings import Settings
 from server.storage.blobs import FolderStore
@@ -82,6 +91,10 @@ class Parts(msgspec.Struct, frozen=True):
     courier: Courier
     keys: KeyRing
     jobs: JobService
+    uploads: Uploads
+    batches: SqlBatches
+    feeder: Feeder
+    keeper: Keeper
 
 
 def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Callable[[], int] | None = None) -> Parts:
@@ -119,17 +132,53 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         log=log,
     )
     inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
+    uploads = Uploads(settings.max_upload_pixels, counts)
+    batches = SqlBatches(database, clock, compose_batch)
+
+    def ended(job: Job) -> None:
+        if job.order.notify is not None:
+            courier.look()
+        if job.order.line is not None:
+            feeder.look()
+
     jobs = JobService(
         Gateway(Prepared(LocalProvider(fleet), fleet), store, counts),
-        SqlJobs(database, clock, outbox),
+        SqlJobs(database, clock, LineEnds(outbox)),
         Admission(settings.queue_limit, counts),
         clock=clock,
         metrics=counts,
         log=log,
-        ended=lambda job: courier.look() if job.order.notify is not None else None,
+        ended=ended,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
-    return Parts(settings, current, clock, log, counts, fleet, store, inputs, database, courier, keys, jobs)
+    feeder = Feeder(
+        batches,
+        jobs,
+        Refilling(uploads, batches, settings.max_upload_pixels),
+        ended=courier.look,
+        clock=clock,
+        log=log,
+        feed=Feed(keep=settings.batch_hours * 3600),
+    )
+    keeper = Keeper(SqlIdempotency(database, clock), clock, log, Keeping(seconds=settings.idempotency_hours * 3600))
+    return Parts(
+        settings,
+        current,
+        clock,
+        log,
+        counts,
+        fleet,
+        store,
+        inputs,
+        database,
+        courier,
+        keys,
+        jobs,
+        uploads,
+        batches,
+        feeder,
+        keeper,
+    )
 
 
 def application(parts: Parts) -> Litestar:
@@ -143,13 +192,15 @@ def application(parts: Parts) -> Litestar:
             parts.current.watched(),
             parts.courier.running(),
             parts.fleet.running(),
+            parts.keeper.running(alone=alone),
             parts.jobs.running(alone=alone),
+            parts.feeder.running(),
         ):
             await check_exposure(parts)
             yield
 
     links = Links(settings.public_url)
-    uploads = Uploads(settings.max_upload_pixels, parts.metrics)
+    uploads, replaying = parts.uploads, Replaying(parts.keeper)
     given = {
         "current": parts.current,
         "jobs": parts.jobs,
@@ -163,6 +214,17 @@ def application(parts: Parts) -> Litestar:
         "results": Results(parts.store, links),
         "links": links,
         "standing": Standing(parts.jobs, links),
+        "batches": parts.batches,
+        "feeder": parts.feeder,
+        "intake": Intake(
+            parts.batches,
+            uploads,
+            parts.inputs,
+            max_pixels=settings.max_upload_pixels,
+            bounds=Bounds(settings.batch_lines, settings.batch_bytes),
+            clock=parts.clock,
+        ),
+        "replaying": replaying,
     }
     guards = [key_guard(parts.keys)]
     images = [openai.generations, openai.edits, openai.models, openai.model]
@@ -171,6 +233,13 @@ def application(parts: Parts) -> Litestar:
     dialects = [
         Router("/", route_handlers=ours, guards=guards, tags=["Native"]),
         Router("/", route_handlers=asynchronous, guards=guards, tags=["Jobs"]),
+        Router(
+            "/",
+            route_handlers=[batches.create, batches.page, batches.batch, batches.results, batches.cancel, batches.forget],
+            guards=guards,
+            tags=["Batches"],
+            request_max_body_size=settings.batch_bytes,
+        ),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
         Router("/", route_handlers=[preprocessing.preprocess, preprocessing.preprocessors], guards=guards, tags=["Controls"]),
@@ -183,6 +252,7 @@ def application(parts: Parts) -> Litestar:
             "catalog": Provide(lambda: parts.current.catalog, sync_to_thread=False),
         },
         exception_handlers={Exception: renderer({"/v1": openai_envelope, "/api": native_envelope}, parts.log)},
+        before_request=replaying,
         lifespan=[lifespan],
         request_max_body_size=settings.max_upload_bytes,
         # JSON only: the pages that render it load their scripts from other people's servers.
@@ -199,7 +269,9 @@ def application(parts: Parts) -> Litestar:
         logging_config=None,
         debug=False,
     )
-    app.asgi_handler = Tracing(app.asgi_handler, metrics=parts.metrics, clock=parts.clock, log=parts.log)
+    document_keys(app.openapi_schema)
+    recorded = Recording(app.asgi_handler, parts.keeper)
+    app.asgi_handler = Tracing(recorded, metrics=parts.metrics, clock=parts.clock, log=parts.log)
     return app
 
 

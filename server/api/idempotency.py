@@ -8,12 +8,12 @@ import asyncio
 import hashlib
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 from litestar import Request, Response
 from litestar.datastructures import UploadFile
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPResponseStartEvent, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPReceiveMessage, HTTPResponseStartEvent, Message, Receive, Scope, Send
 
 from pipelines.contract.errors import InvalidRequest
 from server.access.idempotency import Keeper
@@ -34,7 +34,8 @@ _KEPT = frozenset({400, 404, 410, 413, 415, 422})
 """Refusals that would be the same again; others may be tried again with the same key."""
 _OF_THE_MOMENT = re.compile(r"content-length|date|x-request-id|set-cookie|retry-after.*|(x-)?ratelimit.*")
 """Headers that say something about one exchange only."""
-_CHUNK = 1 << 20
+CHUNK = 1 << 20
+"""Bytes of a file that are read at once."""
 
 
 class _Held:
@@ -137,9 +138,9 @@ class Recording:
                 await send(start)
                 await send(message)
 
-        async def patient() -> Message:
+        async def patient() -> HTTPReceiveMessage:
             """Who sends a key comes again for the answer: hanging up does not cancel the work."""
-            message = await receive()
+            message = cast("HTTPReceiveMessage", await receive())
             if message["type"] == "http.disconnect" and held.reservation is not None:
                 await asyncio.Event().wait()  # until whoever listens has enough
             return message
@@ -155,7 +156,7 @@ async def digest_of(file: UploadFile) -> str:
     """SHA-256 of a file that was sent, which can be read from its beginning afterwards."""
     found = hashlib.sha256()
     await file.seek(0)
-    while chunk := await file.read(_CHUNK):
+    while chunk := await file.read(CHUNK):
         found.update(chunk)
     await file.seek(0)
     return found.hexdigest()

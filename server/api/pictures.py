@@ -77,7 +77,7 @@ class PictureSource:
         start = None if image is None else await self.picture(image, "image")
         kept = None
         if mask is not None:
-            kept = self._counted(await self._uploads.mask(await self._bytes(mask, "mask"), drawn=drawn_mask), "mask")
+            kept = await self.mask(mask, drawn=drawn_mask)
         for index, control in enumerate(options.controls or ()):
             controls.append(await self.picture(_named(control.image, f"controls[{index}].image"), f"controls[{index}].image"))
         for index, reference in enumerate(options.references or ()):
@@ -88,6 +88,10 @@ class PictureSource:
     async def picture(self, source: bytes | str, param: str) -> Picture:
         """The picture in ``source``: a file's content, a data: URL, the id of an asset, or the name of a file of the form."""
         return self._counted(await self._uploads.picture(await self._bytes(source, param), param), param)
+
+    async def mask(self, source: bytes | str, *, drawn: bool = False) -> Picture:
+        """The mask in ``source``, which is named in the same ways; ``drawn`` takes black and white ones too."""
+        return self._counted(await self._uploads.mask(await self._bytes(source, "mask"), drawn=drawn), "mask")
 
     def _counted(self, picture: Picture, param: str) -> Picture:
         self._left -= len(picture.data)

@@ -139,6 +139,7 @@ class BatchComposer(Protocol):
         ...
 
 
+@runtime_checkable
 class BatchRepository(Protocol):
     """Remembers batches and their lines; every change has happened, for good, once the call returns."""
 

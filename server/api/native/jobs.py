@@ -35,6 +35,7 @@ from server.jobs.service import JobService
 
 AnyRequest = Request[Any, Any, Any]
 
+
 @post("/api/jobs", status_code=202, operation_class=Enqueue, responses=failures(NativeErrorBody, WORKING))
 async def enqueue(
     request: AnyRequest,

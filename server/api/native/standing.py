@@ -58,9 +58,7 @@ class Standing:
 
 def shown(assets: Iterable[Asset], link: Callable[[str], str]) -> list[GeneratedImage]:
     """Stored images, with the addresses that ``link`` makes of their names."""
-    return [
-        GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, url=link(asset.name)) for asset in assets
-    ]
+    return [GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, url=link(asset.name)) for asset in assets]
 
 
 def told(error: ErrorReport) -> NativeError:
