@@ -69,9 +69,9 @@ class BatchRefused(errors.InvalidRequest):
 
     code = "invalid_batch"
 
-    def __init__(self, message: str, lines: tuple[LineProblem, ...]) -> None:
-        """Keep what is wrong with each of ``lines``, the first of them all."""
-        super().__init__(message, param=lines[0].param)
+    def __init__(self, message: str, *, param: str | None = None, lines: tuple[LineProblem, ...] = ()) -> None:
+        """Keep what is wrong with each of ``lines``."""
+        super().__init__(message, param=param)
         self.lines = lines
 
 

@@ -171,7 +171,7 @@ class _Reading:
             first, several = self.problems[0], len(self.problems)
             which = "One line is" if several == 1 else f"{several} lines, or more, are" if several >= MOST_PROBLEMS else None
             msg = f"{which or f'{several} lines are'} wrong, and nothing was accepted. Line {first.line}: {first.message}"
-            raise BatchRefused(msg, tuple(self.problems))
+            raise BatchRefused(msg, param=first.param, lines=tuple(self.problems))
         if not self.count:
             msg = 'There is no line with a request, such as {"custom_id": "1", "body": {"prompt": "a cat"}}.'
             raise InvalidRequest(msg, param="file")
