@@ -1,5 +1,6 @@
 """A batch that was accepted is done, each line once, whoever is killed; a request sent again after a death is done once."""
 
+import contextlib
 import json
 import os
 import signal
@@ -137,10 +138,8 @@ def test_a_job_that_was_sent_to_a_dying_server_is_sent_again_and_made_once(launc
         got = []
 
         def send(client=server.client, ask=ask, got=got):
-            try:
+            with contextlib.suppress(httpx.HTTPError, RuntimeError):
                 got.append(client.post("/api/jobs", **ask).json()["id"])
-            except (httpx.HTTPError, RuntimeError):
-                pass
 
         workers = [worker["pid"] for worker in server.ready()["workers"] if worker["pid"]]
         thread = threading.Thread(target=send)

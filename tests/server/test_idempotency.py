@@ -5,13 +5,11 @@ import base64
 import io
 import json
 import os
-import threading
 from contextlib import asynccontextmanager
 
 import httpx
 import msgspec
 import pytest
-from litestar.testing import AsyncTestClient
 from PIL import Image
 
 from pipelines.contract.errors import EngineFailure
@@ -65,7 +63,9 @@ async def served(folder, function=None, most=8 << 20):
         log=silent(),
     )
     keeper = Keeper(SqlIdempotency(parts.database, clock, most=most), clock, silent(), Keeping())
-    async with AsyncTestClient(application(msgspec.structs.replace(parts, jobs=jobs, keeper=keeper))) as client:
+    app = application(msgspec.structs.replace(parts, jobs=jobs, keeper=keeper))
+    transport = httpx.ASGITransport(app)
+    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
         client.headers["authorization"] = "Bearer a"
         client.calls = calls
         yield client
@@ -148,17 +148,16 @@ async def test_refusals_of_the_request_stay_and_those_of_the_moment_do_not(tmp_p
 
 
 async def test_while_the_first_is_at_work_the_second_is_told_when_to_come_back(tmp_path):
-    # The client runs the application in a thread of its own.
-    entered, gate = threading.Event(), threading.Event()
+    entered, gate = asyncio.Event(), asyncio.Event()
 
     async def function(request, _call):
         entered.set()
-        await asyncio.to_thread(gate.wait, 60)
+        await gate.wait()
         return flat(request)
 
     async with served(tmp_path, function) as client:
         first = asyncio.create_task(client.post("/api/generate", json={"prompt": "x"}, **keyed()))
-        assert await asyncio.to_thread(entered.wait, 60)
+        await asyncio.wait_for(entered.wait(), 60)
         second = await client.post("/api/generate", json={"prompt": "x"}, **keyed())
         assert (second.status_code, second.json()["error"]["code"]) == (409, "idempotency_key_in_use")
         assert int(second.headers["retry-after"]) >= 1
