@@ -146,7 +146,7 @@ class Recording:
             return message
 
         try:
-            await self._app(scope, patient, recorded)  # type: ignore[arg-type] # litestar's unions of messages
+            await self._app(scope, patient, recorded)
         finally:
             if held.reservation is not None:
                 await self._keeper.settle(held.reservation, None)
