@@ -15,18 +15,23 @@ from litestar.openapi.spec import Components, SecurityScheme
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.request import ImageRequest
+from server.access.idempotency import Keeper, Keeping
 from server.access.keys import KeyRing
 from server.access.limits import Allowances
 from server.api.disclosing import disclosing
+from server.api.documenting import document_keys
 from server.api.errors import native_envelope, openai_envelope, renderer
 from server.api.guard import key_guard
 from server.api.health import healthz, metrics, readyz
+from server.api.idempotency import Recording, Replaying
 from server.api.links import Links
-from server.api.native import assets, generate, jobs, moderation, route
+from server.api.native import assets, batches, generate, jobs, moderation, route
 from server.api.native import preprocess_routes as preprocessing
 from server.api.native import routes as native
 from server.api.native import usage as spending
 from server.api.native.answers import Results
+from server.api.native.batch_inputs import Refilling
+from server.api.native.batch_intake import Bounds, Intake
 from server.api.native.standing import Standing
 from server.api.openai import moderations
 from server.api.openai import provenance as checks
@@ -42,9 +47,11 @@ from server.api.uploads import Uploads
 from server.catalog.current import CurrentCatalog
 from server.catalog.upstreams import Upstream
 from server.db.assets import SqlAssets
+from server.db.batches import LineEnds, SqlBatches
 from server.db.cache import SqlCache
 from server.db.database import Database, beside
 from server.db.decisions import SqlDecisions
+from server.db.idempotency import SqlIdempotency
 from server.db.jobs import SqlJobs
 from server.db.keys import SqlKeys
 from server.db.ledger import SqlLedger
@@ -57,8 +64,9 @@ from server.domain.asset import Told
 from server.domain.call import Call
 from server.domain.clock import Clock, SystemClock
 from server.domain.generation import LOCAL
+from server.domain.job import Job
 from server.domain.ports import AssetStore, DecisionRepository, InputStore
-from server.domain.retention import Keeping
+from server.domain.retention import Keeping as ResultsKept
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
 from server.fleet.devices import count_cuda, resolve
@@ -86,9 +94,10 @@ from server.gateway.routed import Routed
 from server.gateway.treasury import Treasury
 from server.gateway.weights import Weights
 from server.jobs.admission import Admission
+from server.jobs.feeder import Feed, Feeder
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
-from server.jobs.webhooks import Courier, compose
+from server.jobs.webhooks import Courier, compose, compose_batch
 from server.providers.local import LocalProvider
 from server.providers.opening import Tools, open_road
 from server.providers.provider import Provider
@@ -144,6 +153,10 @@ class Parts(msgspec.Struct, frozen=True):
     treasury: Treasury
     allowances: Allowances
     jobs: JobService
+    uploads: Uploads
+    batches: SqlBatches
+    feeder: Feeder
+    keeper: Keeper
     inspector: Inspector
     signer: Signer | None = None
 
@@ -235,18 +248,37 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         metrics=counts,
         log=log,
     )
+    uploads = Uploads(settings.max_upload_pixels, counts)
+    batches = SqlBatches(database, clock, compose_batch)
+
+    def ended(job: Job) -> None:
+        if job.order.notify is not None:
+            courier.look()
+        if job.order.line is not None:
+            feeder.look()
+
     jobs = JobService(
         cache,
-        SqlJobs(database, clock, outbox),
+        SqlJobs(database, clock, LineEnds(outbox)),
         Admission(settings.queue_limit, counts),
         allowances,
         clock=clock,
         metrics=counts,
         log=log,
-        ended=lambda job: courier.look() if job.order.notify is not None else None,
+        ended=ended,
         recall=cache.recall,
         pace=Pace(keep=settings.jobs_hours * 3600),
     )
+    feeder = Feeder(
+        batches,
+        jobs,
+        Refilling(uploads, batches, settings.max_upload_pixels),
+        ended=courier.look,
+        clock=clock,
+        log=log,
+        feed=Feed(keep=settings.batch_hours * 3600),
+    )
+    keeper = Keeper(SqlIdempotency(database, clock), clock, log, Keeping(seconds=settings.idempotency_hours * 3600))
     return Parts(
         settings=settings,
         current=current,
@@ -270,6 +302,10 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         cache=cache,
         treasury=treasury,
         allowances=allowances,
+        uploads=uploads,
+        batches=batches,
+        feeder=feeder,
+        keeper=keeper,
         inspector=Inspector(trusted),
         signer=signer,
     )
@@ -285,7 +321,7 @@ class Stores(msgspec.Struct, frozen=True):
 
 
 def storage(
-    settings: Settings, database: Database, clock: Clock, log: FilteringBoundLogger, keeping: Callable[[str], Keeping]
+    settings: Settings, database: Database, clock: Clock, log: FilteringBoundLogger, keeping: Callable[[str], ResultsKept]
 ) -> Stores:
     """What keeps results in the place that ``settings`` name, and lets go of them as they and ``keeping`` say."""
     rows = SqlAssets(database)
@@ -353,7 +389,9 @@ def application(parts: Parts) -> Litestar:
             parts.cache.running(),
             parts.roads.running(),
             parts.treasury.running(alone=alone),
+            parts.keeper.running(alone=alone),
             parts.jobs.running(alone=alone),
+            parts.feeder.running(),
         ):
             await check_exposure(parts)
             await check_signing(parts)
@@ -363,7 +401,7 @@ def application(parts: Parts) -> Litestar:
             yield
 
     links = parts.links
-    uploads = Uploads(settings.max_upload_pixels, parts.metrics)
+    uploads, replaying = parts.uploads, Replaying(parts.keeper)
     given = {
         "current": parts.current,
         "jobs": parts.jobs,
@@ -385,6 +423,17 @@ def application(parts: Parts) -> Litestar:
         "standing": Standing(parts.jobs, links),
         "bench": parts.bench,
         "audit": parts.decisions,
+        "batches": parts.batches,
+        "feeder": parts.feeder,
+        "intake": Intake(
+            parts.batches,
+            uploads,
+            parts.inputs,
+            max_pixels=settings.max_upload_pixels,
+            bounds=Bounds(settings.batch_lines, settings.batch_bytes),
+            clock=parts.clock,
+        ),
+        "replaying": replaying,
     }
     guards = [key_guard(parts.keys)]
     images = [openai.generations, openai.edits, openai.models, openai.model, checks.check]
@@ -394,6 +443,13 @@ def application(parts: Parts) -> Litestar:
         Router("/", route_handlers=ours, guards=guards, tags=["Native"]),
         Router("/", route_handlers=asynchronous, guards=guards, tags=["Jobs"]),
         Router("/", route_handlers=[spending.usage, spending.plan], guards=guards, tags=["Usage"]),
+        Router(
+            "/",
+            route_handlers=[batches.create, batches.page, batches.batch, batches.results, batches.cancel, batches.forget],
+            guards=guards,
+            tags=["Batches"],
+            request_max_body_size=settings.batch_bytes,
+        ),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
         Router("/", route_handlers=[moderations.moderate, moderation.decisions], guards=guards, tags=["Moderation"]),
@@ -408,6 +464,7 @@ def application(parts: Parts) -> Litestar:
         },
         exception_handlers={Exception: renderer({"/v1": openai_envelope, "/api": native_envelope}, parts.log)},
         before_send=[disclosing(lambda: parts.current.catalog.policies)],
+        before_request=replaying,
         lifespan=[lifespan],
         request_max_body_size=settings.max_upload_bytes,
         # JSON only: the pages that render it load their scripts from other people's servers.
@@ -425,7 +482,9 @@ def application(parts: Parts) -> Litestar:
         debug=False,
     )
     one_by_one(app)
-    app.asgi_handler = RateHeaders(app.asgi_handler, parts.allowances)
+    document_keys(app.openapi_schema)
+    recorded = Recording(app.asgi_handler, parts.keeper)
+    app.asgi_handler = RateHeaders(recorded, parts.allowances)
     app.asgi_handler = Tracing(app.asgi_handler, metrics=parts.metrics, clock=parts.clock, log=parts.log)
     return app
 

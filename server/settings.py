@@ -43,6 +43,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Networks beside the public ones to which webhooks may go."""
     jobs_hours: float = 7 * 24.0
     """How long finished jobs are remembered."""
+    batch_lines: int = 10_000
+    """Of one batch, at most."""
+    batch_bytes: int = 256 << 20
+    """Of one batch's file, and of the pictures that its lines name."""
+    batch_hours: float = 30 * 24.0
+    """How long finished batches are remembered."""
+    idempotency_hours: float = 24.0
+    """How long answers to requests with an ``Idempotency-Key`` are remembered."""
     max_upload_bytes: int = 50 << 20
     max_upload_pixels: int = 32_000_000
     """A picture of twice as many, with its mask, would not fit into a frame of the workers' pipe."""
@@ -365,6 +373,18 @@ OPTIONS: tuple[Option, ...] = (
         "What files tell of how they were made: all, infotext, request or none.",
         _choice("all", "infotext", "request", "none"),
         "--file-metadata",
+    ),
+    Option("batch_lines", "AQUATINT_BATCH_LINES", "Lines of one batch, at most.", _whole(1, 1_000_000), "--batch-lines"),
+    Option(
+        "batch_bytes", "AQUATINT_BATCH_BYTES", "Largest batch, and largest sum of its pictures: 256M.", _bytes, "--batch-bytes"
+    ),
+    Option("batch_hours", "AQUATINT_BATCH_HOURS", "Finished batches are remembered for so long.", _seconds, "--batch-hours"),
+    Option(
+        "idempotency_hours",
+        "AQUATINT_IDEMPOTENCY_HOURS",
+        "Answers to requests with an Idempotency-Key are remembered for so long.",
+        _seconds,
+        "--idempotency-hours",
     ),
     Option("outputs_hours", "AQUATINT_OUTPUTS_HOURS", "Results are kept for so long.", _seconds, "--outputs-hours"),
     Option("outputs_bytes", "AQUATINT_OUTPUTS_BYTES", "Results take so much disk, at most.", _bytes, "--outputs-bytes"),

@@ -1,11 +1,13 @@
 """The OpenAPI document's words for what routes do by hand: bodies, files, streams, and errors in a dialect's own form."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPI, OpenAPIType, Parameter, Schema
 
 FILE: Mapping[str, Any] = {"type": "string", "format": "binary"}
 EVENTS = "text/event-stream"
@@ -14,6 +16,9 @@ _WHY = {
     400: "The request is wrong; `param` names the field at fault.",
     401: "No key, or one that opens nothing.",
     403: "The key that was sent does not open this.",
+    409: "The first request with this `Idempotency-Key` is not answered yet; `Retry-After` says when to come back.",
+    410: "The request was done, and its answer was too large to keep for this `Idempotency-Key`.",
+    422: "This `Idempotency-Key` was sent with another request before.",
     404: "What is named does not exist: a model, an asset, a result.",
     416: "The file has no such range.",
     413: "The body has too many bytes.",
@@ -89,3 +94,20 @@ def _inlined(node: Any, components: Mapping[str, Any]) -> Any:
         rest = {key: value for key, value in node.items() if key != "$ref"}
         return {**_inlined(components[node["$ref"]], components), **rest}
     return {key: _inlined(value, components) for key, value in node.items()}
+
+
+def document_keys(document: OpenAPI) -> None:
+    """Say of every POST in ``document`` that it takes an ``Idempotency-Key``, and what it may answer because of it."""
+    key = Parameter(
+        name="Idempotency-Key",
+        param_in="header",
+        description="Of the caller's choice: the same request with the same key gets the same answer. Not with streamed answers.",
+        schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=255),
+    )
+    for item in (document.paths or {}).values():
+        if item.post is None or not item.post.responses or "400" not in item.post.responses:
+            continue
+        item.post.parameters = [*(item.post.parameters or []), key]
+        refused = item.post.responses["400"]
+        for status in (409, 410, 422):
+            item.post.responses[str(status)] = replace(refused, description=_WHY[status])

@@ -11,7 +11,7 @@ from litestar.types import ExceptionHandler
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract import errors
-from server.domain import failures
+from server.domain import failures, idempotency
 from server.domain.verdict import Stage
 
 CLIENT_CLOSED_REQUEST = 499
@@ -78,6 +78,34 @@ class ModerationDetails(msgspec.Struct, frozen=True):
     categories: tuple[str, ...]
 
 
+class UnknownBatch(errors.InvalidRequest):
+    """No batch of that id is the caller's."""
+
+    code = "unknown_batch"
+
+
+class LineProblem(msgspec.Struct, frozen=True):
+    """What is wrong with one line of a file."""
+
+    line: int
+    """From 1."""
+    custom_id: str | None
+    code: str | None
+    message: str
+    param: str | None
+
+
+class BatchRefused(errors.InvalidRequest):
+    """Some lines of a batch cannot be accepted, and so none is."""
+
+    code = "invalid_batch"
+
+    def __init__(self, message: str, *, param: str | None = None, lines: tuple[LineProblem, ...] = ()) -> None:
+        """Keep what is wrong with each of ``lines``."""
+        super().__init__(message, param=param)
+        self.lines = lines
+
+
 class Problem(msgspec.Struct, frozen=True):
     """An error, with all that any dialect's envelope needs."""
 
@@ -92,6 +120,7 @@ class Problem(msgspec.Struct, frozen=True):
     size: int | None = None
     """Bytes of a file of which another part was asked for than there is."""
     moderation: ModerationDetails | None = None
+    lines: tuple[LineProblem, ...] = ()
 
 
 class _Rule(msgspec.Struct, frozen=True):
@@ -118,6 +147,10 @@ _RULES: Mapping[type[errors.AquatintError], _Rule] = {
     TooManyBytes: _Rule(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _INVALID),
     Unauthorized: _Rule(HTTPStatus.UNAUTHORIZED, _INVALID),
     UnknownJob: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
+    UnknownBatch: _Rule(HTTPStatus.NOT_FOUND, _INVALID),
+    idempotency.KeyInUse: _Rule(HTTPStatus.CONFLICT, _INVALID),
+    idempotency.KeyReused: _Rule(HTTPStatus.UNPROCESSABLE_ENTITY, _INVALID),
+    idempotency.AnswerNotKept: _Rule(HTTPStatus.GONE, _INVALID),
     Forbidden: _Rule(HTTPStatus.FORBIDDEN, _INVALID),
     LinkInvalid: _Rule(HTTPStatus.FORBIDDEN, _INVALID),
     LinkExpired: _Rule(HTTPStatus.FORBIDDEN, _INVALID),
@@ -137,7 +170,7 @@ def problem(error: Exception) -> Problem:
     """What to answer; an error nobody foresaw says nothing about itself."""
     if isinstance(error, errors.AquatintError):
         rule = next(_RULES[kind] for kind in type(error).__mro__ if kind in _RULES)
-        later = rule.status >= HTTPStatus.TOO_MANY_REQUESTS
+        later = rule.status >= HTTPStatus.TOO_MANY_REQUESTS or rule.status == HTTPStatus.CONFLICT
         return Problem(
             status=int(rule.status),
             kind=rule.kind,
@@ -148,6 +181,7 @@ def problem(error: Exception) -> Problem:
             retry=error.retryable if later else None,
             size=error.size if isinstance(error, RangeNotSatisfiable) else None,
             moderation=_details(error),
+            lines=error.lines if isinstance(error, BatchRefused) else (),
         )
     if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return _litestar(error)
@@ -192,8 +226,16 @@ def openai_envelope(found: Problem) -> dict[str, Any]:
 
 
 def native_envelope(found: Problem) -> dict[str, Any]:
-    """The body of the native dialect; all four keys are always there."""
-    return {"error": {"code": found.code, "message": found.message, "param": found.param, "retryable": bool(found.retry)}}
+    """The body of the native dialect; its four keys are always there, and ``lines`` where several are wrong."""
+    told: dict[str, Any] = {
+        "code": found.code,
+        "message": found.message,
+        "param": found.param,
+        "retryable": bool(found.retry),
+    }
+    if found.lines:
+        told["lines"] = [msgspec.to_builtins(line) for line in found.lines]
+    return {"error": told}
 
 
 def plain_envelope(found: Problem) -> dict[str, Any]:

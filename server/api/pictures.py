@@ -18,7 +18,7 @@ from server.api.orders import Supplied
 from server.api.uploads import Uploads
 from server.domain.job import Order
 from server.domain.origin import Origin
-from server.domain.ports import InputStore
+from server.domain.ports import InputSource
 from server.storage.kinds import media_type
 from server.storage.provenance.reading import signed
 
@@ -33,7 +33,7 @@ class Pictures:
 
     __slots__ = ("_inputs", "_most", "_origins", "_uploads")
 
-    def __init__(self, uploads: Uploads, inputs: InputStore, max_pixels: int, *, origins: int = 0) -> None:
+    def __init__(self, uploads: Uploads, inputs: InputSource, max_pixels: int, *, origins: int = 0) -> None:
         """``origins``: bytes of signed files that are kept beside the pixels of one request; 0 where nothing is signed."""
         self._uploads = uploads
         self._inputs = inputs
@@ -59,7 +59,7 @@ class PictureSource:
     __slots__ = ("_inputs", "_left", "_most", "_origins", "_origins_left", "_parts", "_tenant", "_unused", "_uploads")
 
     def __init__(
-        self, uploads: Uploads, inputs: InputStore, most: int, tenant: str, parts: Mapping[str, bytes], *, origins: int
+        self, uploads: Uploads, inputs: InputSource, most: int, tenant: str, parts: Mapping[str, bytes], *, origins: int
     ) -> None:
         self._uploads = uploads
         self._inputs = inputs
@@ -86,7 +86,7 @@ class PictureSource:
         start = None if image is None else await self.picture(image, "image")
         kept = None
         if mask is not None:
-            kept = self._counted(await self._uploads.mask(await self.content(mask, "mask"), drawn=drawn_mask), "mask")
+            kept = await self.mask(mask, drawn=drawn_mask)
         for index, control in enumerate(options.controls or ()):
             controls.append(await self.picture(_named(control.image, f"controls[{index}].image"), f"controls[{index}].image"))
         for index, reference in enumerate(options.references or ()):
@@ -107,6 +107,10 @@ class PictureSource:
         if kind is not None and len(data) <= self._origins_left and await asyncio.to_thread(signed, data):
             self._origins_left -= len(data)
             self._origins.append(Origin(param, kind, data))
+
+    async def mask(self, source: bytes | str, *, drawn: bool = False) -> Picture:
+        """The mask in ``source``, which is named in the same ways; ``drawn`` takes black and white ones too."""
+        return self._counted(await self._uploads.mask(await self.content(source, "mask"), drawn=drawn), "mask")
 
     def _counted(self, picture: Picture, param: str) -> Picture:
         self._left -= len(picture.data)

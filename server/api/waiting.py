@@ -9,6 +9,7 @@ from litestar import Request
 
 from pipelines.contract.errors import Cancelled, EngineFailure
 from server.api.guard import check_models
+from server.api.idempotency import made_by
 from server.domain.failures import ModerationBlocked
 from server.domain.job import Job, JobState, Order
 from server.domain.verdict import Action
@@ -23,6 +24,7 @@ async def run_to_end(request: AnyRequest, jobs: JobService, order: Order) -> Job
     """Submit ``order`` and return the job once it has succeeded; raises its error otherwise."""
     check_models(request, order)
     job = await jobs.submit(order)
+    made_by(request, job.id)
     if job.state.final:
         return succeeded(job)
     async with cancelled_on_disconnect(request, jobs, job):

@@ -44,11 +44,13 @@ JOBS = Table(
     Column("deadline", Float),
     Column("owner", String(64)),
     Column("lease", Float),
+    Column("batch", String(64)),
     Column("record", LargeBinary, nullable=False),
     # For what is next, for the pages of a tenant's jobs, and for the leases that have run out.
     Index("ix_jobs_next", "state", "priority", "created", "id"),
     Index("ix_jobs_tenant", "tenant", "created", "id"),
     Index("ix_jobs_lease", "state", "lease"),
+    Index("ix_jobs_batch", "batch", "state"),
 )
 """One row per job. ``record`` is the whole `server.domain.job.Job` as msgpack, without pictures; the columns are what is searched
 by. Times are Unix seconds."""
@@ -254,3 +256,62 @@ QUOTAS = Table(
     Column("images", Integer, nullable=False),
 )
 """Images granted to each tenant on each day (days since 1970-01-01, UTC)."""
+
+BATCHES = Table(
+    "batches",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("touched", Float, nullable=False),
+    Column("finished", Float),
+    Column("lines", Integer, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("notify", LargeBinary),
+    Index("ix_batches_tenant", "tenant", "created", "id"),
+    Index("ix_batches_state", "state", "touched"),
+)
+"""`server.domain.batch.Batch`, a row each. ``touched``: when lines came in, or became jobs, for the last time."""
+
+BATCH_LINES = Table(
+    "batch_lines",
+    METADATA,
+    Column("batch_id", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("custom_id", String(256), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("work", Float, nullable=False),
+    Column("wanted", LargeBinary),
+    Column("ended", LargeBinary),
+    Index("ix_batch_lines_state", "batch_id", "state", "number"),
+)
+"""``wanted`` is the order until it is a job: compressed msgpack, without pictures. ``ended`` is what became of it, so that
+results outlive jobs."""
+
+BATCH_INPUTS = Table(
+    "batch_inputs",
+    METADATA,
+    Column("batch_id", String(64), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+"""The pictures of a batch as they were sent, each once however many lines name it, until the batch is over."""
+
+IDEMPOTENCY = Table(
+    "idempotency",
+    METADATA,
+    Column("tenant", String(128), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("resource", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("owner", String(64)),
+    Column("lease", Float),
+    Column("size", Integer, nullable=False),
+    Column("answer", LargeBinary),
+    Index("ix_idempotency_created", "created"),
+    Index("ix_idempotency_lease", "owner"),
+)
+"""Requests that were sent with an ``Idempotency-Key``: running as long as there is no ``answer``."""

@@ -5,9 +5,12 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from pipelines.contract.errors import ErrorReport
 from server.domain.asset import Asset, Format
+from server.domain.batch import Batch, BatchPage, Line, Result, Standing
 from server.domain.caching import Kept
 from server.domain.decision import Decision, DecisionFilter, DecisionPage
+from server.domain.idempotency import Answer, Reservation
 from server.domain.job import Job, JobState
 from server.domain.key import Key
 from server.domain.stored import Blob, Holding, Stored
@@ -26,6 +29,8 @@ class JobFilter(msgspec.Struct, frozen=True):
     """Created at this Unix time or later."""
     until: float | None = None
     """Created before."""
+    batch: str | None = None
+    """Lines of that batch."""
 
 
 class JobPage(msgspec.Struct, frozen=True):
@@ -99,7 +104,7 @@ class JobRepository(Protocol):
         ...
 
     async def queued_images(self) -> int:
-        """Images of all queued jobs together."""
+        """Images of all queued jobs together, but for those of batches: they stand behind all others."""
         ...
 
     async def page(self, wanted: JobFilter, after: tuple[float, str] | None, most: int) -> JobPage:
@@ -171,6 +176,14 @@ class CacheRepository(Protocol):
         ...
 
 
+class BatchComposer(Protocol):
+    """Words the message about a batch that is over."""
+
+    def __call__(self, batch: Batch, standing: Standing) -> bytes:
+        """Its body."""
+        ...
+
+
 @runtime_checkable
 class DecisionRepository(Protocol):
     """Remembers what moderation decided."""
@@ -189,6 +202,116 @@ class DecisionRepository(Protocol):
 
     async def forget(self, before: float) -> int:
         """Delete what was decided before that Unix time, some at once; how many rows went."""
+        ...
+
+
+class BatchRepository(Protocol):
+    """Remembers batches and their lines; every change has happened, for good, once the call returns."""
+
+    async def begin(self, batch: Batch) -> None:
+        """Insert ``batch``, whose lines come; what is left of one of that id that was never accepted goes first."""
+        ...
+
+    async def receive(self, batch_id: str, lines: Sequence[Line], inputs: Mapping[str, bytes]) -> None:
+        """Add lines, and pictures that they are the first to name."""
+        ...
+
+    async def accept(self, batch: Batch) -> None:
+        """From now on every line of it will be done."""
+        ...
+
+    async def get(self, batch_id: str) -> Batch | None:
+        """The batch; None if it is not known, or not accepted."""
+        ...
+
+    async def standing(self, batch_id: str) -> Standing:
+        """How its lines stand."""
+        ...
+
+    async def page(self, tenant: str, after: tuple[float, str] | None, most: int) -> BatchPage:
+        """The newest ``most`` batches of ``tenant``, from the one after ``after`` (creation time and id) on."""
+        ...
+
+    async def open(self, tenant: str) -> int:
+        """How many batches of ``tenant`` are not over."""
+        ...
+
+    async def results(self, batch_id: str, after: int, most: int) -> tuple[Result, ...]:
+        """Lines after number ``after``, in the order of the file, up to the first that is not over."""
+        ...
+
+    async def input(self, batch_id: str, name: str) -> bytes | None:
+        """A picture of the batch, as it was sent."""
+        ...
+
+    async def room(self) -> int:
+        """Images of batches that are queued as jobs."""
+        ...
+
+    async def hungry(self, most: int) -> tuple[str, ...]:
+        """Running batches with lines that are no jobs yet; first who has waited longest."""
+        ...
+
+    async def waiting(self, batch_id: str, images: int) -> tuple[Line, ...]:
+        """The next lines of it that are no jobs yet: as many as make up to ``images`` images, one at least."""
+        ...
+
+    async def enqueue(self, batch_id: str, jobs: Mapping[int, Job | ErrorReport]) -> tuple[Job, ...]:
+        """Make jobs of the lines with those numbers, or end them with an error; those that became jobs by this call.
+
+        Each line becomes a job once, whoever calls this at the same time, and none does once the batch is cancelled.
+        """
+        ...
+
+    async def cancel(self, batch_id: str) -> None:
+        """No line of it becomes a job any more; nothing happens to a batch that is over."""
+        ...
+
+    async def cancelling(self) -> tuple[str, ...]:
+        """Some ids of jobs whose batches are cancelled."""
+        ...
+
+    async def finish(self) -> tuple[Batch, ...]:
+        """End batches that have nothing left to do, and write the messages that tell of it; those that ended."""
+        ...
+
+    async def delete(self, batch_id: str) -> bool:
+        """Forget a batch that is over or was never accepted; False if there is none such."""
+        ...
+
+    async def forget(self, finished_before: float, touched_before: float) -> int:
+        """Delete some that were over before, or not accepted and nothing came of them since; how many."""
+        ...
+
+
+class IdempotencyRepository(Protocol):
+    """Remembers what was answered to requests that may be sent again."""
+
+    async def reserve(self, wanted: Reservation, lease: float, created_after: float) -> Reservation | Answer:
+        """Take the key for ``wanted``, or the answer that it has; keys from before ``created_after`` are free.
+
+        A key whose owner has fallen silent is taken over, with its resource. Raises `KeyInUse` or `KeyReused`.
+        """
+        ...
+
+    async def answer(self, held: Reservation, answer: Answer) -> None:
+        """Keep the answer, unless the key is another's by now."""
+        ...
+
+    async def release(self, held: Reservation) -> None:
+        """The same request may come again at once."""
+        ...
+
+    async def renew(self, owner: str, lease: float) -> None:
+        """Hold on to every key of ``owner`` until ``lease``."""
+        ...
+
+    async def release_all(self) -> None:
+        """Whoever held anything is known to be dead."""
+        ...
+
+    async def forget(self, created_before: float, most: int, most_bytes: int) -> int:
+        """Delete what is older, and the oldest answers of tenants who have more, or more bytes, than that; how many."""
         ...
 
 
@@ -297,6 +420,14 @@ class AssetRepository(Protocol):
 
     async def holdings(self) -> tuple[Holding, ...]:
         """What each tenant has stored."""
+        ...
+
+
+class InputSource(Protocol):
+    """Where pictures that requests name are found."""
+
+    async def get(self, tenant: str, asset_id: str) -> bytes | None:
+        """The bytes called ``asset_id`` that ``tenant`` may use, or None."""
         ...
 
 

@@ -162,7 +162,7 @@ class JobService:
 
         Raises `Overloaded`, `ShuttingDown`, `RateLimited` or `QuotaSpent`.
         """
-        job = self._job(order, durable=True)
+        job = self.draft(order)
         self._admission.check_open()
         if self._allowances is not None:
             self._allowances.request(order.tenant)
@@ -174,9 +174,17 @@ class JobService:
         if self._allowances is not None:
             await self._allowances.day(order.tenant, job.images)
         await self._repository.add(job)
+        self.arrived(job)
+        return job
+
+    def draft(self, order: Order) -> Job:
+        """The job that ``order`` is once it is written down."""
+        return self._job(order, durable=True)
+
+    def arrived(self, job: Job) -> None:
+        """``job`` has been written down, and waits in the queue."""
         self._bus.queued(job)
         self._runner.look()
-        return job
 
     async def wait(self, job: Job) -> Job:
         """``job``, which runs here, once it is over; cancelling the waiter leaves the job alone."""
@@ -201,7 +209,11 @@ class JobService:
     async def place(self, job: Job) -> Place:
         """Where a queued job stands, and when it may begin, judged by the backlog and the pace of the workers."""
         ahead = await self._repository.ahead(job)
-        return Place(ahead.jobs, self._clock.time() + self._gateway.wait_seconds(ahead.work))
+        return Place(ahead.jobs, self.begins(ahead.work))
+
+    def begins(self, work: int) -> float:
+        """Unix time at which something may begin that has ``work`` pixel-steps before it."""
+        return self._clock.time() + self._gateway.wait_seconds(work)
 
     async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[Moment | None]:
         """What happens to a job from event ``after`` on, to its end; None now and then when nothing does.

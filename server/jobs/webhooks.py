@@ -15,6 +15,7 @@ from standardwebhooks import Webhook
 from structlog.typing import FilteringBoundLogger
 
 from server.domain.asset import Asset
+from server.domain.batch import OPEN, Batch, LineState, Standing
 from server.domain.clock import Clock
 from server.domain.job import Job
 from server.domain.ports import DeliveryRepository
@@ -158,6 +159,23 @@ async def compose(job: Job, link: Callable[[str, Asset], Awaitable[str]]) -> byt
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
     }
     return json.dumps({"type": f"job.{job.state.value}", "timestamp": finished.isoformat(), "data": data}).encode()
+
+
+def compose_batch(batch: Batch, standing: Standing) -> bytes:
+    """What is said of ``batch``, which is over: ``{"type": "batch.finished", ...}``, and where its results are."""
+    base = batch.notify.base if batch.notify is not None else ""
+    finished = datetime.fromtimestamp(batch.finished or batch.created, tz=UTC)
+    data = {
+        "id": batch.id,
+        "state": batch.state.value,
+        "created": batch.created,
+        "finished": batch.finished,
+        "lines": batch.lines,
+        "images": batch.images,
+        "counts": {state.value: standing.count(state) for state in LineState if state not in OPEN},
+        "results": f"{base}/api/batches/{batch.id}/results",
+    }
+    return json.dumps({"type": f"batch.{batch.state.value}", "timestamp": finished.isoformat(), "data": data}).encode()
 
 
 def _retry_after(response: httpcore.Response, now: float) -> float:

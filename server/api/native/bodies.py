@@ -220,6 +220,8 @@ class JobView(msgspec.Struct, frozen=True):
     """One job as it stands."""
 
     id: str
+    batch: str | None
+    """The batch that it is a line of."""
     state: JobState
     model: str
     created: float

@@ -11,12 +11,13 @@ from litestar.response import Stream as EventStream
 
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.request import Priority
-from server.api.checks import position
 from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.errors import UnknownJob
 from server.api.guard import SCOPE, tenant_of
+from server.api.idempotency import chosen_id, tried_before
 from server.api.links import Links
+from server.api.native import paging
 from server.api.native.bodies import JobAccepted, JobList, JobRequest, JobView, NativeErrorBody
 from server.api.native.following import followed
 from server.api.native.generate import understood
@@ -35,8 +36,6 @@ from server.jobs.service import JobService
 
 AnyRequest = Request[Any, Any, Any]
 
-_MOST, _USUAL = 100, 20
-
 
 @post("/api/jobs", status_code=202, operation_class=Enqueue, responses=failures(NativeErrorBody, WORKING))
 async def enqueue(
@@ -51,10 +50,14 @@ async def enqueue(
     if sent.body.response_format == "b64":
         msg = "'response_format' can be 'url' only: the answer to a job that is over has links."
         raise InvalidRequest(msg, param="response_format")
-    asked = await understood(request, sent, catalog, pictures, followed=True)
-    job = await jobs.enqueue(_kept(asked.order, sent.body, links.base(request)))
-    headers = {"Location": f"/api/jobs/{job.id}"}
-    return Response(JobAccepted(job.id, list(asked.warnings)), status_code=HTTPStatus.ACCEPTED, headers=headers)
+    job_id = chosen_id(request)
+    asked = await understood(request, sent, catalog, pictures, followed=True, job_id=job_id)
+    order = _kept(asked.order, sent.body, links.base(request))
+    # With a key the id was chosen before: of a request whose server died at it, the job may be there.
+    if not tried_before(request) or await jobs.get(job_id) is None:
+        await jobs.enqueue(order)
+    headers = {"Location": f"/api/jobs/{job_id}"}
+    return Response(JobAccepted(job_id, list(asked.warnings)), status_code=HTTPStatus.ACCEPTED, headers=headers)
 
 
 @get("/api/jobs", opt={SCOPE: Scope.JOBS_READ}, responses=failures(NativeErrorBody, (400, *READING)))
@@ -65,21 +68,20 @@ async def page(
     jobs: NamedDependency[JobService],
     states: Annotated[list[JobState] | None, QueryParameter(name="state")] = None,
     model: FromQuery[str | None] = None,
+    batch: FromQuery[str | None] = None,
     since: FromQuery[float | None] = None,
     until: FromQuery[float | None] = None,
-    limit: FromQuery[int] = _USUAL,
+    limit: FromQuery[int] = paging.USUAL,
     cursor: FromQuery[str | None] = None,
 ) -> JobList:
     """The caller's jobs, the newest first. ``since`` and ``until`` are Unix times of creation; ``state`` may be repeated."""
-    if not 1 <= limit <= _MOST:
-        msg = f"'limit' must be from 1 to {_MOST}, not {limit}."
-        raise InvalidRequest(msg, param="limit")
-    wanted = JobFilter(tenant_of(request), tuple(states or ()), model, since, until)
-    found = await jobs.page(wanted, position(cursor), limit)
+    paging.check_limit(limit)
+    wanted = JobFilter(tenant_of(request), tuple(states or ()), model, since, until, batch)
+    found = await jobs.page(wanted, paging.after(cursor), limit)
     last = found.jobs[-1] if found.more else None
     return JobList(
         data=[await standing.view(request, job) for job in found.jobs],
-        next=None if last is None else f"{last.created!r}_{last.id}",
+        next=None if last is None else paging.cursor(last.created, last.id),
     )
 
 

@@ -13,6 +13,7 @@ from server.api.caching import told
 from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.guard import check_models, tenant_of
+from server.api.idempotency import refuse_key
 from server.api.openai import translate
 from server.api.openai.answers import Answers
 from server.api.openai.forms import read_edit
@@ -91,6 +92,7 @@ async def model(model_id: FromPath[str], catalog: NamedDependency[Catalog]) -> M
 
 async def _answer(request: AnyRequest, asked: translate.Asked, kind: Kind, jobs: JobService, answers: Answers) -> Response[Any]:
     if asked.stream:
+        refuse_key(request)
         job, events = await Stream(asked, kind, jobs, answers).begin()
         # The answer begins before the router has chosen: there `auto` says so.
         headers = {**STREAM_HEADERS, **told(job), ROUTE_HEADER: asked.order.road}
