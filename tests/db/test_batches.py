@@ -55,9 +55,13 @@ def batches(database, clock):
     return SqlBatches(database, clock, compose_batch)
 
 
+async def named(job):
+    return job.id.encode()
+
+
 @pytest.fixture
 def jobs(database, clock):
-    return SqlJobs(database, clock, LineEnds(Outbox(lambda job: job.id.encode())))
+    return SqlJobs(database, clock, LineEnds(Outbox(named)))
 
 
 async def accepted(batches, numbers, *, batch="b", tenant="t", created=100.0, notify=None, images=1):

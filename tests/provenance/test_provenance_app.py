@@ -25,6 +25,10 @@ models: {demo: {source: "fake:", family: fake, defaults: {width: 64, height: 64,
 """
 
 
+async def nothing(_job):
+    return b""
+
+
 def client(folder, settings, tenants=""):
     """As the server is put together, but for who makes the pictures."""
     (folder / "models.yaml").write_text(MODELS + tenants)
@@ -33,7 +37,7 @@ def client(folder, settings, tenants=""):
     provenance = Provenance(parts.signer, lambda tenant: parts.current.catalog.policy(tenant).disclosure)
     jobs = JobService(
         Gateway(FunctionProvider(), parts.store, parts.metrics, provenance=provenance),
-        SqlJobs(parts.database, clock, Outbox(lambda _job: b"")),
+        SqlJobs(parts.database, clock, Outbox(nothing)),
         Admission(8, parts.metrics),
         clock=clock,
         metrics=parts.metrics,

@@ -66,6 +66,10 @@ class Provider:
         return replace(flat(request), usage=Usage(usd=0.5, gpu_seconds=2.0), route=Route("openai", "big"))
 
 
+async def nothing(_job):
+    return b""
+
+
 class Bench:
     """A job service over a cache over a provider; another one over the same folder is another server, later."""
 
@@ -86,7 +90,7 @@ class Bench:
         )
         self.jobs = JobService(
             self.cache,
-            SqlJobs(self.database, self.clock, Outbox(lambda _job: b"")),
+            SqlJobs(self.database, self.clock, Outbox(nothing)),
             Admission(limit, self.metrics),
             clock=self.clock,
             metrics=self.metrics,

@@ -41,6 +41,10 @@ def png(colour="red"):
     return target.getvalue()
 
 
+async def nothing(_job):
+    return b""
+
+
 @asynccontextmanager
 async def served(folder, function=None, most=8 << 20):
     """A client of a server whose pictures come from ``function``."""
@@ -56,7 +60,7 @@ async def served(folder, function=None, most=8 << 20):
     parts = assemble(settings, silent())
     jobs = JobService(
         Gateway(FunctionProvider(counted), parts.store, parts.metrics),
-        SqlJobs(parts.database, clock, LineEnds(Outbox(lambda _job: b""))),
+        SqlJobs(parts.database, clock, LineEnds(Outbox(nothing))),
         Admission(8, parts.metrics),
         clock=clock,
         metrics=parts.metrics,

@@ -172,7 +172,7 @@ async def test_equal_values_in_any_order_have_one_key(identity):
         {"call": replace(CALL, cards=(CARDS[0], replace(CARDS[1], source="bundled:o")))},
         {"identity": maker(engine="1.1")},
     ],
-    ids=str,
+    ids=["format", "quality", "width", "tenant", "road", "revision", "source", "version"],
 )
 async def test_what_is_around_a_request_counts_too(identity, around):
     found = await around.get("identity", identity).of(FULL, around.get("delivery", Delivery()), around.get("call", CALL))
