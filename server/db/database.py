@@ -24,8 +24,8 @@ class Database:
     """Connections for reading, and transactions for writing.
 
     SQLite knows one writer at a time: a transaction takes the write lock at its beginning, so that it never has to give up
-    halfway because another was first. Writers of this process wait in line for the one connection that writes, as SQLite's own way
-    of waiting is to look again after ever longer pauses. Reads see the last committed state and wait for nobody (WAL).
+    halfway because another was first. Writers of this process wait in line for the one connection that writes, as SQLite's own
+    way of waiting is to look again after ever longer pauses. Reads see the last committed state and wait for nobody (WAL).
     """
 
     __slots__ = ("_file", "_reads", "_writes", "postgres")
