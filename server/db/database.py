@@ -15,7 +15,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+<<<<<<< HEAD
 from server.domain.failures import StorageFull
+=======
+from server.db.sqlite import connect
+>>>>>>> cache/cache
 
 _BUSY_SECONDS = 30.0
 """How long a SQLite writer waits for the one before it."""
@@ -111,7 +115,12 @@ def _log_ahead(file: str) -> None:
 
 def _sqlite(target: URL, *, begin: str, connections: int) -> AsyncEngine:
     engine = create_async_engine(
-        target, poolclass=AsyncAdaptedQueuePool, pool_size=connections, max_overflow=0, pool_timeout=_BUSY_SECONDS
+        target,
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=_BUSY_SECONDS,
+        async_creator=lambda: connect(target.database or ""),
     )
 
     @event.listens_for(engine.sync_engine, "connect")

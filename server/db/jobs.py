@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import delete, func, insert, select, true, tuple_, update
+from sqlalchemy import bindparam, delete, func, insert, select, true, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -28,6 +28,11 @@ _AT_ONCE = 256
 """Rows in one transaction of upkeep."""
 
 
+# Values come beside statements that are made once: making one with its values in it costs more than running it.
+_INSERT = insert(JOBS)
+_UPDATE = update(JOBS).where(JOBS.c.id == bindparam("which"))
+
+
 class SqlJobs:
     """A `JobRepository` over SQLite or PostgreSQL."""
 
@@ -41,7 +46,13 @@ class SqlJobs:
         """Insert ``job``; its input pictures with it if it is durable."""
         inputs = await packed_inputs(job)
         async with self._database.writing() as connection:
+<<<<<<< HEAD
             await insert_job(connection, job, inputs)
+=======
+            await connection.execute(_INSERT, _columns(job))
+            if full is not None:
+                await connection.execute(insert(INPUTS).values(job_id=job.id, order=full))
+>>>>>>> cache/cache
 
     async def record(self, jobs: Sequence[Job]) -> None:
         """Insert ``jobs``, which were over before anybody wrote them down, all or none."""
@@ -204,7 +215,8 @@ async def _write(connection: AsyncConnection, jobs: Iterable[Job]) -> None:
     """Put ``jobs`` over what is there under their ids; those that are over need their inputs no more."""
     jobs = list(jobs)
     for job in jobs:
-        await connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(_columns(job)))
+        columns = _columns(job)
+        await connection.execute(_UPDATE, {"which": columns.pop("id"), **columns})
     over = [job.id for job in jobs if job.state.final and job.durable]
     if over:
         await connection.execute(delete(INPUTS).where(INPUTS.c.job_id.in_(over)))

@@ -30,6 +30,10 @@ _TRIES = 6
 """Attempts to write down how a job ended; after that its lease runs out, and it is done again."""
 
 
+_LARGEST = 16
+"""Images of an order, as far as any usually has: with room for so many left, nothing stayed in the queue."""
+
+
 class Pace(msgspec.Struct, frozen=True):
     """How often the runner does what; seconds."""
 
@@ -69,6 +73,7 @@ class Runner:
         "_admission",
         "_clock",
         "_closing",
+        "_crowded",
         "_cut_off",
         "_ended",
         "_gateway",
@@ -109,6 +114,8 @@ class Runner:
         self._idle.set()
         self._closing = asyncio.Event()
         self._cut_off = False
+        self._crowded = True
+        """Whether something may have stayed in the queue for want of room: then the queue is looked into when a job is over."""
 
     @property
     def lease(self) -> float:
@@ -174,10 +181,13 @@ class Runner:
         """Take jobs from the queue while there is room for them."""
         while not self._cut_off:
             self._news.clear()
+            self._crowded = True
             room = self._pace.window - sum(held.job.images for held in self._held.values() if held.claimed)
             if room > 0 and not self._admission.closed:
                 with _told(self._log, "the queue cannot be read"):
-                    for job in await self._repository.claim(self.owner, self.lease, room):
+                    claimed = await self._repository.claim(self.owner, self.lease, room)
+                    self._crowded = room - sum(job.images for job in claimed) < _LARGEST
+                    for job in claimed:
                         self._begin(job)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), self._pace.poll)
@@ -267,7 +277,8 @@ class Runner:
     def _over(self, job: Job) -> None:
         self._held.pop(job.id, None)
         self._admission.leave(job.images)
-        self._news.set()
+        if self._crowded:
+            self._news.set()
         if not self._held:
             self._idle.set()
 

@@ -28,6 +28,9 @@ FOLLOW_SECONDS = 1.0
 """How often who follows a job hears that nothing has happened, and the database is asked about it."""
 
 
+_COUNT_SECONDS = 0.25
+"""So long a count of the queue is believed, with what this process adds to it."""
+
 Recall = Callable[[ImageRequest, Delivery, Call], Awaitable[Finished | None]]
 """The answer to a request if it is there already, without any work."""
 
@@ -57,6 +60,7 @@ class JobService:
         "_journal",
         "_metrics",
         "_queue_most",
+        "_queued",
         "_recall",
         "_repository",
         "_runner",
@@ -89,6 +93,7 @@ class JobService:
         self._gateway, self._repository, self._admission = gateway, repository, admission
         self._clock, self._metrics, self._queue_most = clock, metrics, queue_most
         self._recall, self._journal = recall, Journal(repository, log)
+        self._queued = (0, float("-inf"))
         self._bus = Bus()
         self.life = secrets.token_hex(4)
         """A word for this process: the numbers of its events mean nothing in another."""
@@ -164,9 +169,13 @@ class JobService:
         """
         job = self.draft(order)
         self._admission.check_open()
+<<<<<<< HEAD
         if self._allowances is not None:
             self._allowances.request(order.tenant)
         waiting = await self._repository.queued_images()
+=======
+        waiting = await self._waiting(job.images)
+>>>>>>> cache/cache
         if waiting and waiting + job.images > self._queue_most:
             self._metrics.refused(Overloaded.code)
             msg = f"The queue is full: {waiting} images are waiting in it, the limit is {self._queue_most}."
@@ -276,6 +285,16 @@ class JobService:
     async def idle(self) -> None:
         """Return once no job is left here."""
         await self._runner.idle()
+
+    async def _waiting(self, images: int) -> int:
+        """Images in the queue; asked of the database now and then, or when ``images`` more would be too many."""
+        now = self._clock.monotonic()
+        known, asked = self._queued
+        if now - asked >= _COUNT_SECONDS or known + images > self._queue_most:
+            known, asked = await self._repository.queued_images(), now
+        # What is taken out of it meanwhile counts on: that is put right when it would matter.
+        self._queued = (known + images, asked)
+        return known
 
     def _answered(self, job: Job, finished: Finished) -> Job:
         """``job`` begun and over in one moment."""

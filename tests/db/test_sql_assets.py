@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, select
-from stores import stored_in
 
 from server.db.assets import SqlAssets
 from server.db.database import Database
@@ -23,6 +22,7 @@ from server.storage.bucket import Bucket
 from server.storage.collecting import Collector
 from server.storage.places import place
 from server.telemetry.logs import silent
+from tests.doubles.stores import stored_in
 
 HOUR = 3600.0
 TENANTS = ("one", "two")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from stores import Quota, stored_in
 
 from pipelines.contract.request import ImageRequest, Sampling
 from server.db.assets import SqlAssets
@@ -28,6 +27,7 @@ from server.storage.bucket import Bucket
 from server.storage.collecting import Collector
 from server.telemetry.logs import silent
 from server.telemetry.metrics import Metrics
+from tests.doubles.stores import Quota, stored_in
 
 BODY = {"prompt": "a cat", "count": 4, "size": "64x64", "steps": 1, "output": {"format": "png"}}
 

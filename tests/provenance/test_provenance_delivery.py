@@ -6,7 +6,6 @@ import pytest
 from authorities import asked, encoded, picture, xmp
 from msgspec.structs import replace
 from PIL import Image
-from stores import stored_in
 
 from pipelines.contract.inpainting import Margins
 from pipelines.contract.messages import RunStats
@@ -28,6 +27,7 @@ from server.storage.provenance.claims import Telling, made
 from server.storage.provenance.reading import Inspector
 from server.storage.provenance.signing import Signer
 from server.telemetry.metrics import Metrics
+from tests.doubles.stores import stored_in
 
 STATS = RunStats(0.0, 0.0, 0.0, 0.0, 0, 1.0)
 TELLING = Telling("gpt-image", "2026-11-22T10:00:00+00:00")

@@ -2,7 +2,6 @@
 
 import httpx
 import pytest
-from stores import stored_in
 
 from server.db.assets import SqlAssets
 from server.db.database import Database, beside
@@ -15,6 +14,7 @@ from server.storage.collecting import Collector
 from server.storage.places import place
 from server.storage.signing import LinkSigner, secret_of
 from server.telemetry.logs import silent
+from tests.doubles.stores import stored_in
 
 DATA = bytes(range(256)) * 4096
 """1 MiB: four pieces."""

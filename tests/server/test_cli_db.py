@@ -4,7 +4,6 @@ import re
 from click.testing import CliRunner
 from msgspec.structs import asdict
 from sqlalchemy import insert
-from stores import stored_in
 
 from server.cli import main
 from server.db.database import Database, beside
@@ -14,6 +13,7 @@ from server.domain.asset import Format
 from server.domain.clock import SystemClock
 from server.domain.webhook import Delivery, DeliveryState
 from server.storage.assets import path_of
+from tests.doubles.stores import stored_in
 
 
 def test_upgrade_makes_the_tables_once(tmp_path):

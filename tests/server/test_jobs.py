@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 from PIL import Image
-from stores import stored_in
 
 from pipelines.contract.errors import EngineFailure, InvalidRequest, Overloaded, ShuttingDown
 from pipelines.contract.messages import Progress
@@ -26,6 +25,7 @@ from server.jobs.service import JobService
 from server.providers.fake import FunctionProvider, flat
 from server.telemetry.logs import silent
 from server.telemetry.metrics import Metrics
+from tests.doubles.stores import stored_in
 
 
 def order(job_id="a", images=1, **fields):
