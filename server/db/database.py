@@ -15,11 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-<<<<<<< HEAD
-from server.domain.failures import StorageFull
-=======
 from server.db.sqlite import connect
->>>>>>> cache/cache
+from server.domain.failures import StorageFull
 
 _BUSY_SECONDS = 30.0
 """How long a SQLite writer waits for the one before it."""

@@ -46,13 +46,7 @@ class SqlJobs:
         """Insert ``job``; its input pictures with it if it is durable."""
         inputs = await packed_inputs(job)
         async with self._database.writing() as connection:
-<<<<<<< HEAD
             await insert_job(connection, job, inputs)
-=======
-            await connection.execute(_INSERT, _columns(job))
-            if full is not None:
-                await connection.execute(insert(INPUTS).values(job_id=job.id, order=full))
->>>>>>> cache/cache
 
     async def record(self, jobs: Sequence[Job]) -> None:
         """Insert ``jobs``, which were over before anybody wrote them down, all or none."""
@@ -206,7 +200,7 @@ async def packed_inputs(job: Job) -> bytes | None:
 
 async def insert_job(connection: AsyncConnection, job: Job, inputs: bytes | None) -> None:
     """Write ``job`` and its `packed_inputs` into the transaction at hand."""
-    await connection.execute(insert(JOBS).values(_columns(job)))
+    await connection.execute(_INSERT, _columns(job))
     if inputs is not None:
         await connection.execute(insert(INPUTS).values(job_id=job.id, order=inputs))
 

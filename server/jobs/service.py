@@ -169,13 +169,9 @@ class JobService:
         """
         job = self.draft(order)
         self._admission.check_open()
-<<<<<<< HEAD
         if self._allowances is not None:
             self._allowances.request(order.tenant)
-        waiting = await self._repository.queued_images()
-=======
         waiting = await self._waiting(job.images)
->>>>>>> cache/cache
         if waiting and waiting + job.images > self._queue_most:
             self._metrics.refused(Overloaded.code)
             msg = f"The queue is full: {waiting} images are waiting in it, the limit is {self._queue_most}."
