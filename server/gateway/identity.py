@@ -21,6 +21,8 @@ from server.catalog.current import CurrentCatalog
 from server.domain.asset import Delivery
 from server.domain.caching import Keys
 from server.domain.call import Call
+from server.domain.generation import LOCAL
+from server.domain.wishes import Wishes
 from server.fleet.roster import bare
 from server.gateway.weights import Weights
 
@@ -29,6 +31,8 @@ FORM = 1
 
 _BESIDE: dict[str, Any] = {"id": "", "priority": Priority.NORMAL, "deadline": None, "preview_every": 0}
 """Fields of a request that no pixel depends on, and what stands in their place."""
+
+_OURS = frozenset({"seed", "seeds", "cache", "previews", "response_format"})
 
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -76,7 +80,7 @@ class Identity:
             "road": call.road,
             "files": self._files,
             "origins": call.origins,
-            "wishes": call.wishes,
+            "wishes": None if call.road == LOCAL else _heard(call.wishes),
             "delivery": delivery,
             "cards": cards,
             "weights": await self._weights.marks(cards),
@@ -87,6 +91,11 @@ class Identity:
         # As it would come over a wire: what is a float there is one, however it was written.
         whole = msgspec.convert(msgspec.to_builtins(request), ImageRequest)
         return _keys(surroundings, whole, replace(whole, seeds=(len(request.seeds),)))
+
+
+def _heard(wishes: Wishes) -> Wishes:
+    """``wishes`` without what says nothing of the picture that is not in the request."""
+    return replace(wishes, said=tuple(sorted({*wishes.said} - _OURS)))
 
 
 def _preprocessors(request: ImageRequest, catalog: Catalog) -> Iterator[PreprocessorCard]:

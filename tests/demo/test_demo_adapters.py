@@ -17,10 +17,6 @@ from scripts.demo.recipe import CANNY, LORAS
 from scripts.demo.scenes import caption, is_heldout
 
 MEGABYTE = 1_000_000
-TRAINED = pytest.mark.skipif(
-    not CANNY.exists() or not LORAS.exists(),
-    reason="the demo's adapters are not trained well enough to be bundled yet",
-)
 STYLED = 60
 RECOGNISED = {"outline": is_outlined, "two-tone": is_two_toned}
 
@@ -62,7 +58,6 @@ def prompts() -> list[str]:
     return [caption(scene) for scene in styled_scenes(STYLED)]
 
 
-@TRAINED
 @pytest.mark.parametrize("style", ["outline", "two-tone"])
 def test_a_style_is_recognised_in_nine_of_ten(style: str, prompts: list[str]) -> None:
     """Each LoRA's style is in 90 % of its pictures, and the other style is not."""
@@ -81,7 +76,6 @@ def test_plain_pictures_have_neither_style(prompts: list[str]) -> None:
     assert max(shares.values()) <= 0.1
 
 
-@TRAINED
 def test_edges_are_followed() -> None:
     """Edges of the result overlap the control's by 0.6 on average over 50 cases whose prompts name no shape, size or place."""
     cases = control_cases()
@@ -94,7 +88,6 @@ def test_edges_are_followed() -> None:
     assert np.mean(overlaps) >= 0.6
 
 
-@TRAINED
 def test_are_small_and_half_precision_safetensors_only() -> None:
     """No adapter is over 8 MB, every weight is fp16, and nothing among them is code or a pickle."""
     files = [file for folder in (CANNY, LORAS) for file in folder.rglob("*") if file.is_file()]
@@ -111,7 +104,6 @@ def test_are_small_and_half_precision_safetensors_only() -> None:
             assert {opened.get_slice(name).get_dtype() for name in opened.keys()} == {"F16"}  # noqa: SIM118 - not a dict
 
 
-@TRAINED
 def test_the_two_loras_are_in_two_layouts() -> None:
     """One is as kohya's trainers write it, with an alpha that is not the rank; one as diffusers does."""
     with safe_open(LORAS / "outline.safetensors", framework="pt") as opened:
