@@ -205,6 +205,7 @@ class DecisionRepository(Protocol):
         ...
 
 
+@runtime_checkable
 class BatchRepository(Protocol):
     """Remembers batches and their lines; every change has happened, for good, once the call returns."""
 

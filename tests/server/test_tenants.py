@@ -123,13 +123,31 @@ class Operators:
 
 @dataclass
 class Capability:
-    """Whoever knows the name may have it: names cannot be guessed, and are told to their owner only."""
-
-    path: str
+    """Whoever has the link may have what it leads to: it is signed, and told to its owner only."""
 
     def walk(self, world, method, _path):
-        assert world.call(None, method, self.path).status_code == 200
-        assert world.call(None, method, self.path.replace("{result}", "x" * 32 + ".png")).status_code == 404
+        assert world.call(None, method, "/outputs/{link}").status_code == 200
+        signature = world.names["link"].partition("?")[2]
+        for unsigned in ("{result}", "x" * 32 + f".png?{signature}"):
+            for key in (None, BEN):
+                answer = world.call(key, method, f"/outputs/{unsigned}")
+                assert answer.status_code == 403
+                world.check(answer, unsigned)
+
+
+@dataclass
+class Spending:
+    """What the caller itself has spent; only operators see what others have."""
+
+    def walk(self, world, method, path):
+        assert world.call(None, method, path).status_code == 401
+        answer = world.call(BEN, method, path)
+        assert answer.status_code == 200
+        world.check(answer)
+        for tenant in ("tenant-anna", "*"):
+            refused = world.call(BEN, method, f"{path}?tenant={tenant}")
+            assert refused.status_code == 403
+            world.check(refused)
 
 
 NOBODYS = re.compile(r"\{(\w+)\}")
@@ -148,7 +166,7 @@ def picture(colour):
 
 MINE = picture("red")
 LINE = json.dumps({"custom_id": "x", "body": {"prompt": "x", "image": "{asset}"}})
-# In paths and bodies {asset}, {job}, {batch} and {result} are Anna's.
+# In paths and bodies {asset}, {job}, {batch}, {result} and {link} are Anna's.
 ROUTES = {
     "GET /healthz": Open(),
     "GET /readyz": Open(),
@@ -156,7 +174,10 @@ ROUTES = {
     "GET /schema": Open(),
     "GET /schema/openapi.json": Open(),
     "GET /schema/{path}": Open("/schema/anything"),
-    "GET /outputs/{name}": Capability("/outputs/{result}"),
+    "GET /outputs/{name}": Capability(),
+    "HEAD /outputs/{name}": Capability(),
+    "GET /api/usage": Spending(),
+    "GET /api/moderation": Operators("/api/moderation"),
     "GET /api/adapters": Shared(),
     "GET /api/preprocessors": Shared(),
     "GET /api/models": Shared(),
@@ -180,6 +201,10 @@ ROUTES = {
     "POST /api/generate": Makes(404, {"json": {"prompt": "x", "image": "{asset}"}}),
     "POST /api/jobs": Makes(404, {"json": {"prompt": "x", "image": "{asset}"}}),
     "POST /api/batches": Makes(400, {"content": LINE}),
+    "POST /api/route": Makes(404, {"json": {"prompt": "x", "image": "{asset}"}}),
+    "POST /api/estimate": Makes(404, {"json": {"prompt": "x", "image": "{asset}"}}),
+    "POST /v1/moderations": Makes(200, {"json": {"input": "x"}}),
+    "POST /v1/content_provenance_checks": Makes(404, {"json": {"file": "{asset}"}}),
     "POST /api/preprocess": Makes(404, {"json": {"preprocessor": "canny", "image": "{asset}"}}),
     "POST /v1/images/generations": Makes(200, {"json": {"prompt": "x"}}),
     "POST /v1/images/edits": Makes(404, {"json": {"prompt": "x", "images": [{"file_id": "{asset}"}]}}),
@@ -268,7 +293,8 @@ def world(launch, tmp_path_factory, until):
     url = "data:image/png;base64," + base64.b64encode(MINE).decode()
     world.names["asset"] = world.call(ANNA, "POST", "/api/assets", content=MINE).json()["id"]
     done = world.call(ANNA, "POST", "/api/generate", json={"prompt": SECRET, "image": url}, **anna).json()
-    world.names["result"] = done["images"][0]["url"].rpartition("/")[2]
+    world.names["link"] = done["images"][0]["url"].rpartition("/")[2]
+    world.names["result"] = world.names["link"].partition("?")[0]
     line = {"custom_id": "line-of-anna", "body": {"prompt": SECRET}}
     batch = world.call(ANNA, "POST", "/api/batches", content=json.dumps(line))
     world.names["batch"] = batch.json()["id"]
