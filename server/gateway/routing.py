@@ -79,7 +79,7 @@ def decide(asked: Question) -> Plan:
     if road == AUTO:
         choice = _chosen(asked)
     elif road == LOCAL:
-        choice = _overflowing(asked, _Choice(asked.local, ("asked for by name",), stay=local_only))
+        choice = _overflowing(asked, _Choice(asked.local, ("the model runs here",), stay=local_only))
     elif local_only:
         msg = f"The policy for this key allows our own models only, not {road!r}."
         raise InvalidRequest(msg, param="model")

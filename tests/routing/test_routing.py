@@ -70,7 +70,7 @@ def test_the_reasons_say_what_decided():
     assert plan().reasons == ("the policy is auto", "needs legible text (0.95: “OPEN” is to be seen)")
     assert plan(others=()).reasons[0] == "no upstream is configured: everything is local"
     assert "draft" in plan(quality="low").reasons[0]
-    assert plan(road=LOCAL).reasons == ("asked for by name",)
+    assert plan(road=LOCAL).reasons == ("the model runs here",)
 
 
 def test_a_draft_stays_even_when_local_fails():
