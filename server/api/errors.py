@@ -65,9 +65,9 @@ class RangeNotSatisfiable(errors.AquatintError):
 
     code = "range_not_satisfiable"
 
-    def __init__(self, size: int) -> None:
-        """``size`` of the file, in bytes."""
-        super().__init__(f"The file has {size} bytes; the range that was asked for is not among them.")
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None, size: int = 0) -> None:
+        """Keep the ``size`` of the file, in bytes."""
+        super().__init__(message, param=param, retry_after=retry_after)
         self.size = size
 
 
@@ -100,9 +100,16 @@ class BatchRefused(errors.InvalidRequest):
 
     code = "invalid_batch"
 
-    def __init__(self, message: str, *, param: str | None = None, lines: tuple[LineProblem, ...] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        lines: tuple[LineProblem, ...] = (),
+    ) -> None:
         """Keep what is wrong with each of ``lines``."""
-        super().__init__(message, param=param)
+        super().__init__(message, param=param, retry_after=retry_after)
         self.lines = lines
 
 

@@ -60,7 +60,8 @@ def span(header: str | None, size: int) -> tuple[int, int] | None:
         if found[2] and int(found[2]) < start:
             return None
     if start >= size or start >= stop:
-        raise RangeNotSatisfiable(size)
+        msg = f"The file has {size} bytes; the range that was asked for is not among them."
+        raise RangeNotSatisfiable(msg, size=size)
     return start, stop
 
 

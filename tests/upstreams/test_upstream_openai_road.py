@@ -163,7 +163,13 @@ def test_the_native_dialect_tells_the_route(fresh):
     assert (told["route"]["road"], told["route"]["model"], told["size"]) == ("openai", "gpt-image-2.6-flare", "256x128")
     assert told["route"]["request_ids"][0].startswith("req_double_")
     near = fresh.server.client.post("/api/generate", json={"prompt": "a cat"}).json()
-    assert near["route"] == {"road": "local", "model": "quick", "reasons": ["the model runs here"], "tried": [], "request_ids": []}
+    assert near["route"] == {
+        "road": "local",
+        "model": "quick",
+        "reasons": ["the model runs here"],
+        "tried": [],
+        "request_ids": [],
+    }
     refused = fresh.server.client.post("/api/generate", json={"prompt": "a cat", "model": "openai", "seeds": [1]}).json()
     assert refused["error"]["param"] == "seeds"
     larger = {"prompt": "a cat", "model": "openai", "size": "512x256", "upscale": {"scale": 2, "enlarger": "lanczos"}}
