@@ -286,7 +286,7 @@ def play(tiny, use, **changes):
     while engine.busy:
         events += engine.step()
     (failed,) = [event for event in events if isinstance(event, Failed)]
-    return failed.error.to_exception(), bool(runner._adapters)
+    return failed.error.to_exception(), bool(runner._wardrobe._adapters)
 
 
 @pytest.mark.parametrize(
