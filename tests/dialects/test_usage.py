@@ -17,7 +17,7 @@ models:
   own: {source: "fake:", family: fake, defaults: {width: 64, height: 64, steps: 4}, prices: {per_megapixel_step: 0.25}}
 upstreams:
   openai: {model: gpt-image-2, monthly_budget_usd: 20}
-  riddle: {model: nobody-knows}
+  riddle: {kind: openai, model: nobody-knows}
 tenants: {acme: {budget: {monthly_usd: 5, per_upstream: {openai: 2}}}}
 """
 

@@ -180,7 +180,7 @@ async def test_cancelling_cancels_there(replicate_double, until):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert replicate_double.ledger["cancelled"] == 1
+    await asyncio.to_thread(until, lambda: replicate_double.ledger["cancelled"] == 1, what="the cancelling to be heard of")
 
 
 @pytest.mark.parametrize(
