@@ -234,10 +234,10 @@ async def test_a_file_that_is_gone_is_a_miss_and_the_entry_goes(bench):
     own = bench()
     async with own.running():
         first = await own.do(order("a"))
-        (own.store._folder / first.assets[0].name).unlink()
+        await own.store.delete("local", [first.assets[0].name])
         second = await own.do(order("b"))
         assert second.cache is MISS
-        (own.store._folder / second.assets[0].name).unlink()
+        await own.store.delete("local", [second.assets[0].name])
         own.cache._recent.clear()
         assert await own.cache.recall(order("c").request, Delivery(), asking("c")) is None
     assert (await own.table.trim(0.0, 1 << 30, 100)).entries == 0

@@ -33,8 +33,8 @@ server: {default_model: a, prices: {gpu_hour_usd: 3.6}}
 models: {a: {source: "fake:", family: fake}}
 upstreams:
   openai: {model: gpt-image-2, monthly_budget_usd: 1}
-  secret: {model: unheard-of}
-  priced: {model: unheard-of, monthly_budget_usd: 1}
+  secret: {kind: openai, model: unheard-of}
+  priced: {kind: openai, model: unheard-of, monthly_budget_usd: 1}
 tenants: {tight: {budget: {per_upstream: {openai: 0.3}}}}
 """
 SPENT = Usage(input_text_tokens=1000, output_tokens=7024)

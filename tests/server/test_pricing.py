@@ -26,7 +26,7 @@ upstreams:
     monthly_budget_usd: 200
     prices:
       gpt-image-2.6-flare: {tokens: {text_in: 1, image_in: 2, image_out: 3}, image_tokens: grid}
-  other: {model: somebody/model, prices: {"*": {per_second: 0.001, seconds: [2, 10]}}}
+  other: {kind: replicate, model: somebody/model, prices: {"*": {per_second: 0.001, seconds: [2, 10]}}}
 """
 
 

@@ -28,7 +28,7 @@ MODELS = """
 server: {default_model: quick}
 models:
   quick: {source: "fake:", family: fake, defaults: {width: 64, height: 64, steps: 2, sampler: euler}}
-  slow: {source: "fake:?tick=20", family: fake, defaults: {width: 64, height: 64, steps: 60, sampler: euler}}
+  slow: {source: "fake:?tick=2", family: fake, defaults: {width: 64, height: 64, steps: 150, sampler: euler}}
 """
 ANNA, BEN, READER, BOSS = "key-of-anna", "key-of-ben", "reading-key-of-anna", "key-of-the-boss"
 KEYS = (
