@@ -28,7 +28,7 @@ MODELS = """
 server: {default_model: quick}
 models:
   quick: {source: "fake:", family: fake, defaults: {width: 64, height: 64, steps: 2, sampler: euler}}
-  slow: {source: "fake:?tick=2", family: fake, defaults: {width: 64, height: 64, steps: 150, sampler: euler}}
+  slow: {source: "fake:?tick=0.4", family: fake, defaults: {width: 64, height: 64, steps: 900, sampler: euler}, limits: {max_steps: 900}}
 """
 ANNA, BEN, READER, BOSS = "key-of-anna", "key-of-ben", "reading-key-of-anna", "key-of-the-boss"
 KEYS = (
@@ -288,7 +288,9 @@ def world(launch, tmp_path_factory, until):
         await database.close()
 
     asyncio.run(prepare())
-    world = World(launch(folder, "--jobs-hours", "10", "--drain-seconds", "1", models=MODELS).until_ready())
+    world = World(
+        launch(folder, "--device", "fake,fake", "--jobs-hours", "10", "--drain-seconds", "1", models=MODELS).until_ready()
+    )
     anna = {"headers": {"Idempotency-Key": "of-anna"}}
     url = "data:image/png;base64," + base64.b64encode(MINE).decode()
     world.names["asset"] = world.call(ANNA, "POST", "/api/assets", content=MINE).json()["id"]
