@@ -28,7 +28,11 @@ MODELS = """
 server: {default_model: quick}
 models:
   quick: {source: "fake:", family: fake, defaults: {width: 64, height: 64, steps: 2, sampler: euler}}
-  slow: {source: "fake:?tick=0.4", family: fake, defaults: {width: 64, height: 64, steps: 900, sampler: euler}, limits: {max_steps: 900}}
+  slow:
+    source: "fake:?tick=0.4"
+    family: fake
+    defaults: {width: 64, height: 64, steps: 900, sampler: euler}
+    limits: {max_steps: 900}
 """
 ANNA, BEN, READER, BOSS = "key-of-anna", "key-of-ben", "reading-key-of-anna", "key-of-the-boss"
 KEYS = (
