@@ -10,6 +10,8 @@ import msgspec
 
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off", ""})
 _DEVICE = re.compile(r"auto|cpu|fake|cuda(:\d+)?")
+_SECRET_LENGTH = 32
+_MOST_LINK_HOURS = 168
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -41,6 +43,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Networks beside the public ones to which webhooks may go."""
     jobs_hours: float = 7 * 24.0
     """How long finished jobs are remembered."""
+    batch_lines: int = 10_000
+    """Of one batch, at most."""
+    batch_bytes: int = 256 << 20
+    """Of one batch's file, and of the pictures that its lines name."""
+    batch_hours: float = 30 * 24.0
+    """How long finished batches are remembered."""
+    idempotency_hours: float = 24.0
+    """How long answers to requests with an ``Idempotency-Key`` are remembered."""
     max_upload_bytes: int = 50 << 20
     max_upload_pixels: int = 32_000_000
     """A picture of twice as many, with its mask, would not fit into a frame of the workers' pipe."""
@@ -48,18 +58,54 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker_hang_seconds: float = 300.0
     worker_start_seconds: float = 900.0
     public_url: str | None = None
+    storage_url: str | None = None
+    """None: the folder `outputs`."""
+    storage_endpoint: str | None = None
+    """Of a server that speaks S3 and is not Amazon's."""
+    cdn_base_url: str | None = None
+    """Where everybody can read what lies at `storage_url`."""
+    link_hours: float = 24.0
+    link_secrets: tuple[str, ...] = ()
+    """Each at least 32 characters; the first signs links, all are believed. Empty: one is made and kept in `home`."""
+    file_metadata: str = "all"
+    """all, infotext, request or none: what files tell of how they were made."""
     outputs_hours: float = 24.0
     outputs_bytes: int = 4 << 30
+    cache_hours: float = 24.0
+    """How long a picture may answer later requests; 0: no cache."""
+    cache_bytes: int = 1 << 30
+    """0: no cache."""
+    cache_shared: bool = False
+    """Whether what was made for one tenant may answer another."""
+    cache_cost_fraction: float = 0.0
     assets_hours: float = 168.0
     assets_bytes: int = 1 << 30
     """For each key."""
+    provenance_certificate: Path | None = None
+    """What results are signed with, and its key; None: what `aquatint provenance init` has put below `home`, if it has."""
+    provenance_key: Path | None = None
+    provenance_trust: Path | None = None
+    """Certificates of those whose signatures are trusted, beside our own authority."""
+    provenance_tsa: str | None = None
+    """A time stamping authority; None: signing asks nobody."""
+    provenance_prompt: bool = False
+    """Manifests hold the prompt."""
+    image_classifier: str = "nudenet"
+    """Who looks at pictures where a policy asks for it: nudenet, colour (for trying policies), none."""
+    moderation_key: str | None = None
+    """For OpenAI's moderation endpoint; policies say who is shown to it."""
+    moderation_url: str = "https://api.openai.com/v1"
+    moderation_days: float = 90.0
+    """How long the audit of moderation is kept."""
+    moderation_prompts: bool = False
+    """Keep prompts themselves in it, not only their digests."""
     log_format: str = "console"
     log_level: str = "info"
     api_keys: tuple[str, ...] = ()
     open_access: bool = False
 
     def __repr__(self) -> str:
-        hidden = {"api_keys", "webhook_secrets", "database_url"}
+        hidden = {"api_keys", "webhook_secrets", "database_url", "link_secrets", "moderation_key"}
         shown = {field: "..." if field in hidden else repr(getattr(self, field)) for field in self.__struct_fields__}
         return f"Settings({', '.join(f'{field}={value}' for field, value in shown.items())})"
 
@@ -77,6 +123,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def assets(self) -> Path:
         """The folder of uploads that are kept for later requests."""
         return self.home / "assets"
+
+    @property
+    def provenance(self) -> Path:
+        """The folder of our own authority, certificate and keys."""
+        return self.home / "provenance"
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -134,6 +185,25 @@ def _bytes(value: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
+def _bytes_or_none(value: str) -> int:
+    return 0 if value.strip() == "0" else _bytes(value)
+
+
+def _hours_or_none(value: str) -> float:
+    return 0.0 if value.strip() == "0" else _seconds(value)
+
+
+def _fraction(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        msg = "must be a number from 0 to 1"
+        raise ValueError(msg)
+    return number
+
+
 def _flag(value: str) -> bool:
     word = value.strip().lower()
     if word not in _TRUE | _FALSE:
@@ -163,6 +233,29 @@ def _signing(value: str) -> tuple[str, ...]:
         msg = "each must be whsec_ and 24 to 64 random bytes in base64"
         raise ValueError(msg)
     return found
+
+
+def _storage(value: str) -> str:
+    if not re.fullmatch(r"(s3|gs|az)://[^/\s?#]+(/[^\s?#]*)?|file:///[^\s?#]+", value):
+        msg = "must be s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER"
+        raise ValueError(msg)
+    return value.rstrip("/")
+
+
+def _link_secrets(value: str) -> tuple[str, ...]:
+    found = _keys(value)
+    if not found or any(len(secret) < _SECRET_LENGTH for secret in found):
+        msg = f"each must have at least {_SECRET_LENGTH} characters"
+        raise ValueError(msg)
+    return found
+
+
+def _link_hours(value: str) -> float:
+    hours = _seconds(value)
+    if hours > _MOST_LINK_HOURS:
+        msg = f"must be at most {_MOST_LINK_HOURS}: S3 signs for a week and no longer"
+        raise ValueError(msg)
+    return hours
 
 
 def _networks(value: str) -> str:
@@ -261,10 +354,104 @@ OPTIONS: tuple[Option, ...] = (
         "--webhook-networks",
     ),
     Option("jobs_hours", "AQUATINT_JOBS_HOURS", "Finished jobs are remembered for so long.", _seconds, "--jobs-hours"),
+    Option(
+        "storage_url",
+        "AQUATINT_STORAGE_URL",
+        "s3://BUCKET/PREFIX, gs://, az:// or file:/// for results.",
+        _storage,
+        "--storage-url",
+    ),
+    Option(
+        "storage_endpoint", "AQUATINT_STORAGE_ENDPOINT", "URL of an S3 server that is not Amazon's.", _url, "--storage-endpoint"
+    ),
+    Option("cdn_base_url", "AQUATINT_CDN_BASE_URL", "Where everybody can read the storage URL.", _url, "--cdn-base-url"),
+    Option("link_hours", "AQUATINT_LINK_HOURS", "Links to results are good for so long.", _link_hours, "--link-hours"),
+    Option("link_secrets", "AQUATINT_LINK_SECRETS", "Secrets that sign links, separated by commas.", _link_secrets),
+    Option(
+        "file_metadata",
+        "AQUATINT_FILE_METADATA",
+        "What files tell of how they were made: all, infotext, request or none.",
+        _choice("all", "infotext", "request", "none"),
+        "--file-metadata",
+    ),
+    Option("batch_lines", "AQUATINT_BATCH_LINES", "Lines of one batch, at most.", _whole(1, 1_000_000), "--batch-lines"),
+    Option(
+        "batch_bytes", "AQUATINT_BATCH_BYTES", "Largest batch, and largest sum of its pictures: 256M.", _bytes, "--batch-bytes"
+    ),
+    Option("batch_hours", "AQUATINT_BATCH_HOURS", "Finished batches are remembered for so long.", _seconds, "--batch-hours"),
+    Option(
+        "idempotency_hours",
+        "AQUATINT_IDEMPOTENCY_HOURS",
+        "Answers to requests with an Idempotency-Key are remembered for so long.",
+        _seconds,
+        "--idempotency-hours",
+    ),
     Option("outputs_hours", "AQUATINT_OUTPUTS_HOURS", "Results are kept for so long.", _seconds, "--outputs-hours"),
     Option("outputs_bytes", "AQUATINT_OUTPUTS_BYTES", "Results take so much disk, at most.", _bytes, "--outputs-bytes"),
+    Option(
+        "cache_hours",
+        "AQUATINT_CACHE_HOURS",
+        "Pictures answer later requests for so long; 0: never.",
+        _hours_or_none,
+        "--cache-hours",
+    ),
+    Option("cache_bytes", "AQUATINT_CACHE_BYTES", "Pictures that do, at most; 0: none.", _bytes_or_none, "--cache-bytes"),
+    Option(
+        "cache_shared",
+        "AQUATINT_CACHE_SHARED",
+        "One tenant's pictures answer others' requests.",
+        _flag,
+        "--cache-shared",
+        switch=True,
+    ),
+    Option(
+        "cache_cost_fraction",
+        "AQUATINT_CACHE_COST_FRACTION",
+        "What an answer from the cache is charged, as a share of what it first cost.",
+        _fraction,
+        "--cache-cost-fraction",
+    ),
     Option("assets_hours", "AQUATINT_ASSETS_HOURS", "Uploads are kept so long after their last use.", _seconds, "--assets-hours"),
     Option("assets_bytes", "AQUATINT_ASSETS_BYTES", "Uploads of one key take so much disk, at most.", _bytes, "--assets-bytes"),
+    Option(
+        "provenance_certificate",
+        "AQUATINT_PROVENANCE_CERTIFICATE",
+        "PEM file that results are signed with, the signer's own certificate first.",
+        _path,
+        "--provenance-certificate",
+    ),
+    Option("provenance_key", "AQUATINT_PROVENANCE_KEY", "PEM file with its key.", _path, "--provenance-key"),
+    Option("provenance_trust", "AQUATINT_PROVENANCE_TRUST", "PEM file of authorities to trust.", _path, "--provenance-trust"),
+    Option("provenance_tsa", "AQUATINT_PROVENANCE_TSA", "URL of a time stamping authority.", _url, "--provenance-tsa"),
+    Option(
+        "provenance_prompt",
+        "AQUATINT_PROVENANCE_PROMPT",
+        "Write the prompt into signed manifests.",
+        _flag,
+        "--provenance-prompt",
+        switch=True,
+    ),
+    Option(
+        "image_classifier",
+        "AQUATINT_IMAGE_CLASSIFIER",
+        "Who looks at pictures where a policy asks for it: nudenet, colour or none.",
+        _choice("nudenet", "colour", "none"),
+        "--image-classifier",
+    ),
+    # A key goes only to where it belongs: whoever moves OpenAI's base moves both.
+    Option("moderation_key", "OPENAI_API_KEY", "A key for OpenAI.", _text),
+    Option("moderation_key", "AQUATINT_MODERATION_KEY", "A key for OpenAI's moderation endpoint alone.", _text),
+    Option("moderation_url", "OPENAI_BASE_URL", "Where OpenAI's API is.", _url),
+    Option("moderation_url", "AQUATINT_MODERATION_URL", "Where OpenAI's moderation endpoint is.", _url, "--moderation-url"),
+    Option("moderation_days", "AQUATINT_MODERATION_DAYS", "The audit is kept for so long.", _seconds, "--moderation-days"),
+    Option(
+        "moderation_prompts",
+        "AQUATINT_MODERATION_PROMPTS",
+        "Keep prompts in the audit of moderation.",
+        _flag,
+        "--moderation-prompts",
+        switch=True,
+    ),
     Option("log_format", "AQUATINT_LOG_FORMAT", "console or json.", _choice("console", "json"), "--log-format"),
     Option(
         "log_level",

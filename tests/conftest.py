@@ -6,6 +6,7 @@ import os
 import secrets
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,21 @@ def start_server(folder: Path, *flags: str, models: str | None = None, env: dict
     return Server(process, url, log, folder / "home", client)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the tables whose rows tests have recorded as properties named ``table: TITLE``."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for report in (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())):
+        for name, row in getattr(report, "user_properties", ()) if report.when == "call" else ():
+            if name.startswith("table: "):
+                tables.setdefault(name.removeprefix("table: "), []).append(row)
+    for title, rows in tables.items():
+        lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line("  ".join(map(str.ljust, line, widths)).rstrip())
+
+
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
     """`wait_until`: the first true value of a condition, or a failed test."""
@@ -167,6 +184,91 @@ def postgres_url(postgres: str) -> str:
     return server.set(database=name, drivername="postgresql").render_as_string(hide_password=False)
 
 
+@dataclass(frozen=True)
+class S3:
+    """A SeaweedFS of this test process's own, with one bucket."""
+
+    endpoint: str
+    environment: dict[str, str]
+
+    def place(self) -> str:
+        """A URL that no test has used before."""
+        return f"s3://results/{secrets.token_hex(6)}/deep"
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real S3 server, which checks signatures."""
+    import obstore
+    from obstore.store import S3Store
+
+    folder = tmp_path_factory.mktemp("seaweed")
+    master, volume, filer, port = _free_pairs(4)
+    (folder / "data").mkdir()
+    who = {"name": "aquatint", "credentials": [{"accessKey": "AKIDTEST", "secretKey": "secrettest"}]}
+    rights = {"actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [{**who, **rights}]}))
+    flags = (
+        f"-dir={folder / 'data'} -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.telemetry=false -master.volumeSizeLimitMB=64 "
+        f"-volume.max=20 -master.port={master} -volume.port={volume} -filer -filer.port={filer} -s3 -s3.port={port} "
+        f"-s3.config={folder / 's3.json'} -s3.port.iceberg=0 -s3.port.lance=0"
+    )
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("weed"), "server", *flags.split()], stdout=log, stderr=log, cwd=folder
+        )
+    environment = {"AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "secrettest", "AWS_REGION": "us-east-1"}
+    endpoint = f"http://127.0.0.1:{port}"
+    options = {name.lower(): value for name, value in environment.items()}
+    store = S3Store("results", endpoint=endpoint, client_options={"allow_http": True}, **options)
+
+    def bucket() -> bool:
+        # Making a bucket is a signed PUT of its root.
+        url = obstore.sign(store, "PUT", "/", timedelta(minutes=5))
+        try:
+            return httpx.put(url, timeout=30).status_code in (200, 409)
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(bucket, 90, f"SeaweedFS ({folder / 'log'})")
+        # A volume takes a while to be found, and is only then written to.
+        wait_until(lambda: _writes(store), 90, f"SeaweedFS's first volume ({folder / 'log'})")
+        yield S3(endpoint, environment)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _writes(store: Any) -> bool:
+    import obstore.exceptions
+
+    try:
+        store.put("probe", b"?", use_multipart=False)
+    except obstore.exceptions.BaseError:
+        return False
+    return True
+
+
+def _free_pairs(count: int) -> list[int]:
+    """Ports that are free, and 10,000 above them too: SeaweedFS speaks gRPC there."""
+    found: list[int] = []
+    while len(found) < count:
+        port = secrets.randbelow(8000) + 12_000
+        if port not in found and _free(port) and _free(port + 10_000):
+            found.append(port)
+    return found
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 @pytest.fixture(scope="session")
 def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server with the packaged catalog on a fake device, shared by every test that leaves no trace in it."""
@@ -188,3 +290,56 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
         assert text == path.read_text()
 
     return compare
+
+
+@dataclass
+class Double:
+    """A standalone upstream double in a process of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+    client: httpx.Client
+
+    def tell(self, what: str, **told: Any) -> dict[str, Any]:
+        return self.client.post(f"/_double/{what}", json=told).json()
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        return self.client.get("/_double/ledger").json()
+
+    def stop(self) -> None:
+        self.client.close()
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def start_double(kind: str, *flags: str) -> Double:
+    """Start ``python -m tests.doubles.KIND --port 0``."""
+    command = [sys.executable, "-m", f"tests.doubles.{kind}", "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        line = process.stdout.readline() if selector.select(START_SECONDS) else ""
+    if "listening on " not in line:
+        process.kill()
+        pytest.fail(f"the double {kind} did not start")
+    url = line.split()[-1]
+    return Double(process, url, httpx.Client(base_url=url, timeout=30))
+
+
+@pytest.fixture(scope="module")
+def doubles() -> Iterator[Callable[..., Double]]:
+    """Starts upstream doubles; they are stopped at the end of the test module."""
+    started: list[Double] = []
+
+    def start(kind: str = "openai", *flags: str) -> Double:
+        started.append(start_double(kind, *flags))
+        return started[-1]
+
+    yield start
+    for double in started:
+        double.stop()

@@ -14,7 +14,7 @@ from pipelines.contract.picture import Picture
 from pipelines.contract.preprocessing import Options
 from pipelines.contract.request import ImageRequest
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised when a peer of the previous number would misread a message."""
 
 
@@ -200,6 +200,8 @@ class RunStats(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Mean number of evaluations in the ticks it shared, its own included."""
     enlarge_seconds: float = 0.0
     """Making pictures larger, what redrawing them took left out."""
+    device_seconds: float = 0.0
+    """Its share of the device's time: of each batch that it was in, as much as it had of the batch."""
 
 
 class Preparing(_Event, frozen=True, tag="preparing"):

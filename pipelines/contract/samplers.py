@@ -5,6 +5,7 @@ stands behind an id is `pipelines.sampling.samplers`; a test holds the two toget
 """
 
 import re
+from functools import cache
 
 import msgspec
 
@@ -170,5 +171,6 @@ def _normal(name: str) -> str:
     return words.removeprefix("k_").removeprefix("sample_")
 
 
+@cache
 def _names() -> dict[str, SamplerSpec]:
     return {spelling: spec for spec in SAMPLERS for spelling in (spec.id, _normal(spec.label), *spec.aliases)}

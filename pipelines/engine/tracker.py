@@ -19,6 +19,7 @@ class _Track:
     evaluations: int = 0
     company: int = 0
     ticks: int = 0
+    device_seconds: float = 0.0
 
 
 class Tracker:
@@ -62,8 +63,12 @@ class Tracker:
 
     def charge(self, batch: Batch, began: float, ended: float) -> None:
         """Book a batch to the requests that had rows in it."""
-        for request in {row.request.id for row in batch.rows}:
+        shares: dict[str, float] = {}
+        for row, cost in zip(batch.rows, batch.costs or (1,) * len(batch.rows), strict=True):
+            shares[row.request.id] = shares.get(row.request.id, 0.0) + cost / batch.size
+        for request, share in shares.items():
             track = self._tracks[request]
+            track.device_seconds += (ended - began) * share
             track.began = began if track.began is None else track.began
             track.seconds[batch.phase] += ended - began
             if batch.phase is Phase.DENOISE:
@@ -90,4 +95,5 @@ class Tracker:
             evaluations=track.evaluations,
             company=track.company / max(track.ticks, 1),
             enlarge_seconds=track.seconds[Phase.ENLARGE],
+            device_seconds=track.device_seconds,
         )

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from pipelines.contract.editing import Plan
 from pipelines.contract.loras import LoraReference, extract
 from pipelines.prompts.attention import weighted
-from pipelines.prompts.editing import Plan
 from pipelines.prompts.fragments import Fragment, Wording
 
 

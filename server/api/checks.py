@@ -44,6 +44,18 @@ def span(start: float | None, end: float | None, where: str) -> tuple[float, flo
     return first, last
 
 
+def position(cursor: str | None) -> tuple[float, str] | None:
+    """The time and id that a page's ``next`` names."""
+    if cursor is None:
+        return None
+    when, _, name = cursor.partition("_")
+    try:
+        return float(when), name
+    except ValueError:
+        msg = "'cursor' must be the 'next' of a page before."
+        raise InvalidRequest(msg, param="cursor") from None
+
+
 def few(count: int, param: str, most: int) -> None:
     """Refuse a list that is too long."""
     if count > most:

@@ -42,7 +42,7 @@ def nested(kind: type[msgspec.Struct]) -> frozenset[str]:
     return frozenset(
         name
         for name, hint in hints.items()
-        if structs(hint) or any(typing.get_origin(each) in (list, tuple) for each in _flat(hint))
+        if structs(hint) or any(typing.get_origin(each) in (list, tuple, dict) for each in _flat(hint))
     )
 
 

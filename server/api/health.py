@@ -10,7 +10,11 @@ from litestar.di import NamedDependency
 from server.catalog.current import CurrentCatalog
 from server.fleet.fleet import Fleet
 from server.fleet.health import WorkerHealth
+from server.gateway.moderation.bench import Bench
+from server.gateway.roads import Roads
+from server.gateway.treasury import BudgetStanding, Treasury
 from server.jobs.service import JobService
+from server.providers.road import UpstreamHealth
 from server.telemetry.metrics import Metrics
 
 
@@ -25,6 +29,12 @@ class Readiness(msgspec.Struct, frozen=True):
     workers: tuple[WorkerHealth, ...]
     catalog_error: str | None = None
     """Why models.yaml, as it stands now, is refused; the models before its last edit are served."""
+    moderation: tuple[str, ...] = ()
+    """What tenants' policies ask for and cannot have as things stand."""
+    upstreams: tuple[UpstreamHealth, ...] = ()
+    """Other people's services that requests may go to, with their models that come to an end. They decide nothing here."""
+    budgets: tuple[BudgetStanding, ...] = ()
+    """How the upstreams' monthly budgets stood a moment ago."""
 
 
 @get("/healthz", include_in_schema=False)
@@ -35,10 +45,20 @@ async def healthz() -> dict[str, str]:
 
 @get("/readyz", include_in_schema=False)
 async def readyz(
-    current: NamedDependency[CurrentCatalog], fleet: NamedDependency[Fleet], jobs: NamedDependency[JobService]
+    *,
+    current: NamedDependency[CurrentCatalog],
+    fleet: NamedDependency[Fleet],
+    jobs: NamedDependency[JobService],
+    bench: NamedDependency[Bench],
+    roads: NamedDependency[Roads],
+    treasury: NamedDependency[Treasury],
 ) -> Response[Readiness]:
     """200 once a worker is up that has loaded its preloaded models and can serve the default one."""
     found = judge(current.catalog.default_model, fleet.health(), draining=jobs.draining, catalog_error=current.status.error)
+    policies = [policy.moderation for policy in current.catalog.policies.values()]
+    found = msgspec.structs.replace(
+        found, moderation=bench.problems(policies), upstreams=roads.health(), budgets=treasury.standing()
+    )
     status = HTTPStatus.OK if found.ready else HTTPStatus.SERVICE_UNAVAILABLE
     return Response(found, status_code=status, headers={"Cache-Control": "no-store"})
 

@@ -12,6 +12,8 @@ from pipelines.contract.control import Balance
 from pipelines.contract.enlarging import Enlarger
 from pipelines.contract.inpainting import MaskedContent
 from pipelines.contract.picture import Resize
+from server.domain.asset import Told
+from server.domain.caching import CacheUse
 
 PictureText = Annotated[
     str,
@@ -131,11 +133,15 @@ class SkipLayersOption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class OutputOption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How results are encoded."""
 
-    format: Annotated[str | None, Meta(description="png, jpeg or webp; absent: png.")] = None
-    quality: Annotated[int | None, Meta(description="0 to 100, for jpeg and webp.")] = None
+    format: Annotated[str | None, Meta(description="png, jpeg, webp or avif; absent: png.")] = None
+    quality: Annotated[int | None, Meta(description="0 to 100, for jpeg, webp and avif.")] = None
     size: Annotated[
         str | None,
         Meta(description="WIDTHxHEIGHT to scale the finished picture down to, in its own shape.", examples=["256x256"]),
+    ] = None
+    metadata: Annotated[
+        Told | None,
+        Meta(description="What the file tells of its making: infotext, the request as JSON, all or none; absent: the server's."),
     ] = None
 
 
@@ -175,3 +181,10 @@ class Shaping(msgspec.Struct, frozen=True, kw_only=True):
     sizes: SizesOption | None = None
     skip_layers: Annotated[SkipLayersOption | str | None, Meta(description="`none` switches the card's off.")] = None
     output: OutputOption | None = None
+    cache: Annotated[
+        CacheUse | None,
+        Meta(
+            description="exact: an earlier picture of the very same request will do, if it names its seeds; any: one with "
+            "whatever seeds; off: a new one. Absent: exact."
+        ),
+    ] = None

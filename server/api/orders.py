@@ -21,6 +21,7 @@ from pipelines.contract.request import (
 )
 from pipelines.contract.samplers import SamplerSpec, check, check_noise, resolve
 from server.api import adapters
+from server.api.caching import chosen
 from server.api.checks import few, number, whole
 from server.api.enlarging import hires, upscale
 from server.api.inputs import init
@@ -29,6 +30,7 @@ from server.api.sizing import drawn
 from server.catalog.catalog import Catalog
 from server.domain.asset import Delivery
 from server.domain.job import Order
+from server.domain.origin import Origin
 
 MAX_PROMPT = 32_000
 MAX_SEED = (1 << 64) - 1
@@ -48,6 +50,8 @@ class Supplied(msgspec.Struct, frozen=True):
     mask: Picture | None = None
     controls: tuple[Picture, ...] = ()
     references: tuple[tuple[Picture, ...], ...] = ()
+    origins: tuple[Origin, ...] = ()
+    """Files of those that somebody has signed."""
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -61,6 +65,8 @@ class Terms(msgspec.Struct, frozen=True):
     delivery: Delivery = Delivery()
     previews: int = 0
     """Previews of each image; 0 for none."""
+    seeded: bool = False
+    """Whether the caller chose the seeds; else they were drawn."""
 
 
 def begun(options: Shaping, card: ModelCard, supplied: Supplied) -> Init | None:
@@ -112,7 +118,15 @@ def ordered(
     request = msgspec.structs.replace(request, upscale=upscale(options.upscale, drawn(request), card, catalog))
     _check_passes(request, spec, card)
     _check_tags(request)
-    return Order(request, terms.delivery, tenant, cards=catalog.needed(request))
+    return Order(
+        request,
+        terms.delivery,
+        tenant,
+        cards=catalog.needed(request),
+        origins=supplied.origins,
+        cache=chosen(options.cache, seeded=terms.seeded),
+        seeded=terms.seeded,
+    )
 
 
 def check_prompt(text: str, param: str, *, least: int) -> None:

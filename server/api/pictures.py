@@ -17,7 +17,10 @@ from server.api.options import ReferenceOption, Shaping
 from server.api.orders import Supplied
 from server.api.uploads import Uploads
 from server.domain.job import Order
-from server.domain.ports import InputStore
+from server.domain.origin import Origin
+from server.domain.ports import InputSource
+from server.storage.kinds import media_type
+from server.storage.provenance.reading import signed
 
 _DATA_URL = re.compile(r"data:[^,;]*(;[^,;]*)*;base64,", re.IGNORECASE)
 _ASSET = "asset_"
@@ -28,16 +31,18 @@ _CHANNELS = 4
 class Pictures:
     """Gathers what a request needs; nothing is fetched from other places."""
 
-    __slots__ = ("_inputs", "_most", "_uploads")
+    __slots__ = ("_inputs", "_most", "_origins", "_uploads")
 
-    def __init__(self, uploads: Uploads, inputs: InputStore, max_pixels: int) -> None:
+    def __init__(self, uploads: Uploads, inputs: InputSource, max_pixels: int, *, origins: int = 0) -> None:
+        """``origins``: bytes of signed files that are kept beside the pixels of one request; 0 where nothing is signed."""
         self._uploads = uploads
         self._inputs = inputs
         self._most = max_pixels * _CHANNELS
+        self._origins = origins
 
     def source(self, tenant: str, parts: Mapping[str, bytes] | None = None) -> "PictureSource":
         """Reads for one request of ``tenant``, whose form had the file ``parts``."""
-        return PictureSource(self._uploads, self._inputs, self._most, tenant, parts or {})
+        return PictureSource(self._uploads, self._inputs, self._most, tenant, parts or {}, origins=self._origins)
 
     async def trimmed(self, order: Order) -> Order:
         """``order`` without pixels of its picture that the image cannot show: they need not travel to the worker."""
@@ -51,15 +56,19 @@ class Pictures:
 class PictureSource:
     """The pictures of one request."""
 
-    __slots__ = ("_inputs", "_left", "_most", "_parts", "_tenant", "_unused", "_uploads")
+    __slots__ = ("_inputs", "_left", "_most", "_origins", "_origins_left", "_parts", "_tenant", "_unused", "_uploads")
 
-    def __init__(self, uploads: Uploads, inputs: InputStore, most: int, tenant: str, parts: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, uploads: Uploads, inputs: InputSource, most: int, tenant: str, parts: Mapping[str, bytes], *, origins: int
+    ) -> None:
         self._uploads = uploads
         self._inputs = inputs
         self._most = self._left = most
         self._tenant = tenant
         self._parts = parts
         self._unused = set(parts)
+        self._origins: list[Origin] = []
+        self._origins_left = origins
 
     @property
     def unused(self) -> list[str]:
@@ -77,17 +86,31 @@ class PictureSource:
         start = None if image is None else await self.picture(image, "image")
         kept = None
         if mask is not None:
-            kept = self._counted(await self._uploads.mask(await self._bytes(mask, "mask"), drawn=drawn_mask), "mask")
+            kept = await self.mask(mask, drawn=drawn_mask)
         for index, control in enumerate(options.controls or ()):
             controls.append(await self.picture(_named(control.image, f"controls[{index}].image"), f"controls[{index}].image"))
         for index, reference in enumerate(options.references or ()):
             named = _several(reference, f"references[{index}]")
             references.append(tuple([await self.picture(text, where) for where, text in named.items()]))
-        return Supplied(start, kept, tuple(controls), tuple(references))
+        return Supplied(start, kept, tuple(controls), tuple(references), tuple(self._origins))
 
     async def picture(self, source: bytes | str, param: str) -> Picture:
         """The picture in ``source``: a file's content, a data: URL, the id of an asset, or the name of a file of the form."""
-        return self._counted(await self._uploads.picture(await self._bytes(source, param), param), param)
+        data = await self.content(source, param)
+        picture = self._counted(await self._uploads.picture(data, param), param)
+        await self._remember(data, param)
+        return picture
+
+    async def _remember(self, data: bytes, param: str) -> None:
+        """Keep the file for the result's manifest if somebody has signed it and there is room."""
+        kind = media_type(data)
+        if kind is not None and len(data) <= self._origins_left and await asyncio.to_thread(signed, data):
+            self._origins_left -= len(data)
+            self._origins.append(Origin(param, kind, data))
+
+    async def mask(self, source: bytes | str, *, drawn: bool = False) -> Picture:
+        """The mask in ``source``, which is named in the same ways; ``drawn`` takes black and white ones too."""
+        return self._counted(await self._uploads.mask(await self.content(source, "mask"), drawn=drawn), "mask")
 
     def _counted(self, picture: Picture, param: str) -> Picture:
         self._left -= len(picture.data)
@@ -96,7 +119,8 @@ class PictureSource:
             raise TooLarge(msg, param=param)
         return picture
 
-    async def _bytes(self, source: bytes | str, param: str) -> bytes:
+    async def content(self, source: bytes | str, param: str) -> bytes:
+        """The file itself, not yet decoded."""
         if isinstance(source, bytes):
             return source
         if source[:5].lower() == "data:":

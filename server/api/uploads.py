@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from pipelines.contract.errors import BadPicture, TooLarge
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import Init
+from server.api.structure import check_structure
 from server.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -89,15 +90,17 @@ def open_image(data: bytes, param: str, max_pixels: int) -> Image.Image:
     if not data:
         msg = f"{param!r} is empty."
         raise BadPicture(msg, param=param)
+    check_structure(data, param)
     try:
         with warnings.catch_warnings():
-            # Pillow only warns of some bombs; the size is checked below, before anything is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Pillow only warns of some bombs; the size is checked below, before anything is decoded. Of broken EXIF it warns
+            # once for each tag: thousands of lines in the log for one upload.
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(image, param, max_pixels)
-        image.load()
-        # Read before the mode changes: conversion forgets the orientation.
-        upright = ImageOps.exif_transpose(image)
+            _check_size(image, param, max_pixels)
+            image.load()
+            # Read before the mode changes: conversion forgets the orientation.
+            upright = ImageOps.exif_transpose(image)
         return _eight_bits(upright)
     except BadPicture:
         raise

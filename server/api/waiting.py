@@ -9,7 +9,10 @@ from litestar import Request
 
 from pipelines.contract.errors import Cancelled, EngineFailure
 from server.api.guard import check_models
+from server.api.idempotency import made_by
+from server.domain.failures import ModerationBlocked
 from server.domain.job import Job, JobState, Order
+from server.domain.verdict import Action
 from server.jobs.service import JobService
 
 AnyRequest = Request[Any, Any, Any]
@@ -21,6 +24,9 @@ async def run_to_end(request: AnyRequest, jobs: JobService, order: Order) -> Job
     """Submit ``order`` and return the job once it has succeeded; raises its error otherwise."""
     check_models(request, order)
     job = await jobs.submit(order)
+    made_by(request, job.id)
+    if job.state.final:
+        return succeeded(job)
     async with cancelled_on_disconnect(request, jobs, job):
         ended = await jobs.wait(job)
     return succeeded(ended)
@@ -37,6 +43,8 @@ def succeeded(job: Job) -> Job:
     if isinstance(error, Cancelled):
         msg = "The request was cancelled before it was finished."
         raise Cancelled(msg)
+    if isinstance(error, ModerationBlocked):
+        error.verdicts = tuple(verdict for verdict in job.verdicts if verdict.action is Action.BLOCK)
     raise error
 
 

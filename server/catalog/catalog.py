@@ -12,7 +12,11 @@ from pipelines.contract.errors import InvalidRequest, UnknownModel, Unsupported
 from pipelines.contract.family import Family
 from pipelines.contract.request import ImageRequest, Style
 from server.catalog.policies import DEFAULT, Policy
+from server.catalog.prices import Prices
+from server.catalog.routing import Chain
 from server.catalog.styles import PRESETS
+from server.catalog.upstreams import Upstream
+from server.domain.generation import AUTO, LOCAL
 
 Fitting = TypeVar("Fitting", LoraCard, ControlCard, ReferenceCard)
 
@@ -32,20 +36,55 @@ class Catalog(msgspec.Struct, frozen=True):
     upscalers: Mapping[str, UpscalerCard] = _NONE
     preprocessors: Mapping[str, PreprocessorCard] = _NONE
     policies: Mapping[str, Policy] = MappingProxyType({DEFAULT: Policy()})
+    upstreams: Mapping[str, Upstream] = _NONE
+    """Those without a key are among them, switched off."""
+    fallbacks: Mapping[str, Chain] = _NONE
+    """By model; the server's is that of the model ``""``."""
+    prices: Prices = Prices()
 
     def policy(self, tenant: str) -> Policy:
         """What holds for ``tenant``."""
         return self.policies.get(tenant) or self.policies[DEFAULT]
 
+    def fallback(self, model: str) -> Chain | None:
+        """The roads to try after the first one for requests of ``model``; None if nobody has said."""
+        return self.fallbacks.get(model, self.fallbacks.get(""))
+
     def card(self, name: str | None) -> ModelCard:
-        """The card a client means by ``name`` (an id, an alias, or None for the default)."""
-        wanted = self.default_model if name is None else name
-        wanted = self.aliases.get(wanted, wanted)
-        found = self.cards.get(wanted)
+        """The card a client means by ``name`` (an id, an alias, or None for the default).
+
+        `AUTO` has the default model's, an upstream one that is made for it.
+        """
+        wanted = self._meant(name)
+        upstream = self._upstream(wanted)
+        if upstream is not None:
+            return upstream.card(wanted)
+        found = self.cards.get(self.default_model if wanted == AUTO else wanted)
         if found is None:
-            msg = f"The model {name!r} does not exist; there are {', '.join(self.cards)}."
+            msg = f"The model {name!r} does not exist; there are {', '.join(self.listed)}."
             raise UnknownModel(msg, param="model")
         return found
+
+    def road(self, name: str | None) -> str:
+        """The road a client means by ``name``: `LOCAL` for a model of ours, `AUTO`, or an upstream's name."""
+        wanted = self._meant(name)
+        upstream = self._upstream(wanted)
+        if upstream is not None:
+            return upstream.name
+        return AUTO if wanted == AUTO else LOCAL
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """Every id that a client may send: models, and the upstreams that are on with theirs."""
+        return (*self.cards, *(name for road in self.upstreams.values() if road.on for name in road.ids))
+
+    def _meant(self, name: str | None) -> str:
+        wanted = self.default_model if name is None else name
+        return self.aliases.get(wanted, wanted)
+
+    def _upstream(self, wanted: str) -> Upstream | None:
+        """The upstream of that name, or of the name before the first slash; models of ours go first."""
+        return None if wanted in self.cards else self.upstreams.get(wanted.partition("/")[0])
 
     def style(self, name: str) -> Style:
         """The style a client means by ``name``."""

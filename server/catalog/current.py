@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
@@ -32,18 +33,28 @@ class CatalogStatus(msgspec.Struct, frozen=True):
 class CurrentCatalog:
     """Owns the catalog in force. Whoever needs it asks here, once for each piece of work, and keeps the answer that long."""
 
-    __slots__ = ("_catalog", "_clock", "_counted", "_error", "_listeners", "_log", "_path", "_seen", "_since")
+    __slots__ = ("_catalog", "_clock", "_counted", "_environ", "_error", "_listeners", "_log", "_path", "_seen", "_since")
 
     def __init__(
-        self, path: Path | None, *, clock: Clock, log: FilteringBoundLogger, counted: Callable[[bool], None] = lambda _ok: None
+        self,
+        path: Path | None,
+        *,
+        clock: Clock,
+        log: FilteringBoundLogger,
+        counted: Callable[[bool], None] = lambda _ok: None,
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Read ``path`` (None: the packaged catalog); raises `CatalogError`. ``counted`` hears whether each reload went well."""
+        """Read ``path`` (None: the packaged catalog); raises `CatalogError`. ``counted`` hears whether each reload went well.
+
+        ``environ`` says which upstreams have a key.
+        """
         self._path = path
+        self._environ = environ
         self._clock = clock
         self._log = log
         self._counted = counted
         self._seen = None if path is None else mark(path)
-        self._catalog = load(path)
+        self._catalog = load(path, environ)
         self._since = clock.time()
         self._error: str | None = None
         self._listeners: list[Listener] = []
@@ -81,7 +92,7 @@ class CurrentCatalog:
     async def reload(self) -> bool:
         """Read the file again; False if it is refused, which changes nothing but `status`."""
         try:
-            found = await asyncio.to_thread(load, self._path)
+            found = await asyncio.to_thread(load, self._path, self._environ)
         except CatalogError as error:
             return self._refuse(str(error))
         except Exception as error:  # noqa: BLE001 - whatever an edit provokes, the server goes on with what it has
@@ -126,6 +137,7 @@ def _listed(catalog: Catalog) -> dict[str, object]:
         "ip_adapters": catalog.ip_adapters,
         "upscalers": catalog.upscalers,
         "preprocessors": catalog.preprocessors,
+        "upstreams": catalog.upstreams,
     }
     rest = {f"{section}.{name}": card for section, cards in sections.items() for name, card in cards.items()}
     return {**catalog.cards, **rest}

@@ -16,10 +16,14 @@ from pipelines.contract.samplers import check_noise, resolve
 from server.catalog import adapters
 from server.catalog.catalog import Catalog
 from server.catalog.embeddings import EmbeddingEntry, embeddings, of_family
-from server.catalog.policies import policies
+from server.catalog.policies import Policy, policies
 from server.catalog.positions import CatalogError, Document, Where
+from server.catalog.prices import UpstreamMoney, prices, taken
+from server.catalog.routing import Chain, chains, check_chain, without_chain
 from server.catalog.sources import located
 from server.catalog.styles import StyleEntry, styles
+from server.catalog.upstreams import Kind, Upstream, upstreams
+from server.domain.generation import AUTO
 
 T = TypeVar("T")
 
@@ -28,6 +32,8 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 class _Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_model: str
+    fallback: Chain | None = None
+    prices: dict[str, Any] | None = None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,39 +48,51 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upscalers: dict[str, Any] = {}
     preprocessors: dict[str, Any] = {}
     tenants: dict[str, Any] = {}
+    upstreams: dict[str, Any] = {}
 
 
-def load(path: Path | None) -> Catalog:
-    """The catalog in ``path``; None means the one that comes with the package."""
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def load(path: Path | None, environ: Mapping[str, str] = _NOTHING) -> Catalog:
+    """The catalog in ``path``; None means the one that comes with the package. ``environ`` says which upstreams have a key."""
     path = path or Path(__file__).with_name("models.yaml")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path}: cannot be read: {error}"
         raise CatalogError(msg) from None
-    return parse(text, name=str(path), folder=path.parent)
+    return parse(text, name=str(path), folder=path.parent, environ=environ)
 
 
-def parse(text: str, *, name: str, folder: Path) -> Catalog:
+def parse(text: str, *, name: str, folder: Path, environ: Mapping[str, str] = _NOTHING) -> Catalog:
     """The catalog written in ``text``; ``name`` is for messages, relative paths start at ``folder``."""
     document = Document(name, text)
     file = document.convert((), document.value, _File)
     if not file.models:
         raise document.error(("models",), "at least one model is needed")
     words = embeddings(document, _entries(document, "embeddings", file.embeddings, EmbeddingEntry), folder)
-    cards = {model: _card(document, model, file.models[model], folder) for model in file.models}
+    cards = {model: _card(document, model, without_chain(file.models[model]), folder) for model in file.models}
     cards = {model: replace(card, embeddings=of_family(words, card.family)) for model, card in cards.items()}
     for card in cards.values():
         _check_refiner(document, card, cards)
-    for alias, target in file.aliases.items():
-        if alias in cards:
-            raise document.error(("aliases", alias), "a model has this name already")
-        if target not in cards:
-            raise document.error(("aliases", alias), f"there is no model {target!r}")
+    if AUTO in cards:
+        raise document.error(("models", AUTO), "this name leaves the choice to the server")
+    roads = upstreams(document, file.upstreams, environ, cards)
+    _check_aliases(document, file.aliases, cards, roads)
     default = file.server.default_model
     if default not in cards:
         raise document.error(("server", "default_model"), f"there is no model {default!r}")
+    entered = taken(document, file.upstreams)
+    # One that nobody had to write down has a model and a price, too.
+    money = {name: replace(entered.get(name, UpstreamMoney()), model=upstream.model) for name, upstream in roads.items()}
+    priced = {model: fields["prices"] for model, fields in file.models.items() if "prices" in fields}
     loras = adapters.loras(document, file.loras, folder)
+    rules = policies(document, file.tenants)
+    fallbacks = chains(document, file.models)
+    if file.server.fallback is not None:
+        fallbacks[""] = file.server.fallback
+    _check_chains(document, fallbacks, rules, cards, roads)
     return Catalog(
         default_model=default,
         cards=MappingProxyType(cards),
@@ -85,8 +103,40 @@ def parse(text: str, *, name: str, folder: Path) -> Catalog:
         ip_adapters=adapters.ip_adapters(document, file.ip_adapters, folder),
         upscalers=adapters.upscalers(document, file.upscalers, folder),
         preprocessors=adapters.preprocessors(document, file.preprocessors, folder),
-        policies=policies(document, file.tenants),
+        policies=rules,
+        fallbacks=MappingProxyType(fallbacks),
+        upstreams=roads,
+        prices=prices(document, file.server.prices, priced, money),
     )
+
+
+def _check_chains(
+    document: Document,
+    fallbacks: Mapping[str, Chain],
+    rules: Mapping[str, Policy],
+    cards: Mapping[str, ModelCard],
+    roads: Mapping[str, Upstream],
+) -> None:
+    # openai needs no entry: it is there as soon as its key is.
+    known = dict.fromkeys([*roads, Kind.OPENAI.value])
+    for model, chain in fallbacks.items():
+        check_chain(document, ("models", model, "fallback") if model else ("server", "fallback"), chain, cards, known)
+    for tenant, policy in rules.items():
+        check_chain(document, ("tenants", tenant, "routing", "fallback"), policy.routing.fallback or (), cards, known)
+
+
+def _check_aliases(
+    document: Document, aliases: Mapping[str, str], cards: Mapping[str, ModelCard], roads: Mapping[str, Upstream]
+) -> None:
+    # An alias may lead to OpenAI whether or not a key is there today.
+    known = {AUTO, *cards, *(name for road in roads.values() for name in road.ids)}
+    for alias, target in aliases.items():
+        if alias in cards:
+            raise document.error(("aliases", alias), "a model has this name already")
+        if alias == AUTO or alias in roads:
+            raise document.error(("aliases", alias), "this name means a road already")
+        if target not in known:
+            raise document.error(("aliases", alias), f"there is no model {target!r}")
 
 
 def _card(document: Document, model: str, fields: object, folder: Path) -> ModelCard:
@@ -99,7 +149,8 @@ def _card(document: Document, model: str, fields: object, folder: Path) -> Model
         raise document.error((*where, "id"), "the id is the key above; leave this out")
     if "embeddings" in fields:
         raise document.error((*where, "embeddings"), "embeddings are listed beside models, each with its family")
-    card = document.convert(where, {**fields, "id": model}, ModelCard)
+    told = {name: value for name, value in fields.items() if name != "prices"}
+    card = document.convert(where, {**told, "id": model}, ModelCard)
     card = located(document, where, card, folder)
     _check(document, where, card)
     return card

@@ -10,13 +10,26 @@ from typing import Any
 
 import msgspec
 
+from server.catalog.allowances import Budget, Limits
+from server.catalog.moderation import ModerationPolicy
 from server.catalog.positions import Document
+from server.catalog.routing import Routing
+from server.domain.disclosure import Disclosure
+from server.domain.retention import Keeping
 
 DEFAULT = "default"
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry."""
+
+    storage: Keeping = Keeping()
+    """How long and how much of its results is kept."""
+    disclosure: Disclosure = Disclosure()
+    moderation: ModerationPolicy = ModerationPolicy()
+    routing: Routing = Routing()
+    budget: Budget = Budget()
+    limits: Limits = Limits()
 
 
 def policies(document: Document, entries: Mapping[str, Any]) -> Mapping[str, Policy]:

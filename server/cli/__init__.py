@@ -9,7 +9,11 @@ import click
 from server.cli.database import db
 from server.cli.keys import keys
 from server.cli.models import models
+from server.cli.moderation import moderation
 from server.cli.options import settings_from, settings_options
+from server.cli.provenance import provenance
+from server.cli.storage import storage
+from server.cli.usage import usage
 from server.cli.webhooks import webhooks
 
 
@@ -30,11 +34,16 @@ def serve(**flags: Any) -> None:
     from server.app import Exposed, run  # noqa: PLC0415
     from server.catalog.positions import CatalogError  # noqa: PLC0415
     from server.db.migrating import NewerDatabase  # noqa: PLC0415
+    from server.domain.failures import StorageFailure  # noqa: PLC0415
+    from server.storage.provenance.credentials import BadCredentials  # noqa: PLC0415
 
     try:
         asyncio.run(run(settings))
-    except (CatalogError, Exposed, NewerDatabase) as error:
+    except (BadCredentials, CatalogError, Exposed, NewerDatabase) as error:
         raise click.ClickException(str(error)) from None
+    except StorageFailure as error:
+        msg = f"results cannot be stored: {error.__cause__ or error}".partition("\n")[0]
+        raise click.ClickException(msg) from None
     except SQLAlchemyError as error:
         msg = f"the database cannot be used: {error}"
         raise click.ClickException(msg) from None
@@ -47,3 +56,7 @@ main.add_command(models)
 main.add_command(db)
 main.add_command(keys)
 main.add_command(webhooks)
+main.add_command(storage)
+main.add_command(provenance)
+main.add_command(moderation)
+main.add_command(usage)

@@ -14,6 +14,7 @@ import msgspec
 
 from pipelines.contract.adapters import ControlCard, LoraCard, PreprocessorCard, ReferenceCard, UpscalerCard
 from server.cli.options import cards_from, catalog_options, settings_from, settings_options, wanted_from
+from server.domain.generation import AUTO
 
 _GIB = 1 << 30
 
@@ -31,13 +32,16 @@ def list_models(**flags: Any) -> None:
     from server.catalog.positions import CatalogError  # noqa: PLC0415
 
     try:
-        catalog = load(settings_from(flags).models)
+        catalog = load(settings_from(flags).models, os.environ)
     except CatalogError as error:
         raise click.ClickException(str(error)) from None
     for card in catalog.cards.values():
         names = [alias for alias, target in catalog.aliases.items() if target == card.id]
         marks = " (default)" if card.id == catalog.default_model else ""
         click.echo(f"{card.id}{marks}\t{card.family.value}\t{card.source}\t{' '.join(names)}")
+    chosen = [alias for alias, target in catalog.aliases.items() if target == AUTO]
+    if chosen:
+        click.echo(f"{AUTO}\t\tthe server chooses\t{' '.join(chosen)}")
     fitting: dict[str, Iterable[LoraCard | ControlCard | ReferenceCard]] = {
         "loras": catalog.loras.values(),
         "controlnets": catalog.controlnets.values(),
@@ -46,6 +50,10 @@ def list_models(**flags: Any) -> None:
     for section, cards in fitting.items():
         for each in cards:
             click.echo(f"{section}.{each.name}\t{each.family.value}\t{each.source}\t")
+    for upstream in catalog.upstreams.values():
+        why = f"{upstream.key_env} is not set" if upstream.enabled else "not enabled"
+        state = upstream.model if upstream.on else f"off: {why}"
+        click.echo(f"upstreams.{upstream.name}\t{upstream.kind.value}\t{upstream.base_url}\t{state}")
     anywhere: dict[str, Iterable[UpscalerCard | PreprocessorCard]] = {
         "upscalers": catalog.upscalers.values(),
         "preprocessors": catalog.preprocessors.values(),

@@ -22,6 +22,7 @@ def in_database(flags: dict[str, Any], work: "Callable[[Database, tuple[str | No
 
     from server.db.database import Database, beside  # noqa: PLC0415
     from server.db.migrating import NewerDatabase, migrate  # noqa: PLC0415
+    from server.domain.failures import StorageFailure  # noqa: PLC0415
 
     async def inside() -> T:
         database = Database(settings.database_url or beside(settings.home))
@@ -32,6 +33,6 @@ def in_database(flags: dict[str, Any], work: "Callable[[Database, tuple[str | No
 
     try:
         return asyncio.run(inside())
-    except (SQLAlchemyError, NewerDatabase, OSError) as error:
+    except (SQLAlchemyError, NewerDatabase, StorageFailure, OSError) as error:
         msg = f"the database cannot be used: {error}"
         raise click.ClickException(msg) from None

@@ -30,6 +30,17 @@ def database_options(command: Callable[..., None]) -> Callable[..., None]:
     return _options(command, frozenset({"home", "database_url"}))
 
 
+def storage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` the flags that say which results, and for how long they are kept."""
+    named = {"home", "models", "database_url", "storage_url", "storage_endpoint", "outputs_hours", "outputs_bytes"}
+    return _options(command, frozenset(named))
+
+
+def provenance_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` the flags that say where certificates are, and which are trusted."""
+    return _options(command, frozenset({"home", "provenance_trust"}))
+
+
 def settings_from(flags: dict[str, Any]) -> Settings:
     """The settings of the environment and ``flags``; a wrong one ends the command."""
     given = {field: str(value) for field, value in flags.items() if value is not None}

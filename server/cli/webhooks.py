@@ -30,7 +30,9 @@ def list_webhooks(state: str | None, job: str | None, most: int, **flags: Any) -
         due = (
             datetime.fromtimestamp(each.due, tz=UTC).isoformat(timespec="seconds") if each.state is DeliveryState.PENDING else "-"
         )
-        click.echo("\t".join((each.id, each.state.value, str(each.attempts), due, each.job_id, each.url, each.outcome or "-")))
+        click.echo(
+            "\t".join((each.id, each.state.value, str(each.attempts), due, each.job_id or "-", each.url, each.outcome or "-"))
+        )
 
 
 @webhooks.command()

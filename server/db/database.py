@@ -11,20 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from server.db.sqlite import connect
+from server.domain.failures import StorageFull
 
 _BUSY_SECONDS = 30.0
 """How long a SQLite writer waits for the one before it."""
 
-_SQLITE_CONNECTIONS = 4
+_SQLITE_READERS = 4
+
+_DISK_FULL = "53100"
+"""PostgreSQL's SQLSTATE."""
+
+_FULL_SECONDS = 60.0
+"""After so long it may be worth another try: what is old enough has been collected by then."""
 
 
 class Database:
     """Connections for reading, and transactions for writing.
 
     SQLite knows one writer at a time: a transaction takes the write lock at its beginning, so that it never has to give up
-    halfway because another was first. Reads see the last committed state and wait for nobody (WAL).
+    halfway because another was first. Writers of this process wait in line for the one connection that writes, as SQLite's own
+    way of waiting is to look again after ever longer pauses. Reads see the last committed state and wait for nobody (WAL).
     """
 
     __slots__ = ("_file", "_reads", "_writes", "postgres")
@@ -40,8 +51,8 @@ class Database:
             return
         if target.database:
             Path(target.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._writes = _sqlite(target, begin="BEGIN IMMEDIATE")
-        self._reads = _sqlite(target, begin="BEGIN DEFERRED")
+        self._writes = _sqlite(target, begin="BEGIN IMMEDIATE", connections=1)
+        self._reads = _sqlite(target, begin="BEGIN DEFERRED", connections=_SQLITE_READERS)
 
     async def prepare(self) -> None:
         """Have SQLite keep a write-ahead log; it is kept from then on, whoever opens the file."""
@@ -50,9 +61,15 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction: committed at the end of the block, undone if it raises."""
-        async with self._writes.begin() as connection:
-            yield connection
+        """One transaction: committed at the end of the block, undone if it raises. `StorageFull` if there is no room for it."""
+        try:
+            async with self._writes.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            if not _no_room(error):
+                raise
+            msg = "There is no room left in the database; try again later."
+            raise StorageFull(msg, retry_after=_FULL_SECONDS) from error
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -64,6 +81,12 @@ class Database:
         """Close every connection."""
         for engine in (self._writes, self._reads):
             await engine.dispose()
+
+
+def _no_room(error: DBAPIError) -> bool:
+    """Whether the disk is full: SQLite's SQLITE_FULL, PostgreSQL's disk_full."""
+    cause = error.orig
+    return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(cause, "sqlstate", None) == _DISK_FULL
 
 
 def beside(home: Path) -> URL:
@@ -87,8 +110,15 @@ def _log_ahead(file: str) -> None:
                 return
 
 
-def _sqlite(target: URL, *, begin: str) -> AsyncEngine:
-    engine = create_async_engine(target, poolclass=AsyncAdaptedQueuePool, pool_size=_SQLITE_CONNECTIONS, max_overflow=0)
+def _sqlite(target: URL, *, begin: str, connections: int) -> AsyncEngine:
+    engine = create_async_engine(
+        target,
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=_BUSY_SECONDS,
+        async_creator=lambda: connect(target.database or ""),
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:

@@ -2,18 +2,19 @@
 
 import asyncio
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import delete, func, insert, select, true, tuple_, update
+from sqlalchemy import bindparam, delete, func, insert, select, true, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.db.database import Database
 from server.db.tables import INPUTS, JOBS, WEBHOOKS
-from server.db.webhooks import Outbox
+from server.db.webhooks import Ends
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
 from server.domain.ports import Ahead, JobFilter, JobPage
@@ -27,22 +28,34 @@ _AT_ONCE = 256
 """Rows in one transaction of upkeep."""
 
 
+# Values come beside statements that are made once: making one with its values in it costs more than running it.
+_INSERT = insert(JOBS)
+_UPDATE = update(JOBS).where(JOBS.c.id == bindparam("which"))
+
+
 class SqlJobs:
     """A `JobRepository` over SQLite or PostgreSQL."""
 
     __slots__ = ("_clock", "_database", "_outbox")
 
-    def __init__(self, database: Database, clock: Clock, outbox: Outbox) -> None:
-        """``outbox`` takes the messages about jobs that are over, in the transaction that ends them."""
+    def __init__(self, database: Database, clock: Clock, outbox: Ends) -> None:
+        """``outbox`` hears of jobs that are over, in the transaction that ends them."""
         self._database, self._clock, self._outbox = database, clock, outbox
 
     async def add(self, job: Job) -> None:
         """Insert ``job``; its input pictures with it if it is durable."""
-        full = await asyncio.to_thread(_packed, job.order) if job.durable and _pictured(job.order) else None
+        inputs = await packed_inputs(job)
         async with self._database.writing() as connection:
-            await connection.execute(insert(JOBS).values(_columns(job)))
-            if full is not None:
-                await connection.execute(insert(INPUTS).values(job_id=job.id, order=full))
+            await insert_job(connection, job, inputs)
+
+    async def record(self, jobs: Sequence[Job]) -> None:
+        """Insert ``jobs``, which were over before anybody wrote them down, all or none."""
+        if jobs:
+            async with self._database.writing() as connection:
+                # Whoever has not heard that they were written tries again.
+                dialect = postgresql if self._database.postgres else sqlite
+                await connection.execute(dialect.insert(JOBS).on_conflict_do_nothing(), [_columns(job) for job in jobs])
+                await self._outbox.put(connection, jobs, self._clock.time())
 
     async def get(self, job_id: str) -> Job | None:
         """The job without its input pictures, or None."""
@@ -136,8 +149,9 @@ class SqlJobs:
         return Ahead(int(jobs), int(work))
 
     async def queued_images(self) -> int:
-        """Images of all queued jobs together."""
-        total = select(func.coalesce(func.sum(JOBS.c.images), 0)).where(JOBS.c.state == JobState.QUEUED.value)
+        """Images of all queued jobs together, but for those of batches: they stand behind all others."""
+        queued = (JOBS.c.state == JobState.QUEUED.value) & JOBS.c.batch.is_(None)
+        total = select(func.coalesce(func.sum(JOBS.c.images), 0)).where(queued)
         async with self._database.reading() as connection:
             return int((await connection.execute(total)).scalar_one())
 
@@ -148,6 +162,8 @@ class SqlJobs:
             query = query.where(JOBS.c.state.in_([state.value for state in wanted.states]))
         if wanted.model is not None:
             query = query.where(JOBS.c.model == wanted.model)
+        if wanted.batch is not None:
+            query = query.where(JOBS.c.batch == wanted.batch)
         if wanted.since is not None:
             query = query.where(JOBS.c.created >= wanted.since)
         if wanted.until is not None:
@@ -177,11 +193,24 @@ class SqlJobs:
         return tuple(jobs)
 
 
+async def packed_inputs(job: Job) -> bytes | None:
+    """What must be kept beside the record of ``job``, so that it can be done after a restart."""
+    return await asyncio.to_thread(_packed, job.order) if job.durable and _pictured(job.order) else None
+
+
+async def insert_job(connection: AsyncConnection, job: Job, inputs: bytes | None) -> None:
+    """Write ``job`` and its `packed_inputs` into the transaction at hand."""
+    await connection.execute(_INSERT, _columns(job))
+    if inputs is not None:
+        await connection.execute(insert(INPUTS).values(job_id=job.id, order=inputs))
+
+
 async def _write(connection: AsyncConnection, jobs: Iterable[Job]) -> None:
     """Put ``jobs`` over what is there under their ids; those that are over need their inputs no more."""
     jobs = list(jobs)
     for job in jobs:
-        await connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(_columns(job)))
+        columns = _columns(job)
+        await connection.execute(_UPDATE, {"which": columns.pop("id"), **columns})
     over = [job.id for job in jobs if job.state.final and job.durable]
     if over:
         await connection.execute(delete(INPUTS).where(INPUTS.c.job_id.in_(over)))
@@ -203,6 +232,7 @@ def _columns(job: Job) -> dict[str, Any]:
         "deadline": request.deadline,
         "owner": job.owner,
         "lease": job.lease,
+        "batch": None if job.order.line is None else job.order.line.batch,
         "record": msgspec.msgpack.encode(job.without_input()),
     }
 

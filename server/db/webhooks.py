@@ -1,8 +1,8 @@
 """The outbox: messages that were written in the same transaction as what they tell of."""
 
 import secrets
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol
 
 from msgspec.structs import asdict
 from sqlalchemy import insert, select, update
@@ -14,8 +14,16 @@ from server.domain.clock import Clock
 from server.domain.job import Job
 from server.domain.webhook import Delivery, DeliveryState
 
-Compose = Callable[[Job], bytes]
+Compose = Callable[[Job], Awaitable[bytes]]
 """The body that tells of a job that is over."""
+
+
+class Ends(Protocol):
+    """Hears how jobs ended, in the transaction that ends them."""
+
+    async def put(self, connection: AsyncConnection, jobs: Iterable[Job], now: float) -> None:
+        """Write what follows from it; jobs that are not over are passed over."""
+        ...
 
 
 class Outbox:
@@ -29,12 +37,23 @@ class Outbox:
     async def put(self, connection: AsyncConnection, jobs: Iterable[Job], now: float) -> None:
         """Write the messages of ``jobs`` into the transaction at hand."""
         messages = [
-            Delivery(f"msg_{secrets.token_hex(12)}", job.id, job.order.tenant, job.order.notify.url, self._compose(job), now, now)
+            Delivery(new_message(), job.id, job.order.tenant, job.order.notify.url, await self._compose(job), now, now)
             for job in jobs
             if job.order.notify is not None and job.state.final
         ]
-        if messages:
-            await connection.execute(insert(WEBHOOKS), [_columns(message) for message in messages])
+        await insert_messages(connection, messages)
+
+
+def new_message() -> str:
+    """An id for a message: the receiver's mark to know it again."""
+    return f"msg_{secrets.token_hex(12)}"
+
+
+async def insert_messages(connection: AsyncConnection, messages: Iterable[Delivery]) -> None:
+    """Write ``messages`` into the transaction at hand."""
+    rows = [_columns(message) for message in messages]
+    if rows:
+        await connection.execute(insert(WEBHOOKS), rows)
 
 
 class SqlDeliveries:

@@ -13,6 +13,7 @@ class Format(StrEnum):
     PNG = "png"
     JPEG = "jpeg"
     WEBP = "webp"
+    AVIF = "avif"
 
     @property
     def media_type(self) -> str:
@@ -20,15 +21,38 @@ class Format(StrEnum):
         return f"image/{self.value}"
 
 
+class Told(StrEnum):
+    """What the file itself tells of how it was made."""
+
+    ALL = "all"
+    INFOTEXT = "infotext"
+    """The text that Stable Diffusion tools read."""
+    REQUEST = "request"
+    """The whole request as JSON, without its pictures."""
+    NONE = "none"
+
+    @property
+    def infotext(self) -> bool:
+        """Whether that is in it."""
+        return self in (Told.ALL, Told.INFOTEXT)
+
+    @property
+    def request(self) -> bool:
+        """Whether that is in it."""
+        return self in (Told.ALL, Told.REQUEST)
+
+
 class Delivery(msgspec.Struct, frozen=True):
     """How results are to be encoded."""
 
     format: Format = Format.PNG
     quality: int | None = None
-    """0-100 for JPEG and WebP; None for the format's own default (lossless WebP at 100)."""
+    """0-100 for JPEG, WebP and AVIF; None for the format's own default (lossless WebP at 100)."""
     width: int | None = None
     """Pixels to scale the finished picture down to; None: as many as ``height`` leaves it, or its own."""
     height: int | None = None
+    metadata: Told | None = None
+    """None: what the server's settings say."""
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the file of a finished ``width`` x ``height`` picture; a single side keeps its shape.
@@ -61,3 +85,5 @@ class Asset(msgspec.Struct, frozen=True):
     seed: int
     size: int
     """Bytes of the file."""
+    path: str = ""
+    """Where its bytes lie in the store; other assets with the same bytes may share them."""

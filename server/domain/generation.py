@@ -1,9 +1,11 @@
 """What a provider returns: pixels, how they came about, by which road, and what they cost."""
 
 import msgspec
+from msgspec.structs import replace
 
 from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
+from server.domain.verdict import Verdict
 
 LOCAL = "local"
 """The road to our own workers; every other road is named by its entry under ``upstreams:`` in models.yaml."""
@@ -56,3 +58,13 @@ class Generation(msgspec.Struct, frozen=True):
     files: tuple[bytes | None, ...] = ()
     """The pictures as the upstream encoded them, one for each; empty where pixels are all there is. Only of use where the
     delivery asks for that very format, size and quality: then what the upstream signed into them is kept."""
+    verdicts: tuple[Verdict, ...] = ()
+    """What moderation said beyond letting it pass."""
+    device: str = ""
+    """LOCAL: the worker's device, such as ``cuda:0``."""
+
+    def with_picture(self, index: int, picture: Picture) -> "Generation":
+        """The same with another picture in one place; its file, which shows the old one, goes."""
+        pictures = (*self.pictures[:index], picture, *self.pictures[index + 1 :])
+        files = (*self.files[:index], None, *self.files[index + 1 :]) if self.files else ()
+        return replace(self, pictures=pictures, files=files)

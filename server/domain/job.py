@@ -11,8 +11,12 @@ from pipelines.contract.messages import RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Priority
 from server.domain.asset import Asset, Delivery
+from server.domain.caching import CacheResult, CacheUse
 from server.domain.generation import LOCAL, Route, Usage
+from server.domain.origin import Origin
+from server.domain.verdict import Verdict
 from server.domain.webhook import Notify
+from server.domain.wishes import Wishes
 
 DOT = Picture(1, 1, "L", b"\0")
 
@@ -33,6 +37,13 @@ class JobState(StrEnum):
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
+class LineOf(msgspec.Struct, frozen=True):
+    """Which line of which batch."""
+
+    batch: str
+    number: int
+
+
 class Order(msgspec.Struct, frozen=True):
     """What a dialect hands in: the request and how its result is wanted."""
 
@@ -45,6 +56,38 @@ class Order(msgspec.Struct, frozen=True):
     notify: Notify | None = None
     road: str = LOCAL
     """Who is to make it: our own workers, an upstream by its name in models.yaml, or `AUTO`."""
+    origins: tuple[Origin, ...] = ()
+    """Files of input pictures that somebody has signed; kept only where results are signed."""
+    cache: CacheUse = CacheUse.OFF
+    """Whether earlier pictures will do."""
+    seeded: bool = False
+    """Whether the caller chose the seeds; else they were drawn."""
+    wishes: Wishes = Wishes()
+    line: LineOf | None = None
+    """What it is a part of; None if it was asked for by itself."""
+
+    @property
+    def images(self) -> int:
+        """How many images it makes."""
+        return len(self.request.seeds)
+
+    @property
+    def work(self) -> int:
+        """Pixel-steps: width x height x steps, over all images."""
+        return self.request.width * self.request.height * self.request.sampling.steps * self.images
+
+    def without_input(self) -> "Order":
+        """The same order with a dot in the place of each input picture."""
+        request, init = self.request, self.request.init
+        if init is not None:
+            init = replace(init, picture=DOT, mask=None if init.mask is None else DOT)
+        bare = replace(
+            request,
+            init=init,
+            controls=tuple(replace(use, picture=DOT) for use in request.controls),
+            references=tuple(replace(use, pictures=(DOT,) * len(use.pictures)) for use in request.references),
+        )
+        return replace(self, request=bare, origins=())
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -74,29 +117,22 @@ class Job(msgspec.Struct, frozen=True):
     """Which road it took, once it has succeeded."""
     usage: Usage = Usage()
     """What it cost, once it has succeeded."""
+    cache: CacheResult = CacheResult.OFF
+    """How it came to its pictures, once it has succeeded."""
     error: ErrorReport | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    """What moderation said beyond letting it pass, once it is over."""
 
     @property
     def images(self) -> int:
         """How many images it makes."""
-        return len(self.order.request.seeds)
+        return self.order.images
 
     @property
     def work(self) -> int:
         """Pixel-steps: width x height x steps, over all images."""
-        request = self.order.request
-        return request.width * request.height * request.sampling.steps * self.images
+        return self.order.work
 
     def without_input(self) -> "Job":
         """The same job with a dot in the place of each input picture: what is worth remembering once it is over."""
-        request = self.order.request
-        init = request.init
-        if init is not None:
-            init = replace(init, picture=DOT, mask=None if init.mask is None else DOT)
-        bare = replace(
-            request,
-            init=init,
-            controls=tuple(replace(use, picture=DOT) for use in request.controls),
-            references=tuple(replace(use, pictures=(DOT,) * len(use.pictures)) for use in request.references),
-        )
-        return replace(self, order=replace(self.order, request=bare))
+        return replace(self, order=self.order.without_input())

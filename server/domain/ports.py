@@ -1,13 +1,19 @@
 """What the core needs from the outside, as protocols."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from server.domain.asset import Format
+from pipelines.contract.errors import ErrorReport
+from server.domain.asset import Asset, Format
+from server.domain.batch import Batch, BatchPage, Line, Result, Standing
+from server.domain.caching import Kept
+from server.domain.decision import Decision, DecisionFilter, DecisionPage
+from server.domain.idempotency import Answer, Reservation
 from server.domain.job import Job, JobState
 from server.domain.key import Key
+from server.domain.stored import Blob, Holding, Stored
 from server.domain.transitions import Happening
 from server.domain.webhook import Delivery
 
@@ -23,6 +29,8 @@ class JobFilter(msgspec.Struct, frozen=True):
     """Created at this Unix time or later."""
     until: float | None = None
     """Created before."""
+    batch: str | None = None
+    """Lines of that batch."""
 
 
 class JobPage(msgspec.Struct, frozen=True):
@@ -41,11 +49,25 @@ class Ahead(msgspec.Struct, frozen=True):
     """Pixel-steps."""
 
 
+class Trimmed(msgspec.Struct, frozen=True):
+    """A cache after some of it was forgotten."""
+
+    gone: tuple[str, ...]
+    """Exact keys."""
+    bytes: int
+    """Of what is left."""
+    entries: int
+
+
 class JobRepository(Protocol):
     """Remembers jobs; every change has happened, for good, once the call returns."""
 
     async def add(self, job: Job) -> None:
         """Insert ``job``; its input pictures with it if it is durable."""
+        ...
+
+    async def record(self, jobs: Sequence[Job]) -> None:
+        """Insert ``jobs``, which were over before anybody wrote them down, all or none."""
         ...
 
     async def get(self, job_id: str) -> Job | None:
@@ -82,7 +104,7 @@ class JobRepository(Protocol):
         ...
 
     async def queued_images(self) -> int:
-        """Images of all queued jobs together."""
+        """Images of all queued jobs together, but for those of batches: they stand behind all others."""
         ...
 
     async def page(self, wanted: JobFilter, after: tuple[float, str] | None, most: int) -> JobPage:
@@ -126,16 +148,287 @@ class DeliveryRepository(Protocol):
         ...
 
 
+class CacheRepository(Protocol):
+    """Remembers which pictures answered which request. It owns none of them: their names may lead nowhere any more."""
+
+    async def find(self, key: str, since: float) -> Kept | None:
+        """What was kept under the exact ``key`` at Unix time ``since`` or later."""
+        ...
+
+    async def find_loose(self, key: str, since: float) -> Kept | None:
+        """Of what was kept under the loose ``key``, the one that was used last."""
+        ...
+
+    async def keep(self, kept: Kept) -> None:
+        """Remember ``kept``, in the place of what has its exact key."""
+        ...
+
+    async def drop(self, key: str) -> None:
+        """Forget what was kept under the exact ``key``."""
+        ...
+
+    async def touch(self, used: Mapping[str, float]) -> None:
+        """Those exact keys were used at those Unix times."""
+        ...
+
+    async def trim(self, since: float, most_bytes: int, most: int) -> Trimmed:
+        """Forget what is older than Unix time ``since``, then what was not used for longest until the rest is in bounds."""
+        ...
+
+
+class BatchComposer(Protocol):
+    """Words the message about a batch that is over."""
+
+    def __call__(self, batch: Batch, standing: Standing) -> bytes:
+        """Its body."""
+        ...
+
+
+@runtime_checkable
+class DecisionRepository(Protocol):
+    """Remembers what moderation decided."""
+
+    async def add(self, decision: Decision) -> None:
+        """Insert ``decision``."""
+        ...
+
+    async def count(self, allowed: Mapping[tuple[str, str, str], int]) -> None:
+        """Add to the numbers of what was let pass, by day (``2026-01-31``, UTC), tenant and stage."""
+        ...
+
+    async def page(self, wanted: DecisionFilter, after: tuple[float, str] | None, most: int) -> DecisionPage:
+        """The newest ``most`` decisions that ``wanted`` describes, from the one after ``after`` (time and id) on."""
+        ...
+
+    async def forget(self, before: float) -> int:
+        """Delete what was decided before that Unix time, some at once; how many rows went."""
+        ...
+
+
+@runtime_checkable
+class BatchRepository(Protocol):
+    """Remembers batches and their lines; every change has happened, for good, once the call returns."""
+
+    async def begin(self, batch: Batch) -> None:
+        """Insert ``batch``, whose lines come; what is left of one of that id that was never accepted goes first."""
+        ...
+
+    async def receive(self, batch_id: str, lines: Sequence[Line], inputs: Mapping[str, bytes]) -> None:
+        """Add lines, and pictures that they are the first to name."""
+        ...
+
+    async def accept(self, batch: Batch) -> None:
+        """From now on every line of it will be done."""
+        ...
+
+    async def get(self, batch_id: str) -> Batch | None:
+        """The batch; None if it is not known, or not accepted."""
+        ...
+
+    async def standing(self, batch_id: str) -> Standing:
+        """How its lines stand."""
+        ...
+
+    async def page(self, tenant: str, after: tuple[float, str] | None, most: int) -> BatchPage:
+        """The newest ``most`` batches of ``tenant``, from the one after ``after`` (creation time and id) on."""
+        ...
+
+    async def open(self, tenant: str) -> int:
+        """How many batches of ``tenant`` are not over."""
+        ...
+
+    async def results(self, batch_id: str, after: int, most: int) -> tuple[Result, ...]:
+        """Lines after number ``after``, in the order of the file, up to the first that is not over."""
+        ...
+
+    async def input(self, batch_id: str, name: str) -> bytes | None:
+        """A picture of the batch, as it was sent."""
+        ...
+
+    async def room(self) -> int:
+        """Images of batches that are queued as jobs."""
+        ...
+
+    async def hungry(self, most: int) -> tuple[str, ...]:
+        """Running batches with lines that are no jobs yet; first who has waited longest."""
+        ...
+
+    async def waiting(self, batch_id: str, images: int) -> tuple[Line, ...]:
+        """The next lines of it that are no jobs yet: as many as make up to ``images`` images, one at least."""
+        ...
+
+    async def enqueue(self, batch_id: str, jobs: Mapping[int, Job | ErrorReport]) -> tuple[Job, ...]:
+        """Make jobs of the lines with those numbers, or end them with an error; those that became jobs by this call.
+
+        Each line becomes a job once, whoever calls this at the same time, and none does once the batch is cancelled.
+        """
+        ...
+
+    async def cancel(self, batch_id: str) -> None:
+        """No line of it becomes a job any more; nothing happens to a batch that is over."""
+        ...
+
+    async def cancelling(self) -> tuple[str, ...]:
+        """Some ids of jobs whose batches are cancelled."""
+        ...
+
+    async def finish(self) -> tuple[Batch, ...]:
+        """End batches that have nothing left to do, and write the messages that tell of it; those that ended."""
+        ...
+
+    async def delete(self, batch_id: str) -> bool:
+        """Forget a batch that is over or was never accepted; False if there is none such."""
+        ...
+
+    async def forget(self, finished_before: float, touched_before: float) -> int:
+        """Delete some that were over before, or not accepted and nothing came of them since; how many."""
+        ...
+
+
+class IdempotencyRepository(Protocol):
+    """Remembers what was answered to requests that may be sent again."""
+
+    async def reserve(self, wanted: Reservation, lease: float, created_after: float) -> Reservation | Answer:
+        """Take the key for ``wanted``, or the answer that it has; keys from before ``created_after`` are free.
+
+        A key whose owner has fallen silent is taken over, with its resource. Raises `KeyInUse` or `KeyReused`.
+        """
+        ...
+
+    async def answer(self, held: Reservation, answer: Answer) -> None:
+        """Keep the answer, unless the key is another's by now."""
+        ...
+
+    async def release(self, held: Reservation) -> None:
+        """The same request may come again at once."""
+        ...
+
+    async def renew(self, owner: str, lease: float) -> None:
+        """Hold on to every key of ``owner`` until ``lease``."""
+        ...
+
+    async def release_all(self) -> None:
+        """Whoever held anything is known to be dead."""
+        ...
+
+    async def forget(self, created_before: float, most: int, most_bytes: int) -> int:
+        """Delete what is older, and the oldest answers of tenants who have more, or more bytes, than that; how many."""
+        ...
+
+
 @runtime_checkable
 class AssetStore(Protocol):
-    """Keeps encoded images under names nobody can guess."""
+    """Keeps encoded images under names nobody can guess; equal bytes of one tenant once. Raises `StorageFailure`."""
 
-    async def put(self, data: bytes, suffix: Format) -> str:
-        """Store ``data`` and return its new name, which ends in ``.suffix``."""
+    async def put(
+        self, data: bytes, form: Format, size: tuple[int, int], seed: int, *, tenant: str, job_id: str, metadata: bytes = b"{}"
+    ) -> Asset:
+        """Store ``data`` for good; ``size`` is its width and height, ``metadata`` a JSON object. Its name ends in ``.form``."""
+        ...
+
+    async def again(self, asset: Asset, tenant: str, job_id: str) -> Asset | None:
+        """A new asset of ``tenant`` with the same content, without copying it; None if it is gone."""
+        ...
+
+    async def facts(self, name: str) -> Stored | None:
+        """What is known of an asset; None for every name that this store has not given out, or not any more."""
         ...
 
     async def get(self, name: str) -> bytes | None:
-        """The bytes stored under ``name``, or None."""
+        """All bytes of an asset, or None."""
+        ...
+
+    async def open(self, stored: Stored, start: int, stop: int) -> AsyncIterator[bytes] | None:
+        """Its bytes from ``start`` to before ``stop``, piece by piece; None if they are gone."""
+        ...
+
+    async def delete(self, tenant: str, names: Iterable[str]) -> int:
+        """Let go of those that are ``tenant``'s; how many there were."""
+        ...
+
+    async def signed(self, asset: Asset, seconds: float) -> str | None:
+        """A URL in the store itself that anybody can read it by for so long; None if this store has no URLs."""
+        ...
+
+
+class AssetRepository(Protocol):
+    """The rows of assets and blobs; every change has happened, for good, once the call returns.
+
+    Several servers may work on them at the same time: a blob that an asset has is never doomed.
+    """
+
+    async def attach(self, stored: Stored) -> Stored | None:
+        """Add an asset to its tenant's blob of the same digest: what was added, with its path; None if there is no such blob."""
+        ...
+
+    async def begin(self, blob: Blob) -> None:
+        """Note that the file of ``blob`` is about to be written."""
+        ...
+
+    async def finish(self, blob: Blob, stored: Stored) -> Stored | None:
+        """Its file is whole: add its first asset, and return it with its path; None if it was given up: then its file must go.
+
+        If somebody was quicker with the same bytes, that blob gets the asset and this one is doomed.
+        """
+        ...
+
+    async def abandon(self, blob: Blob) -> None:
+        """Its file will not be written."""
+        ...
+
+    async def lost(self, path: str) -> None:
+        """There is no file any more where a blob's should be: doom it; nobody knows the assets that have it from then on."""
+        ...
+
+    async def get(self, name: str) -> Stored | None:
+        """The asset of that name, expired or not."""
+        ...
+
+    async def copy(self, source: str, stored: Stored) -> Stored | None:
+        """Add an asset with the content of the asset ``source``; None if that is gone, or expired when ``stored`` was created.
+
+        Name, tenant, job and times are those of ``stored``, the rest is the source's.
+        """
+        ...
+
+    async def delete(self, tenant: str, names: Iterable[str]) -> int:
+        """Forget those of ``tenant``, and doom the blobs that nobody has then."""
+        ...
+
+    async def expire(self, now: float, most: int) -> int:
+        """The same for up to ``most`` assets whose time is over; how many."""
+        ...
+
+    async def trim(self, budget: int, most: int, *, tenant: str | None = None) -> int:
+        """The same for up to ``most`` of the oldest, until all (or those of ``tenant``) are within ``budget`` bytes."""
+        ...
+
+    async def give_up(self, before: float, most: int) -> int:
+        """Doom up to ``most`` blobs whose writing began before that Unix time and never ended; how many."""
+        ...
+
+    async def doomed(self, most: int) -> tuple[Blob, ...]:
+        """Some blobs whose file is to be deleted."""
+        ...
+
+    async def forget(self, blobs: Iterable[Blob]) -> None:
+        """Their files are gone."""
+        ...
+
+    async def known(self, paths: Iterable[str]) -> frozenset[str]:
+        """Which of these are a blob's."""
+        ...
+
+    async def holdings(self) -> tuple[Holding, ...]:
+        """What each tenant has stored."""
+        ...
+
+
+class InputSource(Protocol):
+    """Where pictures that requests name are found."""
+
+    async def get(self, tenant: str, asset_id: str) -> bytes | None:
+        """The bytes called ``asset_id`` that ``tenant`` may use, or None."""
         ...
 
 

@@ -19,8 +19,10 @@ from pipelines.contract.errors import Cancelled as CancelledError
 from pipelines.contract.errors import DeadlineExceeded, ErrorReport, ShuttingDown
 from pipelines.contract.messages import RunStats
 from server.domain.asset import Asset
+from server.domain.caching import CacheResult
 from server.domain.generation import Route, Usage
 from server.domain.job import Job, JobState
+from server.domain.verdict import Verdict
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -37,12 +39,15 @@ class Succeeded(msgspec.Struct, frozen=True):
     stats: RunStats | None = None
     route: Route = Route()
     usage: Usage = Usage()
+    verdicts: tuple[Verdict, ...] = ()
+    cache: CacheResult = CacheResult.OFF
 
 
 class Failed(msgspec.Struct, frozen=True):
     """It will not be done."""
 
     error: ErrorReport
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class CancelAsked(msgspec.Struct, frozen=True):
@@ -106,11 +111,11 @@ def _running(job: Job, happening: Happening, now: float) -> Job | None:
     match happening:
         case CancelAsked():
             return replace(job, cancel_asked=True)
-        case Succeeded(assets=assets, stats=stats, route=route, usage=usage):
+        case Succeeded(assets=assets, stats=stats, route=route, usage=usage, verdicts=verdicts, cache=cache):
             over = _over(job, JobState.SUCCEEDED, now, None)
-            return replace(over, assets=assets, stats=stats, route=route, usage=usage)
-        case Failed(error=error):
-            return _over(job, JobState.FAILED, now, error)
+            return replace(over, assets=assets, stats=stats, route=route, usage=usage, verdicts=verdicts, cache=cache)
+        case Failed(error=error, verdicts=verdicts):
+            return replace(_over(job, JobState.FAILED, now, error), verdicts=verdicts)
         case Cancelled():
             return _over(job, JobState.CANCELLED, now, _CANCELLED)
         case Dropped():

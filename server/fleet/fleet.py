@@ -152,6 +152,12 @@ class Fleet:
         rate = sum(each.pace.rate for each in alive)
         return (sum(each.backlog for each in alive) + pixel_steps) / rate
 
+    @property
+    def rate(self) -> float | None:
+        """Pixel-steps a second that one device does, on the mean of those measured; None before the first measurement."""
+        rates = [each.pace.rate for each in self._supervisors if each.pace.measured]
+        return sum(rates) / len(rates) if rates else None
+
     def _place(self, flight: Flight) -> None:
         alive = self._alive(flight)
         if not alive:

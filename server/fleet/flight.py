@@ -120,14 +120,14 @@ class Flight:
         self._left[image] = 0
         self._pictures[image] = picture
 
-    def complete(self, stats: RunStats) -> bool:
-        """Deliver; False if an image is missing, which only a broken worker does."""
+    def complete(self, stats: RunStats, device: str = "") -> bool:
+        """Deliver, as made on ``device``; False if an image is missing, which only a broken worker does."""
         count = len(self.request.seeds)
         if sorted(self._pictures) != list(range(count)):
             return False
         if not self.over:
             pictures = tuple(self._pictures[image] for image in range(count))
-            self.result.set_result(Generation(self.request.model, pictures, self.request.seeds, stats))
+            self.result.set_result(Generation(self.request.model, pictures, self.request.seeds, stats, device=device))
         return True
 
     def fail(self, error: AquatintError) -> None:

@@ -29,4 +29,9 @@ class Pace:
     @property
     def rate(self) -> float:
         """Pixel-steps a second."""
-        return self._done / self._busy if self._busy > 0 and self._done > 0 else _TYPICAL
+        return self._done / self._busy if self.measured else _TYPICAL
+
+    @property
+    def measured(self) -> bool:
+        """Whether `rate` is more than a guess."""
+        return self._busy > 0 and self._done > 0

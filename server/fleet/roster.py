@@ -34,12 +34,16 @@ def roster(catalog: Catalog) -> Roster:
     return Roster(names, cards, tuple(names[card.id] for card in catalog.preload))
 
 
-def name_of(card: ModelCard) -> str:
-    """What workers call the model of ``card``."""
-    bare = msgspec.structs.replace(
+def bare(card: ModelCard) -> ModelCard:
+    """``card`` without what the server or the scheduler alone need: equal ones are the same weights, run in the same way."""
+    return msgspec.structs.replace(
         card, defaults=Defaults(), limits=Limits(), qualities={}, preload=False, pin=False, owned_by="", description=""
     )
-    return f"{card.id}@{sha256(msgspec.json.encode(bare)).hexdigest()[:_DIGITS]}"
+
+
+def name_of(card: ModelCard) -> str:
+    """What workers call the model of ``card``."""
+    return f"{card.id}@{sha256(msgspec.json.encode(bare(card))).hexdigest()[:_DIGITS]}"
 
 
 def for_worker(name: str, card: ModelCard) -> ModelCard:

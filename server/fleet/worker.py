@@ -247,7 +247,7 @@ class Worker:
     def _complete(self, event: Completed) -> None:
         flight = self.flights.pop(event.id, None)
         self.completed += 1
-        if flight is not None and not flight.complete(event.stats):
+        if flight is not None and not flight.complete(event.stats, self.hello.device if self.hello else ""):
             flight.fail(EngineFailure("The engine reported the request as complete without all of its images."))
         self._changed()
 

@@ -1,18 +1,23 @@
 """The one place where pixels become stored files."""
 
 import asyncio
+import contextlib
 import time
+from typing import Protocol
 
 import msgspec
 
-from pipelines.contract.loras import tag
 from pipelines.contract.messages import RunStats
-from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
-from server.domain.asset import Asset, Delivery
+from server.domain.asset import Asset, Delivery, Told
+from server.domain.caching import CacheResult
 from server.domain.call import Call
-from server.domain.generation import Route, Usage
+from server.domain.failures import StorageFailure
+from server.domain.generation import LOCAL, Route, Usage
 from server.domain.ports import AssetStore
+from server.domain.verdict import Verdict
+from server.gateway.describing import metadata, parameters, told_of_upstream
+from server.gateway.provenance import Made, Provenance, made
 from server.providers.provider import Provider
 from server.storage.encode import encode, reduced
 from server.telemetry.metrics import Metrics
@@ -25,75 +30,82 @@ class Finished(msgspec.Struct, frozen=True):
     stats: RunStats
     route: Route = Route()
     usage: Usage = Usage()
+    verdicts: tuple[Verdict, ...] = ()
+    cache: CacheResult = CacheResult.OFF
+
+
+class Finisher(Protocol):
+    """Ends requests in stored files. Cancelling the task cancels the work."""
+
+    async def generate(self, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
+        """The images of ``request``, stored; raises an `AquatintError` if it cannot be done."""
+        ...
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:
+        """How long until so much new work could begin."""
+        ...
 
 
 class Gateway:
-    """A provider's pictures, encoded and stored."""
+    """A provider's pictures, encoded, signed and stored."""
 
-    __slots__ = ("_metrics", "_provider", "_store", "_threads")
+    __slots__ = ("_metrics", "_provenance", "_provider", "_store", "_threads", "_told")
 
-    def __init__(self, provider: Provider, store: AssetStore, metrics: Metrics, *, threads: int = 4) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        store: AssetStore,
+        metrics: Metrics,
+        *,
+        provenance: Provenance | None = None,
+        threads: int = 4,
+        told: Told = Told.ALL,
+    ) -> None:
+        """``told``: what files tell of how they were made, where the delivery does not say."""
+        self._told = told
         self._provider = provider
         self._store = store
         self._metrics = metrics
+        self._provenance = provenance or Provenance()
         self._threads = asyncio.Semaphore(threads)
 
     async def generate(self, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
-        """Make, encode and store the images of ``request``."""
+        """Make, encode, sign and store the images of ``request``."""
         generation = await self._provider.generate(request, call)
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._finish(request, delivery, picture, seed))
-                for picture, seed in zip(generation.pictures, generation.seeds, strict=True)
-            ]
-        return Finished(tuple(task.result() for task in tasks), generation.stats, generation.route, generation.usage)
+        finishing = [self._finish(each) for each in made(generation, request, delivery, call)]
+        ends = await asyncio.gather(*finishing, return_exceptions=True)
+        assets = tuple(end for end in ends if not isinstance(end, BaseException))
+        failed = next((end for end in ends if isinstance(end, BaseException)), None)
+        if failed is not None:
+            # The request has no result, so none of its files has a reader.
+            with contextlib.suppress(StorageFailure):
+                await self._store.delete(call.tenant, [asset.name for asset in assets])
+            raise failed
+        return Finished(assets, generation.stats, generation.route, generation.usage, generation.verdicts)
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:
         """How long until so much new work could begin."""
         return self._provider.wait_seconds(pixel_steps)
 
-    async def _finish(self, request: ImageRequest, delivery: Delivery, picture: Picture, seed: int) -> Asset:
+    async def _finish(self, made: Made) -> Asset:
+        form, call = made.delivery.format, made.call
+        ours = made.road.partition(":")[0] == LOCAL
+        text = parameters(made.request, made.seed) if ours else told_of_upstream(made.request, made.model)
+        asked = metadata(made.request, made.seed)
+        told = made.delivery.metadata or self._told
+        words = (text if told.infotext else None, asked if told.request else None)
         async with self._threads:
             began = time.perf_counter()
-            size = delivery.size(picture.width, picture.height)
-            data = await asyncio.to_thread(_file, picture, size, delivery, parameters(request, seed))
-            self._metrics.encoded(delivery.format.value, time.perf_counter() - began)
-        name = await self._store.put(data, delivery.format)
-        return Asset(name, delivery.format, *size, seed, len(data))
+            data = await asyncio.to_thread(self._file, made, words)
+            self._metrics.encoded(form.value, time.perf_counter() - began)
+        kept = msgspec.json.encode({"parameters": text, "request": msgspec.Raw(asked.encode())})
+        return await self._store.put(data, form, made.size, made.seed, tenant=call.tenant, job_id=call.id, metadata=kept)
 
-
-def _file(picture: Picture, size: tuple[int, int], delivery: Delivery, text: str) -> bytes:
-    return encode(reduced(picture, *size), delivery, text)
-
-
-def parameters(request: ImageRequest, seed: int) -> str:
-    """How to make the image again, in the text form that Stable Diffusion tools read and write."""
-    sampling = request.sampling
-    facts: dict[str, object] = {
-        "Steps": sampling.steps,
-        "Sampler": sampling.sampler,
-        "CFG scale": f"{sampling.guidance_scale:g}",
-        "Seed": seed,
-        "Size": f"{request.width}x{request.height}",
-        "Model": request.model,
-    }
-    if sampling.scheduler is not None:
-        facts["Schedule type"] = sampling.scheduler
-    if request.init is not None:
-        facts["Denoising strength"] = f"{request.init.strength:g}"
-    if request.style is not None:
-        facts["Style"] = request.style.name
-    if request.clip_skip:
-        facts["Clip skip"] = request.clip_skip + 1
-    if request.hires is not None:
-        facts["Hires resize"] = f"{request.hires.width}x{request.hires.height}"
-        facts["Hires upscaler"] = request.hires.card.name if request.hires.card else request.hires.enlarger.value
-        facts["Hires denoising strength"] = f"{request.hires.strength:g}"
-    for index, use in enumerate(request.controls):
-        facts[f"ControlNet {index}"] = f'"Model: {use.card.name}, Module: {use.preprocessor or "none"}, Weight: {use.weight:g}"'
-    tags = [tag(use.card.name, use.text_weight, use.weight) for use in request.loras]
-    lines = [" ".join([request.prompt, *tags])]
-    if request.negative_prompt:
-        lines.append(f"Negative prompt: {request.negative_prompt}")
-    lines.append(", ".join(f"{key}: {value}" for key, value in facts.items()) + ", Version: aquatint")
-    return "\n".join(lines)
+    def _file(self, made: Made, words: tuple[str | None, str | None]) -> bytes:
+        """The file to deliver; runs in a thread."""
+        kept = self._provenance.untouched(made)
+        if kept is not None:
+            return kept
+        picture = reduced(made.picture, *made.size)
+        data = encode(picture, made.delivery, *words, xmp=self._provenance.metadata(made))
+        return self._provenance.signed(data, made)

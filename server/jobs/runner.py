@@ -16,17 +16,22 @@ from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import AquatintError, EngineFailure
 from pipelines.contract.errors import Cancelled as CancelledError
-from server.domain.call import Call, Emit
+from server.domain.call import Call, Emit, ignore
 from server.domain.clock import Clock
+from server.domain.failures import ModerationBlocked
 from server.domain.job import Job
 from server.domain.ports import JobRepository
 from server.domain.transitions import Cancelled, Dropped, Failed, Happening, Succeeded
-from server.gateway.finish import Gateway
+from server.gateway.finish import Finished, Finisher
 from server.jobs.admission import Admission
 from server.telemetry.metrics import Metrics
 
 _TRIES = 6
 """Attempts to write down how a job ended; after that its lease runs out, and it is done again."""
+
+
+_LARGEST = 16
+"""Images of an order, as far as any usually has: with room for so many left, nothing stayed in the queue."""
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -68,6 +73,7 @@ class Runner:
         "_admission",
         "_clock",
         "_closing",
+        "_crowded",
         "_cut_off",
         "_ended",
         "_gateway",
@@ -85,7 +91,7 @@ class Runner:
 
     def __init__(
         self,
-        gateway: Gateway,
+        gateway: Finisher,
         repository: JobRepository,
         admission: Admission,
         *,
@@ -108,6 +114,8 @@ class Runner:
         self._idle.set()
         self._closing = asyncio.Event()
         self._cut_off = False
+        self._crowded = True
+        """Whether something may have stayed in the queue for want of room: then the queue is looked into when a job is over."""
 
     @property
     def lease(self) -> float:
@@ -136,6 +144,10 @@ class Runner:
         self._held[job.id] = _Held(job, task, claimed)
         task.add_done_callback(lambda _task: self._over(job))
         return task
+
+    def at_work(self, tenant: str) -> int:
+        """Images of ``tenant`` that are waited for or made here."""
+        return sum(held.job.images for held in self._held.values() if held.job.order.tenant == tenant)
 
     def look(self) -> None:
         """There is something in the queue."""
@@ -169,10 +181,13 @@ class Runner:
         """Take jobs from the queue while there is room for them."""
         while not self._cut_off:
             self._news.clear()
+            self._crowded = True
             room = self._pace.window - sum(held.job.images for held in self._held.values() if held.claimed)
             if room > 0 and not self._admission.closed:
                 with _told(self._log, "the queue cannot be read"):
-                    for job in await self._repository.claim(self.owner, self.lease, room):
+                    claimed = await self._repository.claim(self.owner, self.lease, room)
+                    self._crowded = room - sum(job.images for job in claimed) < _LARGEST
+                    for job in claimed:
                         self._begin(job)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), self._pace.poll)
@@ -214,19 +229,19 @@ class Runner:
 
     async def _work(self, job: Job, held: _Held) -> Happening:
         """Make its images; what became of it. Interruptions are heard here and nowhere else."""
-        order = job.order
-        call = Call(job.id, order.tenant, order.priority, order.request.deadline, self._listen(job), order.road, order.cards)
+        order, call = job.order, call_of(job, self._listen(job))
         happening: Happening
         try:
             held.at_work = True
             if held.stop:
                 raise asyncio.CancelledError  # noqa: TRY301 - it came before the first step
             finished = await self._gateway.generate(order.request, order.delivery, call)
-            happening = Succeeded(finished.assets, finished.stats, finished.route, finished.usage)
+            happening = ended_in(finished)
         except asyncio.CancelledError:
             happening = Dropped() if self._cut_off else Cancelled()
         except AquatintError as error:
-            happening = Cancelled() if isinstance(error, CancelledError) else Failed(error.report())
+            verdicts = error.verdicts if isinstance(error, ModerationBlocked) else ()
+            happening = Cancelled() if isinstance(error, CancelledError) else Failed(error.report(), verdicts)
         except Exception:  # noqa: BLE001 - a job must not take the others with it: TaskGroup would cancel them all
             self._log.exception("job failed", job=job.id)
             happening = Failed(EngineFailure("The server made a mistake; it is logged.").report())
@@ -262,9 +277,36 @@ class Runner:
     def _over(self, job: Job) -> None:
         self._held.pop(job.id, None)
         self._admission.leave(job.images)
-        self._news.set()
+        if self._crowded:
+            self._news.set()
         if not self._held:
             self._idle.set()
+
+
+def call_of(job: Job, emit: Emit = ignore) -> Call:
+    """What travels beside the request of ``job``."""
+    order = job.order
+    return Call(
+        job.id,
+        order.tenant,
+        order.priority,
+        order.request.deadline,
+        emit,
+        order.road,
+        order.cards,
+        order.origins,
+        cache=order.cache,
+        seeded=order.seeded,
+        wishes=order.wishes,
+        delivery=order.delivery,
+        durable=job.durable,
+        attempt=job.attempts,
+    )
+
+
+def ended_in(finished: Finished) -> Succeeded:
+    """What that means for its job."""
+    return Succeeded(finished.assets, finished.stats, finished.route, finished.usage, finished.verdicts, finished.cache)
 
 
 @contextlib.contextmanager

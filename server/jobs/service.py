@@ -2,26 +2,41 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import EngineFailure, Overloaded
-from server.domain.call import Emit, ignore
+from pipelines.contract.request import ImageRequest
+from server.access.limits import Allowances
+from server.domain.asset import Delivery
+from server.domain.call import Call, Emit, ignore
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
 from server.domain.ports import JobFilter, JobPage, JobRepository
 from server.domain.transitions import Begun, CancelAsked, Dropped, advance
-from server.gateway.finish import Gateway
+from server.gateway.finish import Finished, Finisher
 from server.jobs.admission import Admission
 from server.jobs.bus import Bus, Moment
-from server.jobs.runner import Pace, Runner
+from server.jobs.journal import Journal
+from server.jobs.runner import Pace, Runner, call_of, ended_in
 from server.telemetry.metrics import Metrics
 
 FOLLOW_SECONDS = 1.0
 """How often who follows a job hears that nothing has happened, and the database is asked about it."""
+
+
+_COUNT_SECONDS = 0.25
+"""So long a count of the queue is believed, with what this process adds to it."""
+
+Recall = Callable[[ImageRequest, Delivery, Call], Awaitable[Finished | None]]
+"""The answer to a request if it is there already, without any work."""
+
+
+async def nothing(_request: ImageRequest, _delivery: Delivery, _call: Call) -> None:
+    """Remembers no answers."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -38,11 +53,15 @@ class JobService:
 
     __slots__ = (
         "_admission",
+        "_allowances",
         "_bus",
         "_clock",
         "_gateway",
+        "_journal",
         "_metrics",
         "_queue_most",
+        "_queued",
+        "_recall",
         "_repository",
         "_runner",
         "_sinks",
@@ -52,24 +71,29 @@ class JobService:
 
     def __init__(
         self,
-        gateway: Gateway,
+        gateway: Finisher,
         repository: JobRepository,
         admission: Admission,
+        allowances: Allowances | None = None,
         *,
         clock: Clock,
         metrics: Metrics,
         log: FilteringBoundLogger,
         ended: Callable[[Job], None] = lambda _job: None,
+        recall: Recall = nothing,
         queue_most: int = 10_000,
         pace: Pace = Pace(),  # noqa: B008 - a frozen struct
     ) -> None:
         """``queue_most`` bounds the images of queued jobs, ``admission`` those that are waited for or at work.
 
-        ``ended`` hears of every job that is over.
+        ``allowances`` bounds what each tenant may ask for. ``ended`` hears of every job that is over. ``recall`` knows answers
+        that are there already.
         """
-        self._told = ended
+        self._told, self._allowances = ended, allowances
         self._gateway, self._repository, self._admission = gateway, repository, admission
         self._clock, self._metrics, self._queue_most = clock, metrics, queue_most
+        self._recall, self._journal = recall, Journal(repository, log)
+        self._queued = (0, float("-inf"))
         self._bus = Bus()
         self.life = secrets.token_hex(4)
         """A word for this process: the numbers of its events mean nothing in another."""
@@ -101,17 +125,33 @@ class JobService:
     async def running(self, *, alone: bool = False) -> AsyncIterator["JobService"]:
         """Jobs run inside this block; ``alone``: no other server lives, so what dead ones have begun is taken over at once."""
         await self._repository.sweep(everybody=alone)
-        async with self._runner.running():
+        async with self._journal.running(), self._runner.running():
             try:
                 yield self
             finally:
                 self.close()
 
     async def submit(self, order: Order, emit: Emit = ignore) -> Job:
-        """Admit ``order`` and start it at once, for somebody who waits; raises `Overloaded` or `ShuttingDown` before any work."""
+        """Admit ``order`` and start it at once, for somebody who waits.
+
+        Where the answer is there already, the job that comes back is over: nothing is started, and no place in the queue needed.
+        Raises `Overloaded`, `ShuttingDown`, `RateLimited` or `QuotaSpent` before any work.
+        """
         job = self._job(order, durable=False)
-        self._admission.enter(job.images, self._gateway.wait_seconds(job.work))
+        self._admission.check_open()
+        if self._allowances is not None:
+            self._allowances.request(order.tenant)
+        remembered = await self._recall(order.request, order.delivery, call_of(job))
+        if remembered is not None:
+            return self._answered(job, remembered)
+        wait = self._gateway.wait_seconds(job.work)
+        if self._allowances is not None:
+            at_work = self._runner.at_work(order.tenant)
+            self._allowances.company(order.tenant, job.images, at_work, self._admission.patience(wait))
+        self._admission.enter(job.images, wait)
         try:
+            if self._allowances is not None:
+                await self._allowances.day(order.tenant, job.images)
             job = advance(job, Begun(self._runner.owner, self._runner.lease), self._clock.time())
             await self._repository.add(job)
             self._sinks[job.id] = emit
@@ -125,22 +165,36 @@ class JobService:
     async def enqueue(self, order: Order) -> Job:
         """Accept ``order`` for good: once this returns it will be done, whatever becomes of this process.
 
-        Raises `Overloaded` or `ShuttingDown`.
+        Raises `Overloaded`, `ShuttingDown`, `RateLimited` or `QuotaSpent`.
         """
-        job = self._job(order, durable=True)
+        job = self.draft(order)
         self._admission.check_open()
-        waiting = await self._repository.queued_images()
+        if self._allowances is not None:
+            self._allowances.request(order.tenant)
+        waiting = await self._waiting(job.images)
         if waiting and waiting + job.images > self._queue_most:
             self._metrics.refused(Overloaded.code)
             msg = f"The queue is full: {waiting} images are waiting in it, the limit is {self._queue_most}."
             raise Overloaded(msg, retry_after=self._admission.patience(self._gateway.wait_seconds(job.work)))
+        if self._allowances is not None:
+            await self._allowances.day(order.tenant, job.images)
         await self._repository.add(job)
+        self.arrived(job)
+        return job
+
+    def draft(self, order: Order) -> Job:
+        """The job that ``order`` is once it is written down."""
+        return self._job(order, durable=True)
+
+    def arrived(self, job: Job) -> None:
+        """``job`` has been written down, and waits in the queue."""
         self._bus.queued(job)
         self._runner.look()
-        return job
 
     async def wait(self, job: Job) -> Job:
         """``job``, which runs here, once it is over; cancelling the waiter leaves the job alone."""
+        if job.state.final:
+            return job
         task = self._runner.task(job.id)
         if task is not None:
             await asyncio.wait([task])
@@ -155,12 +209,16 @@ class JobService:
 
     async def get(self, job_id: str) -> Job | None:
         """The job as it stands."""
-        return await self._repository.get(job_id)
+        return self._journal.get(job_id) or await self._repository.get(job_id)
 
     async def place(self, job: Job) -> Place:
         """Where a queued job stands, and when it may begin, judged by the backlog and the pace of the workers."""
         ahead = await self._repository.ahead(job)
-        return Place(ahead.jobs, self._clock.time() + self._gateway.wait_seconds(ahead.work))
+        return Place(ahead.jobs, self.begins(ahead.work))
+
+    def begins(self, work: int) -> float:
+        """Unix time at which something may begin that has ``work`` pixel-steps before it."""
+        return self._clock.time() + self._gateway.wait_seconds(work)
 
     async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[Moment | None]:
         """What happens to a job from event ``after`` on, to its end; None now and then when nothing does.
@@ -177,7 +235,7 @@ class JobService:
             if moments:
                 continue
             yield None
-            job = await self._repository.get(job_id)
+            job = await self.get(job_id)
             if job is None:
                 return
             if job.state.final and not self._bus.remembers(job_id, after):
@@ -186,10 +244,12 @@ class JobService:
 
     async def page(self, wanted: JobFilter, after: tuple[float, str] | None, most: int) -> JobPage:
         """The newest jobs that ``wanted`` describes, from the one after ``after`` on."""
+        await self._journal.settle()
         return await self._repository.page(wanted, after, most)
 
     async def delete(self, job_id: str) -> bool:
         """Forget a job that is over."""
+        await self._journal.settle()
         return await self._repository.delete(job_id)
 
     def cancel(self, job_id: str) -> None:
@@ -201,6 +261,8 @@ class JobService:
 
         That it was asked for is written down first, so that no server takes it up again.
         """
+        if (answered := self._journal.get(job_id)) is not None:
+            return answered
         job = await self._repository.happen(job_id, CancelAsked())
         if job is not None and job.state is JobState.CANCELLED and self._runner.task(job_id) is None:
             self._ended(job)
@@ -219,6 +281,25 @@ class JobService:
     async def idle(self) -> None:
         """Return once no job is left here."""
         await self._runner.idle()
+
+    async def _waiting(self, images: int) -> int:
+        """Images in the queue; asked of the database now and then, or when ``images`` more would be too many."""
+        now = self._clock.monotonic()
+        known, asked = self._queued
+        if now - asked >= _COUNT_SECONDS or known + images > self._queue_most:
+            known, asked = await self._repository.queued_images(), now
+        # What is taken out of it meanwhile counts on: that is put right when it would matter.
+        self._queued = (known + images, asked)
+        return known
+
+    def _answered(self, job: Job, finished: Finished) -> Job:
+        """``job`` begun and over in one moment."""
+        now = self._clock.time()
+        job = advance(advance(job, Begun(self._runner.owner, now), now), ended_in(finished), now)
+        self._journal.put(job.without_input())
+        self._metrics.job(job.state.value, now - job.created)
+        self._ended(job)
+        return job
 
     def _job(self, order: Order, *, durable: bool) -> Job:
         return Job(order.request.id, order, JobState.QUEUED, self._clock.time(), durable=durable)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from standardwebhooks import Webhook
 from structlog.typing import FilteringBoundLogger
 
+from server.domain.asset import Asset
+from server.domain.batch import OPEN, Batch, LineState, Standing
 from server.domain.clock import Clock
 from server.domain.job import Job
 from server.domain.ports import DeliveryRepository
@@ -137,8 +139,8 @@ class Courier:
         }
 
 
-def compose(job: Job, link: Callable[[str, str], str]) -> bytes:
-    """What is said of ``job``, which is over; ``link`` makes an address of the client's base and a stored image's name.
+async def compose(job: Job, link: Callable[[str, Asset], Awaitable[str]]) -> bytes:
+    """What is said of ``job``, which is over; ``link`` makes an address of the client's base and a stored image.
 
     ``{"type": "job.succeeded", "timestamp": ISO 8601, "data": {...}}``: links, never pictures, so that it stays below 20 kB.
     """
@@ -151,12 +153,29 @@ def compose(job: Job, link: Callable[[str, str], str]) -> bytes:
         "created": job.created,
         "finished": job.finished,
         "images": [
-            {"url": link(base, asset.name), "seed": asset.seed, "width": asset.width, "height": asset.height}
+            {"url": await link(base, asset), "seed": asset.seed, "width": asset.width, "height": asset.height}
             for asset in job.assets
         ],
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
     }
     return json.dumps({"type": f"job.{job.state.value}", "timestamp": finished.isoformat(), "data": data}).encode()
+
+
+def compose_batch(batch: Batch, standing: Standing) -> bytes:
+    """What is said of ``batch``, which is over: ``{"type": "batch.finished", ...}``, and where its results are."""
+    base = batch.notify.base if batch.notify is not None else ""
+    finished = datetime.fromtimestamp(batch.finished or batch.created, tz=UTC)
+    data = {
+        "id": batch.id,
+        "state": batch.state.value,
+        "created": batch.created,
+        "finished": batch.finished,
+        "lines": batch.lines,
+        "images": batch.images,
+        "counts": {state.value: standing.count(state) for state in LineState if state not in OPEN},
+        "results": f"{base}/api/batches/{batch.id}/results",
+    }
+    return json.dumps({"type": f"batch.{batch.state.value}", "timestamp": finished.isoformat(), "data": data}).encode()
 
 
 def _retry_after(response: httpcore.Response, now: float) -> float:

@@ -1,6 +1,7 @@
 """Files of a folder that bounds itself: written whole, found by name, the oldest let go first."""
 
 import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from server.domain.failures import StorageFull
+
 _UNFINISHED = ".new-"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -21,7 +25,17 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 def write(folder: Path, name: str, data: bytes, now: float) -> None:
-    """Store ``data`` under ``name``, whole or not at all, as old as ``now`` (Unix seconds) says."""
+    """Store ``data`` under ``name``, whole or not at all, as old as ``now`` (Unix seconds) says. `StorageFull` without room."""
+    try:
+        _write(folder, name, data, now)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        msg = "There is no room left for uploads; try again later."
+        raise StorageFull(msg) from error
+
+
+def _write(folder: Path, name: str, data: bytes, now: float) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, temporary = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)
     try:

@@ -26,6 +26,9 @@ class Metrics:
         self._job_seconds = Histogram(
             "aquatint_job_seconds", "From admission to the end.", ["state"], buckets=_SECONDS, registry=registry
         )
+        self._routes = Counter(
+            "aquatint_routes", "Attempts on a road: made, or the code of what went wrong.", ["road", "outcome"], registry=registry
+        )
         self._refused = Counter("aquatint_jobs_refused", "Jobs refused before any work.", ["code"], registry=registry)
         self._queue = Gauge("aquatint_queue_images", "Images accepted and not finished.", registry=registry)
         self._ticks = Histogram(
@@ -89,10 +92,55 @@ class Metrics:
         self._catalog_refused = Gauge(
             "aquatint_catalog_refused", "1 while models.yaml, as it stands now, cannot be used.", registry=registry
         )
+        self._usd = Counter("aquatint_usd", "What was spent, in US dollars.", ["road"], registry=registry)
+        self._budget = Gauge(
+            "aquatint_budget_used", "How much of an upstream's monthly budget is spent, 0 to 1.", ["upstream"], registry=registry
+        )
+        self._crossed = Counter(
+            "aquatint_budget_crossed",
+            "Budgets that reached 80 or 100 %.",
+            ["upstream", "whose", "percent"],
+            registry=registry,
+        )
         for result in ("ok", "refused"):
             self._reloads.labels(result)
+        self._decisions = Counter(
+            "aquatint_moderation_decisions", "What moderation decided.", ["stage", "action", "by"], registry=registry
+        )
+        self._moderation_seconds = Histogram(
+            "aquatint_moderation_seconds", "Time to look at one thing.", ["by"], buckets=_SECONDS, registry=registry
+        )
+        self._moderation_failures = Counter(
+            "aquatint_moderation_failures", "Things that could not be looked at.", ["by"], registry=registry
+        )
+        self._cache = Counter("aquatint_cache_requests", "How requests came to their pictures.", ["result"], registry=registry)
+        self._cache_bytes = Gauge("aquatint_cache_bytes", "Files that the cache knows of.", registry=registry)
+        self._cache_entries = Gauge("aquatint_cache_entries", "Requests that the cache can answer.", registry=registry)
+        for result in ("hit", "shared", "miss", "off"):
+            self._cache.labels(result)
         self._encode = Histogram("aquatint_encode_seconds", "Pixels to a file.", ["format"], buckets=_SECONDS, registry=registry)
         self._decode = Histogram("aquatint_decode_seconds", "An upload to pixels.", buckets=_SECONDS, registry=registry)
+        self._upstream_attempts = Counter(
+            "aquatint_upstream_attempts", "Attempts at an upstream.", ["road", "outcome"], registry=registry
+        )
+        self._upstream_seconds = Histogram(
+            "aquatint_upstream_seconds", "Time of one attempt.", ["road"], buckets=_SECONDS, registry=registry
+        )
+        self._upstream_circuit = Gauge(
+            "aquatint_upstream_circuit",
+            "1 for the state of the circuit before an upstream.",
+            ["road", "state"],
+            registry=registry,
+        )
+        self._upstream_requests = Gauge(
+            "aquatint_upstream_requests",
+            "Requests active at an upstream, or waiting for it.",
+            ["road", "state"],
+            registry=registry,
+        )
+        self._upstream_model_days = Gauge(
+            "aquatint_upstream_model_days_left", "Until a model that is used there ends.", ["road", "model"], registry=registry
+        )
 
     def render(self) -> bytes:
         """Everything, in Prometheus' text form."""
@@ -166,18 +214,74 @@ class Metrics:
         for state, count in states.items():
             self._models.labels(worker, state).set(count)
 
+    def routed(self, road: str, outcome: str) -> None:
+        """A road was taken: ``made``, or the code of what went wrong there."""
+        self._routes.labels(road, outcome).inc()
+
     def catalog(self, ok: bool) -> None:  # noqa: FBT001 - the one thing there is to say
         """An edit of models.yaml was taken over, or refused."""
         self._reloads.labels("ok" if ok else "refused").inc()
         self._catalog_refused.set(0 if ok else 1)
 
+    def cache(self, result: str) -> None:
+        """One request came to its pictures in that way."""
+        self._cache.labels(result).inc()
+
+    def cache_size(self, taken: int, entries: int) -> None:
+        """The cache knows of so many bytes, the pictures of so many requests."""
+        self._cache_bytes.set(taken)
+        self._cache_entries.set(entries)
+
+    def spent(self, road: str, usd: float) -> None:
+        """A request on ``road`` was charged."""
+        self._usd.labels(road).inc(usd)
+
+    def budget(self, upstream: str, used: float) -> None:
+        """So much of its monthly budget is spent."""
+        self._budget.labels(upstream).set(used)
+
+    def budget_crossed(self, upstream: str, tenant: str, percent: int) -> None:
+        """A limit reached ``percent``: of a tenant, or of all together."""
+        self._crossed.labels(upstream or "all", "tenant" if tenant else "all", str(percent)).inc()
+
     def encoded(self, form: str, seconds: float) -> None:
         """One image was encoded."""
         self._encode.labels(form).observe(seconds)
 
+    def upstream_attempt(self, road: str, outcome: str, seconds: float) -> None:
+        """An upstream was asked: ``ok``, ``cancelled``, or the code of its error."""
+        self._upstream_attempts.labels(road, outcome).inc()
+        self._upstream_seconds.labels(road).observe(seconds)
+
+    def upstream_circuit(self, road: str, state: str) -> None:
+        """The circuit before an upstream is closed, open or half-open."""
+        for each in ("closed", "open", "half_open"):
+            self._upstream_circuit.labels(road, each).set(1 if each == state else 0)
+
+    def upstream_queue(self, road: str, active: int, waiting: int) -> None:
+        """Requests under way at an upstream, and waiting for their turn."""
+        self._upstream_requests.labels(road, "active").set(active)
+        self._upstream_requests.labels(road, "waiting").set(waiting)
+
+    def upstream_model(self, road: str, model: str, days_left: int) -> None:
+        """A model of an upstream that is in use or a successor comes to its end."""
+        self._upstream_model_days.labels(road, model).set(days_left)
+
     def preprocessed(self, worker: str, preprocessor: str, seconds: float) -> None:
         """A control image was made."""
         self._preprocess_seconds.labels(worker, preprocessor).observe(seconds)
+
+    def moderated(self, stage: str, action: str, by: str) -> None:
+        """Moderation decided about one thing."""
+        self._decisions.labels(stage, action, by).inc()
+
+    def looked(self, by: str, seconds: float) -> None:
+        """A list or a classifier has looked at one thing."""
+        self._moderation_seconds.labels(by).observe(seconds)
+
+    def unseen(self, by: str) -> None:
+        """A classifier could not look at one thing."""
+        self._moderation_failures.labels(by).inc()
 
     def decoded(self, seconds: float) -> None:
         """One upload was decoded."""

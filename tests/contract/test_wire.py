@@ -157,7 +157,7 @@ MESSAGES = [
     ImageDone("r1", 0, DOT),
     Preparing("p1", "hed", 0.5),
     Preprocessed("p1", DOT, 0.25),
-    Completed("r1", RunStats(0.1, 0.2, 0.3, 0.4, 40, 11.5, 0.6)),
+    Completed("r1", RunStats(0.1, 0.2, 0.3, 0.4, 40, 11.5, 0.6, 0.05)),
     Failed("r1", REPORT),
     Tick("demo", Phase.DENOISE, 5, 9, 3, 0.05, out_of_memory=False, waiting=7),
     Drained(),

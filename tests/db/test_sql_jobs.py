@@ -38,9 +38,13 @@ def clock():
     return SetClock(100.0)
 
 
+async def told(job):
+    return job.id.encode()
+
+
 @pytest.fixture
 def jobs(database, clock):
-    return SqlJobs(database, clock, Outbox(lambda job: job.id.encode()))
+    return SqlJobs(database, clock, Outbox(told))
 
 
 async def test_what_is_added_is_there_without_its_pictures_and_claimed_with_them(jobs):

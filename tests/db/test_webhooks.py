@@ -26,6 +26,10 @@ OLD, NEW = ("whsec_" + letter * 32 for letter in "AB")
 ASSET = Asset("name.png", Format.PNG, 8, 9, 7, 99)
 
 
+async def link(base, asset):
+    return f"{base}/outputs/{asset.name}"
+
+
 class Receiver:
     """An HTTP server that answers as told and keeps what it got."""
 
@@ -53,7 +57,7 @@ class Receiver:
 class Bench:
     def __init__(self, database, clock=None):
         self.clock = clock or SetClock(1_800_000_000.0)
-        self.jobs = SqlJobs(database, self.clock, Outbox(lambda job: compose(job, lambda base, name: f"{base}/outputs/{name}")))
+        self.jobs = SqlJobs(database, self.clock, Outbox(lambda job: compose(job, link)))
         self.deliveries = SqlDeliveries(database, self.clock)
 
     async def ended(self, name, url, happening=None):

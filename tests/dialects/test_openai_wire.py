@@ -35,7 +35,9 @@ MARKS = {
     "created": lambda value: "<unix time>" if isinstance(value, int) and value > 1.7e9 else value,
     "created_at": lambda value: "<unix time>" if isinstance(value, int) and value > 1.7e9 else value,
     "b64_json": described,
-    "url": lambda url: re.sub(r"^http://127\.0\.0\.1:\d+/outputs/[\w-]{32}\.", "<server>/outputs/<name>.", url),
+    "url": lambda url: re.sub(
+        r"^http://127\.0\.0\.1:\d+/outputs/[\w-]{32}(\.\w+)\?expires=\d+&signature=[\w-]{43}$", r"<server>/outputs/<name>\1", url
+    ),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.prompts.editing import Plan
+from pipelines.contract.editing import Plan
 
 
 def texts(text, steps=10):

@@ -8,6 +8,7 @@ from pipelines.contract.family import Family
 from server.catalog.loading import load, parse
 from server.catalog.positions import CatalogError
 from server.catalog.styles import PRESETS
+from server.domain.retention import Keeping
 
 GOOD = """\
 server: {default_model: a}
@@ -362,3 +363,30 @@ def test_an_adapter_that_is_not_there_is_told_with_those_that_are(look_up, kind,
 def test_a_mistake_among_the_adapters_is_told_with_file_line_and_field(old, new, message):
     assert old in ADAPTED
     assert refused(ADAPTED.replace(old, new)).startswith(message)
+
+
+TENANTS = """
+server: {default_model: m}
+models: {m: {source: "fake:", family: fake}}
+tenants:
+  default: {storage: {hours: 72}}
+  shop: {storage: {bytes: 1000}}
+"""
+
+
+def test_results_are_kept_as_their_tenant_s_entry_says():
+    found = catalog(TENANTS)
+    assert found.policy("anybody").storage == Keeping(hours=72)
+    assert found.policy("shop").storage == Keeping(hours=72, bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("hours: 72", "hours: 0", "models.yaml:5: tenants.default.storage.hours: "),
+        ("bytes: 1000", "bytes: 1.5", "models.yaml:6: tenants.shop.storage.bytes: "),
+        ("bytes: 1000", "days: 3", "models.yaml:6: tenants.shop.storage.days: there is no such setting"),
+    ],
+)
+def test_a_mistake_in_what_is_kept_is_told_with_its_line(old, new, message):
+    assert refused(TENANTS.replace(old, new)).startswith(message)

@@ -7,6 +7,8 @@ from server.cli import main
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # Else commands would open the database of whoever runs the tests.
+    monkeypatch.setenv("AQUATINT_HOME", str(tmp_path / "home"))
     for name in ("AQUATINT_API_KEY", "AQUATINT_API_KEYS", "AQUATINT_MODELS"):
         monkeypatch.delenv(name, raising=False)
     return lambda *arguments: CliRunner().invoke(main, arguments)
@@ -17,7 +19,14 @@ def test_version(run):
 
 
 def test_models_are_listed(run, tmp_path):
-    assert run("models", "list").output.startswith("demo (default)\tsd\tbundled:demo\tdall-e-2 ")
+    lines = run("models", "list").output.splitlines()
+    assert lines[:2] == ["demo (default)\tsd\tbundled:demo\t", "auto\t\tthe server chooses\tdall-e-2 dall-e-3 gpt-image-1"]
+
+
+def test_upstreams_are_listed(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert "upstreams.openai\topenai\thttps://api.openai.com/v1\tgpt-image-2.6-flare" in run("models", "list").output
 
 
 def test_a_wrong_catalog_is_told_with_its_line(run, tmp_path):

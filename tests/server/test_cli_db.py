@@ -1,4 +1,5 @@
 import asyncio
+import re
 
 from click.testing import CliRunner
 from msgspec.structs import asdict
@@ -8,14 +9,19 @@ from server.cli import main
 from server.db.database import Database, beside
 from server.db.migrating import migrate
 from server.db.tables import WEBHOOKS
+from server.domain.asset import Format
+from server.domain.clock import SystemClock
 from server.domain.webhook import Delivery, DeliveryState
+from server.storage.assets import path_of
+from tests.doubles.stores import stored_in
 
 
 def test_upgrade_makes_the_tables_once(tmp_path):
     told = [CliRunner().invoke(main, ["db", "upgrade", "--home", str(tmp_path)]) for _ in range(2)]
     assert [result.exit_code for result in told] == [0, 0]
-    assert told[0].output == "database at 0001, was empty\n"
-    assert told[1].output == "database at 0001\n"
+    now = told[1].output.strip()
+    assert re.fullmatch(r"database at \d{4}", now)
+    assert told[0].output == f"{now}, was empty\n"
 
 
 def test_a_database_that_is_not_there_is_told():
@@ -74,3 +80,34 @@ def test_keys_are_made_listed_rotated_and_revoked(tmp_path):
     assert keys_command(tmp_path, "revoke", key_id).exit_code == 1
     assert keys_command(tmp_path, "rotate", key_id).exit_code == 1
     assert keys_command(tmp_path, "create", "--expires-in", "soon").exit_code == 2
+
+
+async def one_result(home):
+    database = Database(beside(home))
+    await migrate(database)
+    store = stored_in(home / "outputs", database, SystemClock())
+    await store.put(b"four", Format.PNG, (1, 1), 1, tenant="shop", job_id="job")
+    await database.close()
+
+
+def test_storage_is_shown_and_collected(tmp_path):
+    asyncio.run(one_result(tmp_path))
+    (tmp_path / "models.yaml").write_text(
+        "server: {default_model: m}\nmodels: {m: {source: 'fake:', family: fake}}\ntenants: {shop: {storage: {bytes: 3}}}\n"
+    )
+
+    def run(*arguments):
+        where = ["--home", str(tmp_path), "--models", str(tmp_path / "models.yaml")]
+        result = CliRunner().invoke(main, ["storage", *arguments, *where])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert run("status") == "shop\t1\t4\n"
+    assert run("strays") == "0 stray files found, 0 bytes\n"
+    assert run("collect") == "1 results let go, 1 files deleted, 4 bytes\n"
+    assert run("status") == ""
+    stray = tmp_path / "outputs" / path_of("t", 0.0, "a" * 32, Format.PNG)
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"stray")
+    assert run("strays", "--delete") == "1 stray files deleted, 5 bytes\n"
+    assert not stray.exists()

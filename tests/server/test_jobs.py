@@ -17,14 +17,15 @@ from server.db.webhooks import Outbox
 from server.domain.asset import Delivery, Format
 from server.domain.clock import SetClock
 from server.domain.job import JobState, Order
-from server.gateway.finish import Gateway, parameters
+from server.gateway.describing import parameters
+from server.gateway.finish import Gateway
 from server.jobs.admission import Admission
 from server.jobs.runner import Pace
 from server.jobs.service import JobService
 from server.providers.fake import FunctionProvider, flat
-from server.storage.blobs import FolderStore, Retention
 from server.telemetry.logs import silent
 from server.telemetry.metrics import Metrics
+from tests.doubles.stores import stored_in
 
 
 def order(job_id="a", images=1, **fields):
@@ -39,6 +40,10 @@ def order(job_id="a", images=1, **fields):
         **fields,
     )
     return Order(request, Delivery(Format.PNG))
+
+
+async def told(job):
+    return job.id.encode()
 
 
 class Refusing:
@@ -62,9 +67,9 @@ class Bench:
 
     def __init__(self, folder, function=None, *, limit=4, queue_most=100, window=64, refused_ends=0):
         self.clock, self.metrics = SetClock(), Metrics()
-        self.store = FolderStore(folder, Retention(1e9, 1 << 30), self.clock)
         self.database = Database(beside(folder))
-        self.repository = Refusing(SqlJobs(self.database, self.clock, Outbox(lambda job: job.id.encode())), refused_ends)
+        self.store = stored_in(folder / "outputs", self.database, self.clock)
+        self.repository = Refusing(SqlJobs(self.database, self.clock, Outbox(told)), refused_ends)
         self.admission = Admission(limit, self.metrics)
         gateway = Gateway(FunctionProvider(function, wait=7.0), self.store, self.metrics)
         self.jobs = JobService(

@@ -43,6 +43,10 @@ def url(data):
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
+async def nothing(_job):
+    return b""
+
+
 @pytest.fixture
 def asked():
     return []
@@ -61,7 +65,7 @@ def client(tmp_path, asked):
     clock = SystemClock()
     jobs = JobService(
         Gateway(FunctionProvider(function), parts.store, parts.metrics),
-        SqlJobs(parts.database, clock, Outbox(lambda _job: b"")),
+        SqlJobs(parts.database, clock, Outbox(nothing)),
         Admission(8, parts.metrics),
         clock=clock,
         metrics=parts.metrics,

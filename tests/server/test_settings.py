@@ -88,7 +88,7 @@ def test_loopback_needs_none(host):
 
 def test_every_option_has_a_field_and_keys_have_no_flag():
     assert {option.field for option in OPTIONS} == set(Settings.__struct_fields__)
-    assert all(option.flag is None for option in OPTIONS if option.field in {"api_keys", "webhook_secrets"})
+    assert all(option.flag is None for option in OPTIONS if option.field in {"api_keys", "webhook_secrets", "link_secrets"})
 
 
 def test_the_settings_show_no_key():
@@ -96,5 +96,34 @@ def test_the_settings_show_no_key():
         "AQUATINT_API_KEY": "hunter2",
         "AQUATINT_WEBHOOK_SECRETS": "whsec_hunter2" + "A" * 32,
         "AQUATINT_DATABASE_URL": "postgresql://me:hunter2@db/pictures",
+        "AQUATINT_LINK_SECRETS": "hunter2" + "A" * 32,
     }
     assert "hunter2" not in repr(settings(given))
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/a/b", "gs://b/p", "az://container/p", "file:///srv/pictures"])
+def test_places_of_results(url):
+    assert settings({"AQUATINT_STORAGE_URL": url + "/"}).storage_url == url
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STORAGE_URL", "s3://"),
+        ("STORAGE_URL", "s3://b/p?x=1"),
+        ("STORAGE_URL", "file://relative"),
+        ("STORAGE_URL", "file:///"),
+        ("STORAGE_URL", "ftp://host/x"),
+        ("STORAGE_URL", "/srv/pictures"),
+        ("STORAGE_ENDPOINT", "localhost:9000"),
+        ("CDN_BASE_URL", "cdn.example"),
+        ("LINK_HOURS", "169"),
+        ("LINK_HOURS", "0"),
+        ("LINK_SECRETS", "short"),
+        ("LINK_SECRETS", "A" * 32 + ",short"),
+        ("FILE_METADATA", "some"),
+    ],
+)
+def test_storage_settings_that_cannot_be(name, value):
+    with pytest.raises(SettingsError, match=f"AQUATINT_{name}"):
+        settings({f"AQUATINT_{name}": value})

@@ -1,5 +1,5 @@
 import io
-import os
+import json
 
 import pytest
 from PIL import Image
@@ -7,9 +7,8 @@ from PIL import Image
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.picture import Picture
 from server.domain.asset import Delivery, Format
-from server.domain.clock import SetClock
-from server.storage.blobs import NAME, FolderStore, Retention
 from server.storage.encode import encode, enlarged, reduced
+from server.storage.texts import JPEG_MOST
 
 PICTURE = Picture(16, 8, "RGB", bytes(range(128)) * 3)
 
@@ -33,7 +32,7 @@ def test_png_and_webp_at_100_are_exact():
 def test_lower_quality_is_smaller():
     noise = Image.effect_noise((128, 128), 80).convert("RGB")
     picture = Picture(128, 128, "RGB", noise.tobytes())
-    for form in (Format.JPEG, Format.WEBP):
+    for form in (Format.JPEG, Format.WEBP, Format.AVIF):
         sizes = [len(encode(picture, Delivery(form, quality))) for quality in (10, 50, 90)]
         assert sizes == sorted(sizes)
 
@@ -88,57 +87,33 @@ def test_another_shape_cuts_the_overhang_evenly():
     assert image.getpixel((44, 25)) == (0, 0, 255)
 
 
-def store(folder, clock, seconds=100.0, size=10_000):
-    return FolderStore(folder / "outputs", Retention(seconds, size), clock)
+def comment(data):
+    """EXIF's UserComment as AUTOMATIC1111 reads it, and the ImageDescription."""
+    exif = Image.open(io.BytesIO(data)).getexif()
+    raw = exif.get_ifd(0x8769).get(0x9286)
+    if raw is not None:
+        assert raw[:8] == b"UNICODE\0"
+        raw = raw[8:].decode("utf-16-be")
+    return raw, exif.get(0x010E)
 
 
-async def test_put_and_get(tmp_path):
-    kept = store(tmp_path, SetClock())
-    name = await kept.put(b"data", Format.PNG)
-    assert NAME.fullmatch(name)
-    assert name.endswith(".png")
-    assert await kept.get(name) == b"data"
-    assert [path.name for path in (tmp_path / "outputs").iterdir()] == [name]  # no temporary file is left
+@pytest.mark.parametrize("form", [Format.JPEG, Format.WEBP, Format.AVIF])
+@pytest.mark.parametrize("quality", [None, 100])
+def test_other_files_tell_it_in_exif(form, quality):
+    text, request = "a cat ✏️\nSteps: 3", json.dumps({"prompt": "a cat ✏️"})
+    assert comment(encode(PICTURE, Delivery(form, quality), text, request)) == (text, request)
+    assert comment(encode(PICTURE, Delivery(form, quality), text)) == (text, None)
+    assert comment(encode(PICTURE, Delivery(form, quality), None, request)) == (None, request)
+    assert comment(encode(PICTURE, Delivery(form, quality))) == (None, None)
 
 
-@pytest.mark.parametrize(
-    "name", ["", "../secret.png", "/etc/passwd", "a" * 32 + ".png/..", "a" * 32 + ".png\n", "." * 32 + ".png", "a" * 32 + ".gif"]
-)
-async def test_foreign_names_never_become_paths(tmp_path, name):
-    (tmp_path / "secret.png").write_bytes(b"secret")
-    assert await store(tmp_path, SetClock()).get(name) is None
+def test_png_tells_it_in_chunks():
+    assert Image.open(io.BytesIO(encode(PICTURE, Delivery(), "a", "{}"))).text == {"parameters": "a", "aquatint": "{}"}
+    assert Image.open(io.BytesIO(encode(PICTURE, Delivery()))).text == {}
 
 
-async def test_what_is_old_goes(tmp_path):
-    clock = SetClock()
-    kept = store(tmp_path, clock)
-    old = await kept.put(b"old", Format.PNG)
-    clock.advance(90)
-    young = await kept.put(b"young", Format.PNG)
-    clock.advance(61)
-    await kept.put(b"new", Format.PNG)
-    assert await kept.get(old) is None
-    assert await kept.get(young) == b"young"
-
-
-async def test_what_is_too_much_goes_oldest_first(tmp_path):
-    clock = SetClock()
-    kept = store(tmp_path, clock, size=2500)
-    names = []
-    for _ in range(4):
-        names.append(await kept.put(b"x" * 1000, Format.PNG))
-        clock.advance(1)
-    assert kept.sweep() == 2
-    assert [await kept.get(name) is not None for name in names] == [False, False, True, True]
-
-
-async def test_a_sweep_leaves_other_files_alone(tmp_path):
-    clock = SetClock()
-    kept = store(tmp_path, clock)
-    await kept.put(b"x", Format.PNG)
-    other = tmp_path / "outputs" / "notes.txt"
-    other.write_text("mine")
-    os.utime(other, (0, 0))
-    clock.advance(10_000)
-    kept.sweep()
-    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["notes.txt"]
+def test_what_does_not_fit_into_a_jpeg_is_left_out():
+    long = "x" * (JPEG_MOST // 4)
+    assert comment(encode(PICTURE, Delivery(Format.JPEG), long, "y" * JPEG_MOST)) == (long, None)
+    assert comment(encode(PICTURE, Delivery(Format.JPEG), "x" * JPEG_MOST, "{}")) == (None, None)
+    assert comment(encode(PICTURE, Delivery(Format.WEBP), "x" * JPEG_MOST, "{}"))[0] == "x" * JPEG_MOST

@@ -14,11 +14,14 @@ from pipelines.contract.messages import Preview
 from server.api.delivering import result
 from server.api.errors import native_envelope, problem
 from server.api.links import Links
-from server.api.native.bodies import Generated, GeneratedImage, Timings
+from server.api.native.bodies import Generated, GeneratedImage, Spent, Timings
 from server.api.native.generating import Generation
+from server.api.native.noting import notes
+from server.api.native.routing import route_of
 from server.api.waiting import succeeded
 from server.api.watching import KEEP_ALIVE, Watch, event
 from server.domain.asset import Asset, Delivery, Format
+from server.domain.generation import Usage
 from server.domain.job import Job
 from server.domain.ports import AssetStore
 from server.jobs.service import JobService
@@ -57,24 +60,39 @@ class Results:
                 total=round(job.finished - job.created, 4),
             ),
             evaluations=stats.evaluations,
+            cache=job.cache,
+            usage=spent(job.usage),
             warnings=list(asked.warnings),
+            moderation=notes(job),
+            route=route_of(job),
         )
 
     async def _image(self, request: AnyRequest, asset: Asset, *, inline: bool) -> GeneratedImage:
         if not inline:
-            url = self._links.output(request, asset.name)
-            return GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, url=url)
+            url = await self._links.output(request, asset)
+            return GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, url=url, id=asset.name)
         data = await self._store.get(asset.name)
         if data is None:
             msg = "The finished image is gone: the space for results is too small."
             raise EngineFailure(msg)
         b64 = base64.b64encode(data).decode()
-        return GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, b64=b64)
+        return GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, b64=b64, id=asset.name)
+
+
+def spent(usage: Usage) -> Spent:
+    """``usage`` as it is told."""
+    return Spent(
+        usd=round(usage.usd, 9),
+        gpu_seconds=round(usage.gpu_seconds, 4),
+        input_text_tokens=usage.input_text_tokens,
+        input_image_tokens=usage.input_image_tokens,
+        output_tokens=usage.output_tokens,
+    )
 
 
 async def streamed(
     request: AnyRequest, asked: Generation, jobs: JobService, results: Results, *, inline: bool
-) -> AsyncIterator[bytes]:
+) -> tuple[Job, AsyncIterator[bytes]]:
     """Submit the job, or raise; then ``started``, ``progress`` and ``preview`` events, and ``finished`` or ``error``."""
     watch = Watch(jobs)
     job = await watch.begin(asked.order)
@@ -95,7 +113,7 @@ async def streamed(
         except AquatintError as error:
             yield _line("error", native_envelope(problem(error)))
 
-    return events()
+    return job, events()
 
 
 async def _preview(told: Preview) -> bytes:

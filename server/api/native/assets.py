@@ -1,7 +1,8 @@
-"""Pictures uploaded once, for later requests: each caller sees only its own."""
+"""Assets: pictures uploaded once for later requests, and results. Each caller sees only its own."""
 
 from typing import Any
 
+import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.datastructures import UploadFile
 from litestar.di import NamedDependency
@@ -12,18 +13,24 @@ from server.api.documenting import READING, failures
 from server.api.errors import UnknownAsset
 from server.api.forms import is_form, parts
 from server.api.guard import SCOPE, tenant_of
-from server.api.native.bodies import NativeErrorBody, StoredAsset
+from server.api.links import Links
+from server.api.native.bodies import AssetView, NativeErrorBody, StoredAsset
 from server.api.native.operations import Fetch, Store
+from server.api.sending import SAFE, sent
 from server.api.uploads import Uploads
+from server.domain.asset import Format
 from server.domain.key import Scope
-from server.domain.ports import InputStore
+from server.domain.ports import AssetStore, InputStore
+from server.domain.stored import Stored
 
 AnyRequest = Request[Any, Any, Any]
 
+_JSON = "application/json"
+_LIVE = {"Cache-Control": "no-store"}
 _SIGNATURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp", b"GIF8": "image/gif"}
 
 
-@post("/api/assets", operation_class=Store, responses=failures(NativeErrorBody, (400, 413, *READING)))
+@post("/api/assets", operation_class=Store, responses=failures(NativeErrorBody, (400, 413, *READING, 507)))
 async def store(request: AnyRequest, uploads: NamedDependency[Uploads], inputs: NamedDependency[InputStore]) -> StoredAsset:
     """Keep a picture: the body itself, or the file part ``file`` of a form. The same picture gets the same id."""
     data = await _content(request)
@@ -36,30 +43,75 @@ async def store(request: AnyRequest, uploads: NamedDependency[Uploads], inputs: 
     "/api/assets/{asset_id:str}",
     opt={SCOPE: Scope.JOBS_READ},
     operation_class=Fetch,
-    responses=failures(NativeErrorBody, (400, 404, *READING)),
+    responses=failures(NativeErrorBody, (400, 404, 416, *READING, 503)),
 )
-async def fetch(request: AnyRequest, asset_id: FromPath[str], inputs: NamedDependency[InputStore]) -> Response[bytes]:
-    """The file as it was uploaded."""
+async def fetch(
+    request: AnyRequest,
+    asset_id: FromPath[str],
+    *,
+    inputs: NamedDependency[InputStore],
+    uploads: NamedDependency[Uploads],
+    store: NamedDependency[AssetStore],
+    links: NamedDependency[Links],
+) -> Response[Any]:
+    """The file, of an upload or of a result; with ``Accept: application/json`` what is known of it."""
+    described = _wants_json(request)
+    stored = await store.facts(asset_id)
+    if stored is not None:
+        if stored.tenant != tenant_of(request):
+            raise _unknown(asset_id)
+        if described:
+            return Response(_view(stored, await links.output(request, stored.asset)), headers=_LIVE)
+        return await sent(request, stored, store, "private, no-cache")
     data = await inputs.get(tenant_of(request), asset_id)
     if data is None:
         raise _unknown(asset_id)
+    if described:
+        facts = await uploads.checked(data, "asset_id")
+        return Response(StoredAsset(asset_id, facts.format, facts.width, facts.height, len(data)), headers=_LIVE)
     media = next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), "application/octet-stream")
     return Response(
         data,
         media_type=media,
-        headers={
-            "Cache-Control": "private, no-cache",
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-        },
+        headers={"Cache-Control": "private, no-cache", **SAFE},
     )
 
 
-@delete("/api/assets/{asset_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING)))
-async def forget(request: AnyRequest, asset_id: FromPath[str], inputs: NamedDependency[InputStore]) -> None:
+@delete("/api/assets/{asset_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING, 507)))
+async def forget(
+    request: AnyRequest,
+    asset_id: FromPath[str],
+    inputs: NamedDependency[InputStore],
+    store: NamedDependency[AssetStore],
+) -> None:
     """Let go of it; requests that have begun keep what they read."""
-    if not await inputs.delete(tenant_of(request), asset_id):
+    tenant = tenant_of(request)
+    if not await store.delete(tenant, [asset_id]) and not await inputs.delete(tenant, asset_id):
         raise _unknown(asset_id)
+
+
+def _wants_json(request: AnyRequest) -> bool:
+    """Whether the description is asked for by name: browsers and most programs would take anything, and get the image."""
+    best = request.accept.best_match([*_SIGNATURES.values(), Format.AVIF.media_type, _JSON], default=None)
+    return best == _JSON
+
+
+def _view(stored: Stored, url: str) -> AssetView:
+    asset, made = stored.asset, msgspec.json.decode(stored.metadata)
+    return AssetView(
+        id=asset.name,
+        job=stored.job_id,
+        format=asset.format.value,
+        width=asset.width,
+        height=asset.height,
+        bytes=asset.size,
+        seed=asset.seed,
+        created=stored.created,
+        expires=stored.expires,
+        url=url,
+        parameters=made.get("parameters"),
+        request=made.get("request"),
+    )
 
 
 async def _content(request: AnyRequest) -> bytes:

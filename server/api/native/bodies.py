@@ -1,14 +1,16 @@
 """What is sent to make images, and what comes back. Unknown options are refused: this is our own dialect."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from pipelines.contract.adapters import ControlCard, LoraCard, ReferenceCard, UpscalerCard
 from server.api.options import PictureText, Shaping
+from server.domain.caching import CacheResult
 from server.domain.job import JobState
+from server.domain.verdict import Action, Stage
 
 
 class Recipe(StrEnum):
@@ -33,6 +35,10 @@ class GenerateRequest(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=
     count: Annotated[int | None, Meta(description="How many images; absent: one, or one for each of `seeds`.")] = None
     seeds: Annotated[list[int] | None, Meta(description="A seed for each image, instead of `seed`.")] = None
     guidance: Annotated[float | None, Meta(description="Classifier-free guidance, 0 to 100; at 1 or below it is off.")] = None
+    quality: Annotated[
+        Literal["low", "medium", "high"] | None,
+        Meta(description="Sets `steps` where they are not said; `low` is a draft, which stays on this server."),
+    ] = None
     image: Annotated[PictureText | None, Meta(description="The picture to start from.")] = None
     mask: Annotated[
         PictureText | None, Meta(description="Of the picture's size: what is white, or transparent, is painted anew.")
@@ -64,6 +70,8 @@ class GeneratedImage(msgspec.Struct, frozen=True, omit_defaults=True):
     format: str
     url: str | None = None
     b64: str | None = None
+    id: str | None = None
+    """Of the result: `GET /api/assets/{id}` gives the image and how it was made."""
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -77,12 +85,92 @@ class Timings(msgspec.Struct, frozen=True):
     """From the job's admission to its end, storing included."""
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """What it cost; tokens are an upstream's."""
+
+    usd: float
+    gpu_seconds: float
+    input_text_tokens: int
+    input_image_tokens: int
+    output_tokens: int
+
+
 class Notice(msgspec.Struct, frozen=True):
     """Something that was done as asked, and may not be what was meant."""
 
     code: str
     message: str
     param: str | None = None
+
+
+class ModerationNote(msgspec.Struct, frozen=True):
+    """Something that moderation did, beyond letting it pass."""
+
+    stage: Stage
+    action: Action
+    by: str
+    """``lists``, or the name of a classifier."""
+    categories: tuple[str, ...]
+    image: int | None
+    """Which of the finished pictures, counted from 0."""
+    param: str | None
+    """Which field of the request."""
+
+
+class TriedView(msgspec.Struct, frozen=True):
+    """A road that was tried before, or could not be."""
+
+    road: str
+    code: str
+    message: str
+
+
+class RouteView(msgspec.Struct, frozen=True):
+    """Which road a request took, and why."""
+
+    road: str
+    """`local`, or an upstream's name in models.yaml."""
+    model: str
+    """What made the pictures there."""
+    reasons: list[str]
+    tried: list[TriedView]
+    request_ids: list[str]
+    """The upstream's own, for its support."""
+
+
+class RoadView(msgspec.Struct, frozen=True):
+    """One road, as the router sees it."""
+
+    road: str
+    """`local`, `local:MODEL` or an upstream's name."""
+    can: bool
+    """Whether it could do the request as it is."""
+    lacking: list[str]
+    """The options that it would have to leave out."""
+    wait_seconds: float
+    """How long until it could begin, as far as it is known."""
+    place: int | None
+    """In the order in which roads would be tried, from 1; null: it would not be."""
+
+
+class RouteAnswer(msgspec.Struct, frozen=True):
+    """The answer to POST /api/route: what would be done, and why; nothing was."""
+
+    needs_text: bool
+    """Whether the picture needs legible writing."""
+    score: float
+    """0 to 1; from 0.5 it does."""
+    reasons: list[str]
+    """Of the score."""
+    literals: list[str]
+    """The words that are to be seen, as far as they are given."""
+    route: str
+    """The road that would be taken."""
+    why: list[str]
+    policy: str
+    verify: bool
+    """Whether the result would be read before anybody is paid."""
+    roads: list[RoadView]
 
 
 class Generated(msgspec.Struct, frozen=True):
@@ -97,7 +185,12 @@ class Generated(msgspec.Struct, frozen=True):
     timings: Timings
     evaluations: int
     """Network evaluations that it cost."""
+    cache: CacheResult
+    """How it came to its pictures: hit (they were there), shared (the same was being made for somebody else), miss, off."""
+    usage: Spent
     warnings: list[Notice]
+    moderation: list[ModerationNote]
+    route: RouteView
 
 
 class NativeError(msgspec.Struct, frozen=True):
@@ -127,6 +220,8 @@ class JobView(msgspec.Struct, frozen=True):
     """One job as it stands."""
 
     id: str
+    batch: str | None
+    """The batch that it is a line of."""
     state: JobState
     model: str
     created: float
@@ -151,6 +246,12 @@ class JobView(msgspec.Struct, frozen=True):
     """Network evaluations that it cost."""
     company: float | None
     """Mean number of evaluations in the ticks it shared, its own included."""
+    moderation: list[ModerationNote]
+    cache: CacheResult | None
+    """Succeeded: how it came to its pictures."""
+    route: RouteView | None
+    """Which road it took, once it has succeeded."""
+    usage: Spent | None
 
 
 class JobAccepted(msgspec.Struct, frozen=True):
@@ -176,6 +277,26 @@ class StoredAsset(msgspec.Struct, frozen=True):
     width: int
     height: int
     bytes: int
+
+
+class AssetView(msgspec.Struct, frozen=True):
+    """A result, and how it was made."""
+
+    id: str
+    job: str
+    format: str
+    width: int
+    height: int
+    bytes: int
+    seed: int
+    created: float
+    """Times are Unix seconds."""
+    expires: float
+    url: str
+    parameters: str | None
+    """As Stable Diffusion tools write it."""
+    request: dict[str, Any] | None
+    """What was asked for, without pictures and without what is as it would be anyway."""
 
 
 class Adapters(msgspec.Struct, frozen=True):

@@ -9,8 +9,11 @@ from litestar.params import FromQuery
 from litestar.response import Stream as EventStream
 
 from pipelines.contract.errors import InvalidRequest
+from server.api.caching import told
+from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.guard import check_models, tenant_of
+from server.api.idempotency import refuse_key
 from server.api.native import generating
 from server.api.native.answers import Results, streamed
 from server.api.native.bodies import Adapters, GenerateRequest, NativeErrorBody
@@ -25,7 +28,13 @@ from server.jobs.service import JobService, draw_seed, new_id
 AnyRequest = Request[Any, Any, Any]
 
 
-@post("/api/generate", status_code=200, operation_class=Generate, responses=failures(NativeErrorBody, WORKING))
+@post(
+    "/api/generate",
+    opt={PICTURES: True},
+    status_code=200,
+    operation_class=Generate,
+    responses=failures(NativeErrorBody, WORKING),
+)
 async def generate(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],
@@ -35,22 +44,30 @@ async def generate(
 ) -> Response[Any]:
     """Make images. With ``Accept: text/event-stream`` the answer is a stream of events while they are made."""
     stream = "text/event-stream" in request.headers.get("accept", "").lower()
+    if stream:
+        refuse_key(request)
     sent = await read(request, GenerateRequest)
     asked = await understood(request, sent, catalog, pictures, followed=stream)
     inline = sent.body.response_format == "b64"
     if stream:
-        events = await streamed(request, asked, jobs, results, inline=inline)
-        return EventStream(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+        job, events = await streamed(request, asked, jobs, results, inline=inline)
+        return EventStream(events, media_type="text/event-stream", headers={**STREAM_HEADERS, **told(job)})
     job = await run_to_end(request, jobs, asked.order)
-    return Response(await results.whole(request, asked, job, inline=inline))
+    return Response(await results.whole(request, asked, job, inline=inline), headers=told(job))
 
 
 async def understood(
-    request: AnyRequest, sent: Sent[Any], catalog: Catalog, pictures: Pictures, *, followed: bool = False
+    request: AnyRequest,
+    sent: Sent[Any],
+    catalog: Catalog,
+    pictures: Pictures,
+    *,
+    followed: bool = False,
+    job_id: str | None = None,
 ) -> generating.Generation:
     """The order that was sent, with its pictures; raises for what cannot be, and for what the caller may not.
 
-    ``followed``: somebody can see previews.
+    ``followed``: somebody can see previews. ``job_id`` is a new one if it is left out.
     """
     tenant = tenant_of(request)
     source = pictures.source(tenant, {name: data for name, data in sent.parts.items() if name not in ("image", "mask")})
@@ -58,7 +75,8 @@ async def understood(
     if source.unused:
         msg = f"No option names the file {source.unused[0]!r}."
         raise InvalidRequest(msg, param=source.unused[0])
-    asked = generating.generation(sent.body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed, followed=followed)
+    job_id = job_id or new_id()
+    asked = generating.generation(sent.body, catalog, supplied, job_id=job_id, tenant=tenant, draw=draw_seed, followed=followed)
     check_models(request, asked.order)
     return msgspec.structs.replace(asked, order=await pictures.trimmed(asked.order))
 

@@ -13,6 +13,8 @@ from server.api.native import recipes
 from server.api.native.bodies import GenerateRequest, Notice
 from server.api.options import OutputOption
 from server.api.orders import MAX_GUIDANCE, MAX_SEED, Supplied, Terms, begun, check_prompt, ordered
+from server.api.qualities import steps_for
+from server.api.roads import on_road, wishes
 from server.api.sizing import able, asked, natural
 from server.catalog.catalog import Catalog
 from server.catalog.sizes import nearest, warning
@@ -40,6 +42,8 @@ def generation(
 ) -> Generation:
     """The order that ``body`` is; ``draw`` gives the seed if it has none."""
     card = catalog.card(body.model)
+    # Before a recipe speaks for the caller.
+    said = wishes(body, catalog, body.model, "guidance", "seeds", quality=body.quality)
     body = recipes.applied(body, supplied)
     start = begun(body, card, supplied)
     if start is None and body.strength is not None:
@@ -55,12 +59,14 @@ def generation(
         prompt=body.prompt,
         size=_size(body, card, start),
         seeds=_seeds(body, card, draw),
-        steps=whole(body.steps, "steps", card.defaults.steps, 1, card.limits.max_steps),
+        steps=whole(body.steps, "steps", steps_for(body.quality, card), 1, card.limits.max_steps),
         guidance=number(body.guidance, "guidance", card.defaults.guidance, 0.0, MAX_GUIDANCE),
-        delivery=delivery(output.format, output.quality, output.size),
+        delivery=delivery(output.format, output.quality, output.size, metadata=output.metadata),
         previews=whole(body.previews, "previews", 0, 0, MAX_PREVIEWS),
+        seeded=body.seed is not None or body.seeds is not None,
     )
     order = ordered(body, terms, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant)
+    order = on_road(order, catalog, body.model, said)
     result(order)  # a size that cannot be is refused before any work
     return Generation(order, tuple(_warnings(body, order, card)))
 

@@ -11,10 +11,13 @@ from litestar.response import Stream as EventStream
 
 from pipelines.contract.errors import InvalidRequest
 from pipelines.contract.request import Priority
+from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.errors import UnknownJob
 from server.api.guard import SCOPE, tenant_of
+from server.api.idempotency import chosen_id, tried_before
 from server.api.links import Links
+from server.api.native import paging
 from server.api.native.bodies import JobAccepted, JobList, JobRequest, JobView, NativeErrorBody
 from server.api.native.following import followed
 from server.api.native.generate import understood
@@ -26,14 +29,12 @@ from server.api.watching import STREAM_HEADERS
 from server.catalog.catalog import Catalog
 from server.domain.job import Job, JobState, Order
 from server.domain.key import Scope
-from server.domain.ports import JobFilter
+from server.domain.ports import AssetStore, JobFilter
 from server.domain.webhook import Notify
 from server.egress.urls import check_url
 from server.jobs.service import JobService
 
 AnyRequest = Request[Any, Any, Any]
-
-_MOST, _USUAL = 100, 20
 
 
 @post("/api/jobs", status_code=202, operation_class=Enqueue, responses=failures(NativeErrorBody, WORKING))
@@ -49,10 +50,14 @@ async def enqueue(
     if sent.body.response_format == "b64":
         msg = "'response_format' can be 'url' only: the answer to a job that is over has links."
         raise InvalidRequest(msg, param="response_format")
-    asked = await understood(request, sent, catalog, pictures, followed=True)
-    job = await jobs.enqueue(_kept(asked.order, sent.body, links.base(request)))
-    headers = {"Location": f"/api/jobs/{job.id}"}
-    return Response(JobAccepted(job.id, list(asked.warnings)), status_code=HTTPStatus.ACCEPTED, headers=headers)
+    job_id = chosen_id(request)
+    asked = await understood(request, sent, catalog, pictures, followed=True, job_id=job_id)
+    order = _kept(asked.order, sent.body, links.base(request))
+    # With a key the id was chosen before: of a request whose server died at it, the job may be there.
+    if not tried_before(request) or await jobs.get(job_id) is None:
+        await jobs.enqueue(order)
+    headers = {"Location": f"/api/jobs/{job_id}"}
+    return Response(JobAccepted(job_id, list(asked.warnings)), status_code=HTTPStatus.ACCEPTED, headers=headers)
 
 
 @get("/api/jobs", opt={SCOPE: Scope.JOBS_READ}, responses=failures(NativeErrorBody, (400, *READING)))
@@ -63,25 +68,28 @@ async def page(
     jobs: NamedDependency[JobService],
     states: Annotated[list[JobState] | None, QueryParameter(name="state")] = None,
     model: FromQuery[str | None] = None,
+    batch: FromQuery[str | None] = None,
     since: FromQuery[float | None] = None,
     until: FromQuery[float | None] = None,
-    limit: FromQuery[int] = _USUAL,
+    limit: FromQuery[int] = paging.USUAL,
     cursor: FromQuery[str | None] = None,
 ) -> JobList:
     """The caller's jobs, the newest first. ``since`` and ``until`` are Unix times of creation; ``state`` may be repeated."""
-    if not 1 <= limit <= _MOST:
-        msg = f"'limit' must be from 1 to {_MOST}, not {limit}."
-        raise InvalidRequest(msg, param="limit")
-    wanted = JobFilter(tenant_of(request), tuple(states or ()), model, since, until)
-    found = await jobs.page(wanted, _after(cursor), limit)
+    paging.check_limit(limit)
+    wanted = JobFilter(tenant_of(request), tuple(states or ()), model, since, until, batch)
+    found = await jobs.page(wanted, paging.after(cursor), limit)
     last = found.jobs[-1] if found.more else None
     return JobList(
         data=[await standing.view(request, job) for job in found.jobs],
-        next=None if last is None else f"{last.created!r}_{last.id}",
+        next=None if last is None else paging.cursor(last.created, last.id),
     )
 
 
-@get("/api/jobs/{job_id:str}", opt={SCOPE: Scope.JOBS_READ}, responses=failures(NativeErrorBody, (400, 404, *READING)))
+@get(
+    "/api/jobs/{job_id:str}",
+    opt={SCOPE: Scope.JOBS_READ, PICTURES: True},
+    responses=failures(NativeErrorBody, (400, 404, *READING)),
+)
 async def job(
     request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], standing: NamedDependency[Standing]
 ) -> Response[JobView]:
@@ -92,7 +100,7 @@ async def job(
 
 @get(
     "/api/jobs/{job_id:str}/events",
-    opt={SCOPE: Scope.JOBS_READ},
+    opt={SCOPE: Scope.JOBS_READ, PICTURES: True},
     operation_class=Follow,
     responses=failures(NativeErrorBody, (400, 404, *READING)),
 )
@@ -105,7 +113,7 @@ async def events(
     return EventStream(lines, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
-@post("/api/jobs/{job_id:str}/cancel", status_code=200, responses=failures(NativeErrorBody, (400, 404, *READING)))
+@post("/api/jobs/{job_id:str}/cancel", status_code=200, responses=failures(NativeErrorBody, (400, 404, *READING, 507)))
 async def cancel(
     request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], standing: NamedDependency[Standing]
 ) -> Response[JobView]:
@@ -115,13 +123,16 @@ async def cancel(
     return Response(await standing.view(request, await _own(request, jobs, job_id)), headers={"Cache-Control": "no-store"})
 
 
-@delete("/api/jobs/{job_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING)))
-async def forget(request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService]) -> None:
-    """Forget a job that is over; its pictures go when their time comes."""
+@delete("/api/jobs/{job_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING, 507)))
+async def forget(
+    request: AnyRequest, job_id: FromPath[str], jobs: NamedDependency[JobService], store: NamedDependency[AssetStore]
+) -> None:
+    """Forget a job that is over, and its pictures."""
     found = await _own(request, jobs, job_id)
     if not found.state.final or not await jobs.delete(job_id):
         msg = f"The job is {found.state.value}; cancel it first."
         raise InvalidRequest(msg, param="job_id")
+    await store.delete(found.order.tenant, [asset.name for asset in found.assets])
 
 
 async def _own(request: AnyRequest, jobs: JobService, job_id: str) -> Job:
@@ -140,14 +151,3 @@ def _kept(order: Order, body: JobRequest, base: str) -> Order:
     urgency = Priority.BULK if body.priority == "bulk" else Priority.NORMAL
     request = msgspec.structs.replace(order.request, priority=urgency)
     return msgspec.structs.replace(order, request=request, priority=urgency)
-
-
-def _after(cursor: str | None) -> tuple[float, str] | None:
-    if cursor is None:
-        return None
-    created, _, job_id = cursor.partition("_")
-    try:
-        return float(created), job_id
-    except ValueError:
-        msg = "'cursor' must be the 'next' of a page before."
-        raise InvalidRequest(msg, param="cursor") from None

@@ -7,7 +7,8 @@ from litestar.openapi.spec import Operation
 
 from server.api.documenting import EVENTS, FILE, body, events, in_form, schema
 from server.api.explaining import nested
-from server.api.native.bodies import Generated, GenerateRequest, JobRequest
+from server.api.native.bodies import AssetView, Generated, GenerateRequest, JobRequest, StoredAsset
+from server.api.sending import STATUSES
 
 _PICTURES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _DOT = (
@@ -49,7 +50,16 @@ class Generate(Operation):
         }
         whole = super().to_schema()
         whole["responses"]["200"]["content"] = answers
-        return {**whole, "requestBody": _asked(GenerateRequest)}
+        return {**whole, "requestBody": asked(GenerateRequest)}
+
+
+@dataclass
+class Consider(Operation):
+    """POST /api/route."""
+
+    def to_schema(self) -> dict[str, Any]:
+        """The operation as the document has it."""
+        return {**super().to_schema(), "requestBody": asked(GenerateRequest)}
 
 
 @dataclass
@@ -58,7 +68,7 @@ class Enqueue(Operation):
 
     def to_schema(self) -> dict[str, Any]:
         """The operation as the document has it."""
-        return {**super().to_schema(), "requestBody": _asked(JobRequest)}
+        return {**super().to_schema(), "requestBody": asked(JobRequest)}
 
 
 @dataclass
@@ -92,11 +102,17 @@ class Fetch(Operation):
     def to_schema(self) -> dict[str, Any]:
         """The operation as the document has it."""
         whole = super().to_schema()
-        whole["responses"]["200"]["content"] = {kind: {"schema": FILE} for kind in _PICTURES}
+        files = {kind: {"schema": FILE} for kind in (*_PICTURES, "image/avif")}
+        described = {"oneOf": [schema(AssetView), schema(StoredAsset)]}
+        whole["responses"]["200"]["content"] = {**files, "application/json": {"schema": described}}
+        for status, description in STATUSES.items():
+            whole["responses"][status] = {"description": description}
+        whole["responses"]["206"]["content"] = files
         return whole
 
 
-def _asked(kind: type[GenerateRequest]) -> dict[str, Any]:
+def asked(kind: type[GenerateRequest]) -> dict[str, Any]:
+    """The body of a request that is a ``kind``, in each of its forms."""
     forms = {
         "application/json": schema(kind),
         "multipart/form-data": in_form(kind, nested(kind), request=_WHOLE, image=FILE, mask=FILE),

@@ -42,7 +42,7 @@ class ParameterAnswer(msgspec.Struct, frozen=True):
 
     name: str
     kind: Kind
-    default: int | float
+    default: float
     least: float
     most: float
     meaning: str

@@ -6,6 +6,8 @@ from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
+from pipelines.contract.catalog import ModelCard
+from pipelines.contract.errors import UnknownModel
 from server.api.documenting import READING, failures
 from server.api.guard import SCOPE
 from server.api.native import translate
@@ -14,14 +16,17 @@ from server.api.native.schemas import NativeModel, NativeModels
 from server.catalog.current import CurrentCatalog
 from server.domain.key import Scope
 from server.fleet.fleet import Fleet
+from server.gateway.roads import Roads
 
 _LIVE = {"Cache-Control": "no-store"}
 
 
 @get("/api/models", responses=failures(NativeErrorBody, READING))
-async def models(current: NamedDependency[CurrentCatalog], fleet: NamedDependency[Fleet]) -> Response[NativeModels]:
-    """Every model of models.yaml: its card, its state and progress on each worker, the workers' memory."""
-    found = translate.listed(current.catalog, current.status, fleet.models(), fleet.health())
+async def models(
+    current: NamedDependency[CurrentCatalog], fleet: NamedDependency[Fleet], roads: NamedDependency[Roads]
+) -> Response[NativeModels]:
+    """Every model of models.yaml: its card, its state and progress on each worker, the workers' memory; and the upstreams."""
+    found = translate.listed(current.catalog, current.status, fleet.models(), fleet.health(), roads.health())
     return Response(found, headers=_LIVE)
 
 
@@ -29,7 +34,7 @@ async def models(current: NamedDependency[CurrentCatalog], fleet: NamedDependenc
 async def model(
     model_id: FromPath[str], current: NamedDependency[CurrentCatalog], fleet: NamedDependency[Fleet]
 ) -> Response[NativeModel]:
-    """One model, by its id or an alias."""
+    """One model of this server, by its id or an alias."""
     return _shown(model_id.lstrip("/"), current, fleet, HTTPStatus.OK)
 
 
@@ -50,13 +55,21 @@ async def move(
     Answers at once with the model's state; asking twice is the same as asking once. ``worker`` names one worker; else all.
     """
     name, verb = translate.target(model_action)
-    card = current.catalog.card(name)
+    card = _ours(name, current)
     act = fleet.load if verb == "load" else fleet.unload
     act(card.id, worker)
     return _shown(name, current, fleet, HTTPStatus.ACCEPTED)
 
 
 def _shown(name: str, current: CurrentCatalog, fleet: Fleet, status: HTTPStatus) -> Response[NativeModel]:
-    card = current.catalog.card(name)
+    card = _ours(name, current)
     found = translate.model(current.catalog, card.id, fleet.models()[card.id], fleet.health())
     return Response(found, status_code=status, headers=_LIVE)
+
+
+def _ours(name: str, current: CurrentCatalog) -> ModelCard:
+    card = current.catalog.card(name)
+    if card.id not in current.catalog.cards:
+        msg = f"{name!r} is an upstream; GET /api/models shows how it stands."
+        raise UnknownModel(msg, param="model")
+    return card

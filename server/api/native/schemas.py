@@ -7,6 +7,7 @@ import msgspec
 from pipelines.contract.catalog import Defaults, Limits, ModelFacts
 from server.catalog.current import CatalogStatus
 from server.fleet.health import ModelState, WorkerAdapters, WorkerMemory
+from server.providers.road import UpstreamHealth
 
 
 class OnWorker(msgspec.Struct, frozen=True):
@@ -62,10 +63,22 @@ class NativeWorker(msgspec.Struct, frozen=True):
     """Models whose old card still finishes requests."""
 
 
+class NativeUpstream(msgspec.Struct, frozen=True):
+    """One upstream of models.yaml that is on, and how it stands."""
+
+    name: str
+    models: tuple[str, ...]
+    """What a request may name as its model."""
+    aliases: tuple[str, ...]
+    description: str
+    health: UpstreamHealth
+
+
 class NativeModels(msgspec.Struct, frozen=True):
     """GET /api/models."""
 
     data: list[NativeModel]
     workers: list[NativeWorker]
     catalog: CatalogStatus
+    upstreams: list[NativeUpstream]
     object: Literal["list"] = "list"

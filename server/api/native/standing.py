@@ -1,11 +1,17 @@
 """How a job stands, in our own words."""
 
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from litestar import Request
 
+from pipelines.contract.errors import ErrorReport
 from server.api.links import Links
+from server.api.native.answers import spent
 from server.api.native.bodies import GeneratedImage, JobTimings, JobView, NativeError
+from server.api.native.noting import notes
+from server.api.native.routing import route_of
+from server.domain.asset import Asset
 from server.domain.job import Job, JobState
 from server.jobs.service import JobService
 
@@ -24,6 +30,7 @@ class Standing:
         asked, stats = job.order.request, job.stats
         return JobView(
             id=job.id,
+            batch=None if job.order.line is None else job.order.line.batch,
             state=job.state,
             model=asked.model,
             created=job.created,
@@ -36,15 +43,8 @@ class Standing:
             cancelling=job.cancel_asked and not job.state.final,
             position=None if place is None else place.ahead,
             estimated_start=None if place is None else round(place.begins, 1),
-            images=[
-                GeneratedImage(
-                    asset.seed, asset.width, asset.height, asset.format.value, url=self._links.output(request, asset.name)
-                )
-                for asset in job.assets
-            ],
-            error=None
-            if job.error is None
-            else NativeError(job.error.code, job.error.message, job.error.param, job.error.to_exception().retryable),
+            images=await shown(job.assets, lambda asset: self._links.output(request, asset)),
+            error=None if job.error is None else told(job.error),
             timings=None
             if stats is None
             else JobTimings(
@@ -56,4 +56,21 @@ class Standing:
             ),
             evaluations=None if stats is None else stats.evaluations,
             company=None if stats is None else round(stats.company, 2),
+            moderation=notes(job),
+            cache=job.cache if job.state is JobState.SUCCEEDED else None,
+            route=route_of(job) if job.state is JobState.SUCCEEDED else None,
+            usage=None if stats is None else spent(job.usage),
         )
+
+
+async def shown(assets: Iterable[Asset], link: Callable[[Asset], Awaitable[str]]) -> list[GeneratedImage]:
+    """Stored images, with the addresses that ``link`` makes of them."""
+    return [
+        GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, url=await link(asset), id=asset.name)
+        for asset in assets
+    ]
+
+
+def told(error: ErrorReport) -> NativeError:
+    """Why something failed."""
+    return NativeError(error.code, error.message, error.param, error.to_exception().retryable)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from pipelines.contract.errors import InvalidRequest
-from server.api.native.schemas import NativeModel, NativeModels, NativeWorker, OnWorker
+from server.api.native.schemas import NativeModel, NativeModels, NativeUpstream, NativeWorker, OnWorker
 from server.catalog.catalog import Catalog
 from server.catalog.current import CatalogStatus
 from server.fleet.health import ModelState, ModelStatus, WorkerHealth
+from server.providers.road import UpstreamHealth
 
 _BEST_FIRST = (ModelState.LOADED, ModelState.LOADING, ModelState.COLD, ModelState.FAILED)
 _VERBS = ("load", "unload")
@@ -17,6 +18,7 @@ def listed(
     status: CatalogStatus,
     models: Mapping[str, Sequence[ModelStatus]],
     workers: Sequence[WorkerHealth],
+    upstreams: Sequence[UpstreamHealth] = (),
 ) -> NativeModels:
     """Every model of ``catalog`` with its state on every worker."""
     return NativeModels(
@@ -26,6 +28,7 @@ def listed(
             for each in workers
         ],
         catalog=status,
+        upstreams=[_upstream(catalog, health) for health in upstreams if health.name in catalog.upstreams],
     )
 
 
@@ -59,6 +62,17 @@ def target(path: str) -> tuple[str, str]:
         msg = f"POST to /api/models/MODEL/{' or /api/models/MODEL/'.join(_VERBS)}."
         raise InvalidRequest(msg)
     return name, verb
+
+
+def _upstream(catalog: Catalog, health: UpstreamHealth) -> NativeUpstream:
+    upstream = catalog.upstreams[health.name]
+    return NativeUpstream(
+        name=upstream.name,
+        models=upstream.ids,
+        aliases=tuple(alias for alias, target in catalog.aliases.items() if target in upstream.ids),
+        description=upstream.description,
+        health=health,
+    )
 
 
 def _on(status: ModelStatus, device: str) -> OnWorker:

@@ -1,16 +1,18 @@
 """What became of a job, in OpenAI's words."""
 
 import base64
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from litestar import Request
 
 from pipelines.contract.errors import EngineFailure
 from server.api.delivering import result
 from server.api.links import Links
-from server.api.openai.schemas import ImageItem, ImagesResponse
+from server.api.openai.schemas import ImageItem, ImagesResponse, InputTokens, TokenUsage
 from server.api.openai.translate import Asked
 from server.domain.asset import Asset
+from server.domain.generation import LOCAL
 from server.domain.job import Job
 from server.domain.ports import AssetStore
 
@@ -28,11 +30,12 @@ class Answers:
         """The whole answer."""
         return ImagesResponse(
             created=int(job.created),
-            data=[await self._item(request, asked, asset) for asset in job.assets],
-            background="opaque",
+            data=[await self._item(request, asked, asset, seeded=job.route.road == LOCAL) for asset in job.assets],
+            background=background_of(asked),
             output_format=asked.order.delivery.format.value,
             quality=asked.quality,
             size=size_of(asked),
+            usage=msgspec.UNSET if job.route.road == LOCAL else usage_of(job),
         )
 
     async def b64(self, asset: Asset) -> str:
@@ -43,10 +46,25 @@ class Answers:
             raise EngineFailure(msg)
         return base64.b64encode(data).decode()
 
-    async def _item(self, request: Request[Any, Any, Any], asked: Asked, asset: Asset) -> ImageItem:
+    async def _item(self, request: Request[Any, Any, Any], asked: Asked, asset: Asset, *, seeded: bool) -> ImageItem:
+        """``seeded``: its seed makes this picture again."""
+        seed = asset.seed if seeded else None
         if asked.form == "url":
-            return ImageItem(url=self._links.output(request, asset.name), seed=asset.seed)
-        return ImageItem(b64_json=await self.b64(asset), seed=asset.seed)
+            return ImageItem(url=await self._links.output(request, asset), seed=seed)
+        return ImageItem(b64_json=await self.b64(asset), seed=seed)
+
+
+def background_of(asked: Asked) -> Literal["opaque", "transparent"]:
+    """As it was asked for: only who says so gets transparency."""
+    return "transparent" if asked.order.wishes.background == "transparent" else "opaque"
+
+
+def usage_of(job: Job) -> TokenUsage:
+    """The tokens that the upstream counted; zeros for our own pictures, where the field is required."""
+    used = job.usage
+    read = used.input_text_tokens + used.input_image_tokens
+    details = InputTokens(used.input_text_tokens, used.input_image_tokens)
+    return TokenUsage(read, used.output_tokens, read + used.output_tokens, details)
 
 
 def size_of(asked: Asked) -> str:

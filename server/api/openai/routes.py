@@ -9,8 +9,11 @@ from litestar.params import FromPath
 from litestar.response import Stream as EventStream
 
 from server.api.bodies import from_json
+from server.api.caching import told
+from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
 from server.api.guard import check_models, tenant_of
+from server.api.idempotency import refuse_key
 from server.api.openai import translate
 from server.api.openai.answers import Answers
 from server.api.openai.forms import read_edit
@@ -18,6 +21,7 @@ from server.api.openai.operations import Edits, Generations
 from server.api.openai.schemas import FailureBody, GenerateBody, Model, ModelList
 from server.api.openai.stream import Kind, Stream
 from server.api.pictures import Pictures
+from server.api.roads import ROUTE_HEADER, route_headers
 from server.api.waiting import run_to_end
 from server.api.watching import STREAM_HEADERS
 from server.catalog.catalog import Catalog
@@ -26,7 +30,13 @@ from server.jobs.service import JobService, draw_seed, new_id
 AnyRequest = Request[Any, Any, Any]
 
 
-@post("/v1/images/generations", status_code=200, operation_class=Generations, responses=failures(FailureBody, WORKING))
+@post(
+    "/v1/images/generations",
+    opt={PICTURES: True},
+    status_code=200,
+    operation_class=Generations,
+    responses=failures(FailureBody, WORKING),
+)
 async def generations(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],
@@ -43,7 +53,13 @@ async def generations(
     return await _answer(request, asked, "image_generation", jobs, answers)
 
 
-@post("/v1/images/edits", status_code=200, operation_class=Edits, responses=failures(FailureBody, WORKING))
+@post(
+    "/v1/images/edits",
+    opt={PICTURES: True},
+    status_code=200,
+    operation_class=Edits,
+    responses=failures(FailureBody, WORKING),
+)
 async def edits(
     request: AnyRequest,
     catalog: NamedDependency[Catalog],
@@ -63,8 +79,8 @@ async def edits(
 
 @get("/v1/models", responses=failures(FailureBody, READING))
 async def models(catalog: NamedDependency[Catalog]) -> ModelList:
-    """Every model of the catalog."""
-    return ModelList([_model(card.id, card.owned_by) for card in catalog.cards.values()])
+    """Every model of the catalog, and the upstreams with theirs."""
+    return ModelList([_model(name, catalog.card(name).owned_by) for name in catalog.listed])
 
 
 @get("/v1/models/{model_id:path}", responses=failures(FailureBody, (400, 404, *READING)))
@@ -76,10 +92,14 @@ async def model(model_id: FromPath[str], catalog: NamedDependency[Catalog]) -> M
 
 async def _answer(request: AnyRequest, asked: translate.Asked, kind: Kind, jobs: JobService, answers: Answers) -> Response[Any]:
     if asked.stream:
-        events = await Stream(asked, kind, jobs, answers).begin()
-        return EventStream(events, media_type="text/event-stream", headers=STREAM_HEADERS)
+        refuse_key(request)
+        job, events = await Stream(asked, kind, jobs, answers).begin()
+        # The answer begins before the router has chosen: there `auto` says so.
+        headers = {**STREAM_HEADERS, **told(job), ROUTE_HEADER: asked.order.road}
+        return EventStream(events, media_type="text/event-stream", headers=headers)
     job = await run_to_end(request, jobs, asked.order)
-    return Response(await answers.images(request, asked, job))
+    headers = {**told(job), **route_headers(job.route)}
+    return Response(await answers.images(request, asked, job), headers=headers)
 
 
 def _model(name: str, owner: str) -> Model:

@@ -1,10 +1,12 @@
 """Bodies as OpenAI writes them, and our additions at the same level. Unknown keys are ignored, as theirs keep coming."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
+from server.api.errors import ModerationDetails
 from server.api.options import Shaping
+from server.domain.caching import CacheResult
 
 
 class ImageOptions(Shaping, frozen=True, kw_only=True):
@@ -54,15 +56,33 @@ class ImageItem(msgspec.Struct, frozen=True, omit_defaults=True):
     """Ours: the seed that makes this image again."""
 
 
+class InputTokens(msgspec.Struct, frozen=True):
+    """What the tokens of an input were."""
+
+    text_tokens: int
+    image_tokens: int
+
+
+class TokenUsage(msgspec.Struct, frozen=True):
+    """What an upstream counted; nothing of ours is counted in tokens."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_tokens_details: InputTokens
+
+
 class ImagesResponse(msgspec.Struct, frozen=True):
     """The answer to generations and edits."""
 
     created: int
     data: list[ImageItem]
-    background: Literal["opaque"]
+    background: Literal["opaque", "transparent"]
     output_format: str
     quality: str
     size: str
+    usage: TokenUsage | msgspec.UnsetType = msgspec.UNSET
+    """Of pictures that an upstream made."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -89,10 +109,12 @@ class StreamEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     created_at: int
     size: str
     quality: str
-    background: Literal["opaque"]
+    background: Literal["opaque", "transparent"]
     output_format: str
     partial_image_index: int | None = None
-    usage: dict[str, Any] | None = None
+    usage: TokenUsage | None = None
+    cache: CacheResult | None = None
+    """Ours, of a finished image: how it came about."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -102,6 +124,8 @@ class Failure(msgspec.Struct, frozen=True):
     type: str
     param: str | None
     code: str | None
+    moderation_details: ModerationDetails | None = None
+    """With the code ``moderation_blocked``, where this server itself has refused."""
 
 
 class FailureBody(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -13,25 +13,18 @@ from pipelines.contract.messages import Preview
 from pipelines.contract.picture import Picture
 from server.api.delivering import result
 from server.api.errors import openai_envelope, problem
-from server.api.openai.answers import Answers, size_of
-from server.api.openai.schemas import StreamEvent
+from server.api.openai.answers import Answers, background_of, size_of, usage_of
+from server.api.openai.schemas import StreamEvent, TokenUsage
 from server.api.openai.translate import Asked
 from server.api.waiting import succeeded
 from server.api.watching import KEEP_ALIVE, Watch, event
 from server.domain.asset import Delivery
+from server.domain.caching import CacheResult
 from server.domain.job import Job
 from server.jobs.service import JobService
 from server.storage.encode import encode, enlarged
 
 Kind = Literal["image_generation", "image_edit"]
-
-_NO_TOKENS = {
-    "input_tokens": 0,
-    "output_tokens": 0,
-    "total_tokens": 0,
-    "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
-}
-"""Required by the schema; nothing here is counted in tokens."""
 
 
 class Stream:
@@ -45,9 +38,10 @@ class Stream:
         self._answers = answers
         self._watch = Watch(jobs)
 
-    async def begin(self) -> AsyncIterator[bytes]:
+    async def begin(self) -> tuple[Job, AsyncIterator[bytes]]:
         """Submit the job, or raise; the events follow from the iterator."""
-        return self._events(await self._watch.begin(self._asked.order))
+        job = await self._watch.begin(self._asked.order)
+        return job, self._events(job)
 
     async def _events(self, job: Job) -> AsyncIterator[bytes]:
         shown = 0
@@ -58,7 +52,8 @@ class Stream:
                         yield KEEP_ALIVE
                     elif isinstance(told, Job):
                         for asset in succeeded(told).assets:
-                            yield self._event("completed", await self._answers.b64(asset), job, usage=_NO_TOKENS)
+                            b64 = await self._answers.b64(asset)
+                            yield self._event("completed", b64, job, usage=usage_of(told), cache=told.cache)
                     elif isinstance(told, Preview) and told.image == 0 and shown < self._asked.partial_images:
                         # The stream has no image index: of several images only the first is shown while it is made.
                         yield self._event("partial_image", await self._small(told.picture), job, index=shown)
@@ -75,7 +70,16 @@ class Stream:
 
         return base64.b64encode(await asyncio.to_thread(work)).decode()
 
-    def _event(self, what: str, b64: str, job: Job, *, index: int | None = None, usage: dict[str, Any] | None = None) -> bytes:
+    def _event(
+        self,
+        what: str,
+        b64: str,
+        job: Job,
+        *,
+        index: int | None = None,
+        usage: TokenUsage | None = None,
+        cache: CacheResult | None = None,
+    ) -> bytes:
         kind = f"{self._kind}.{what}"
         body = StreamEvent(
             type=kind,
@@ -83,9 +87,10 @@ class Stream:
             created_at=int(job.created),
             size=size_of(self._asked),
             quality=self._asked.quality,
-            background="opaque",
+            background=background_of(self._asked),
             output_format=self._asked.order.delivery.format.value,
             partial_image_index=index,
             usage=usage,
+            cache=cache,
         )
         return event(kind, msgspec.json.encode(body))

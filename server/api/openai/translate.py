@@ -12,13 +12,14 @@ from server.api.checks import number, whole
 from server.api.delivering import Names, merged, result
 from server.api.openai.schemas import ImageOptions
 from server.api.orders import MAX_GUIDANCE, MAX_SEED, Supplied, Terms, begun, check_prompt, ordered
+from server.api.qualities import QUALITY_WORDS, steps_for
+from server.api.roads import on_road, transparent, wishes
 from server.api.sizing import asked as asked_size
 from server.api.sizing import natural
 from server.catalog.catalog import Catalog
 from server.domain.job import Order
 
 MAX_PARTIALS = 3
-_QUALITY_WORDS = {"standard": "medium", "hd": "high"}
 _SHOWN_QUALITIES = ("low", "medium", "high", "xhigh", "max")
 _NAMES = Names("output_format", "output_compression")
 
@@ -65,16 +66,6 @@ def edit(
     return _asked(body, size, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant, draw=draw)
 
 
-def steps_for(quality: str | None, card: ModelCard) -> int:
-    """Steps for a quality word; a word nobody knows means the default, as new ones keep coming."""
-    usual, most = card.defaults.steps, card.limits.max_steps
-    presets = {"low": max(1, usual // 2), "medium": usual, "high": min(most, usual * 3 // 2), **card.qualities}
-    best = max(presets["high"], *card.qualities.values(), 1)
-    presets = {"xhigh": best, "max": presets.get("xhigh", best), **presets}
-    word = (quality or "auto").lower()
-    return presets.get(_QUALITY_WORDS.get(word, word) if word not in presets else word, usual)
-
-
 def response_form(response_format: str | None, model: str | None) -> Form:
     """What the caller reads: clients of dall-e read only ``url`` unless they say otherwise, all others ``b64_json``."""
     if response_format == "url":
@@ -100,7 +91,8 @@ def _asked(
     draw: Callable[[], int],
 ) -> Asked:
     check_prompt(body.prompt, "prompt", least=1)
-    if (body.background or "auto") not in ("auto", "opaque"):
+    said = wishes(body, catalog, body.model, "guidance_scale", quality=body.quality, background=body.background)
+    if (body.background or "auto") not in ("auto", "opaque") and not transparent(body.background, catalog, body.model):
         msg = "'background' can be 'opaque' or 'auto': these models do not make transparent images."
         raise Unsupported(msg, param="background")
     stream, partials = bool(body.stream), whole(body.partial_images, "partial_images", 0, 0, MAX_PARTIALS)
@@ -112,10 +104,12 @@ def _asked(
         guidance=number(body.guidance_scale, "guidance_scale", card.defaults.guidance, 0.0, MAX_GUIDANCE),
         delivery=merged(body.output, body.output_format, body.output_compression, _NAMES),
         previews=partials if stream else 0,
+        seeded=body.seed is not None,
     )
     order = ordered(body, terms, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant)
+    order = on_road(order, catalog, body.model, said)
     result(order)  # a size that cannot be is refused before any work
-    shown = _QUALITY_WORDS.get(body.quality or "", body.quality or "")
+    shown = QUALITY_WORDS.get(body.quality or "", body.quality or "")
     return Asked(
         order=order,
         form=response_form(body.response_format, body.model),

@@ -4,6 +4,8 @@ r"""Text that changes over the steps, as A1111 writes it.
 with nothing. ``when`` is a step, or, below 1 or written with a point, a fraction of the steps. ``[a|b|c]`` takes turns, a step
 each. They nest in each other and in weights. A backslash keeps the next character from meaning anything here; it is left in the
 text, for whoever reads the weights. Brackets that do not pair up are text, and so are those open around them.
+
+Here, and not beside the rest of a prompt's syntax, because the server must know every text that a picture is made of.
 """
 
 import re

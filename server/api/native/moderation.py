@@ -1,0 +1,50 @@
+"""GET /api/moderation: what moderation decided, for the operator."""
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery
+
+from pipelines.contract.errors import InvalidRequest
+from server.api.checks import position
+from server.api.documenting import READING, failures
+from server.api.guard import SCOPE
+from server.api.native.bodies import NativeErrorBody
+from server.domain.decision import Decision, DecisionFilter
+from server.domain.key import Scope
+from server.domain.ports import DecisionRepository
+from server.domain.verdict import Action, Stage
+
+_MOST, _USUAL = 100, 20
+
+
+class DecisionList(msgspec.Struct, frozen=True):
+    """One page of decisions, the newest first."""
+
+    data: list[Decision]
+    next: str | None
+    """`cursor` of the page after this one; null on the last."""
+
+
+@get("/api/moderation", opt={SCOPE: Scope.ADMIN}, responses=failures(NativeErrorBody, (400, *READING)))
+async def decisions(
+    request: Request[Any, Any, Any],  # noqa: ARG001 - the guard's
+    *,
+    audit: NamedDependency[DecisionRepository],
+    tenant: FromQuery[str | None] = None,
+    action: FromQuery[Action | None] = None,
+    stage: FromQuery[Stage | None] = None,
+    job: FromQuery[str | None] = None,
+    limit: FromQuery[int] = _USUAL,
+    cursor: FromQuery[str | None] = None,
+) -> Response[DecisionList]:
+    """Every decision of every tenant that was not simply to let something pass, the newest first."""
+    if not 1 <= limit <= _MOST:
+        msg = f"'limit' must be from 1 to {_MOST}, not {limit}."
+        raise InvalidRequest(msg, param="limit")
+    found = await audit.page(DecisionFilter(tenant, action, stage, job), position(cursor), limit)
+    last = found.decisions[-1] if found.more else None
+    page = DecisionList(list(found.decisions), None if last is None else f"{last.time!r}_{last.id}")
+    return Response(page, headers={"Cache-Control": "no-store"})

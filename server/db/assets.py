@@ -1,0 +1,234 @@
+"""Rows of assets and blobs, counted by the rows themselves: a blob is needed as long as one asset has it.
+
+Locks go in one direction, from assets to blobs. Whoever gives a blob another asset holds a shared lock on it, whoever dooms it an
+exclusive one, and looks for assets only after it has that: in PostgreSQL a statement sees what was committed before it began.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec.structs import asdict, replace
+from sqlalchemy import delete, exists, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.db.database import Database
+from server.db.tables import ASSETS, BLOBS
+from server.domain.asset import Asset, Format
+from server.domain.stored import Blob, BlobState, Holding, Stored
+
+_TRIMMING = 0x41515542
+"""PostgreSQL's advisory lock: two servers that trim at the same time would each take away the whole excess."""
+
+_READY = BLOBS.c.state == BlobState.READY.value
+_WRITING = BLOBS.c.state == BlobState.WRITING.value
+_DOOMED = {"state": BlobState.DOOMED.value}
+_UNUSED = ~exists(select(ASSETS.c.name).where(ASSETS.c.blob == BLOBS.c.id))
+_KNOWN = select(ASSETS, BLOBS.c.digest, BLOBS.c.path).join(BLOBS, ASSETS.c.blob == BLOBS.c.id).where(_READY)
+
+
+class SqlAssets:
+    """An `AssetRepository` over SQLite or PostgreSQL."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def attach(self, stored: Stored) -> Stored | None:
+        """Add an asset to its tenant's blob of the same digest; None if there is no such blob."""
+        async with self._database.writing() as connection:
+            return await _attached(connection, stored)
+
+    async def begin(self, blob: Blob) -> None:
+        """Note that the file of ``blob`` is about to be written."""
+        async with self._database.writing() as connection:
+            await connection.execute(insert(BLOBS).values(**asdict(blob), state=BlobState.WRITING.value))
+
+    async def finish(self, blob: Blob, stored: Stored) -> Stored | None:
+        """Add the first asset of a blob whose file is whole; None if it was given up meanwhile."""
+        try:
+            return await self._finish(blob, stored)
+        except IntegrityError:
+            # Another server has finished the same bytes at the same moment: now its blob can be seen.
+            return await self._finish(blob, stored)
+
+    async def abandon(self, blob: Blob) -> None:
+        """Doom a blob whose file will not be written."""
+        async with self._database.writing() as connection:
+            await connection.execute(update(BLOBS).where(BLOBS.c.id == blob.id, _WRITING).values(_DOOMED))
+
+    async def lost(self, path: str) -> None:
+        """Doom a blob without a file; assets that have it are not known from then on."""
+        async with self._database.writing() as connection:
+            await connection.execute(update(BLOBS).where(BLOBS.c.path == path, _READY).values(_DOOMED))
+
+    async def get(self, name: str) -> Stored | None:
+        """The asset of that name, expired or not."""
+        async with self._database.reading() as connection:
+            row = (await connection.execute(_KNOWN.where(ASSETS.c.name == name))).first()
+        return None if row is None else _stored(row)
+
+    async def copy(self, source: str, stored: Stored) -> Stored | None:
+        """Add an asset with the content of the asset ``source``; None if that is gone."""
+        wanted = _KNOWN.where(ASSETS.c.name == source, ASSETS.c.expires > stored.created)
+        async with self._database.writing() as connection:
+            row = (await connection.execute(wanted.with_for_update(read=True, of=BLOBS))).first()
+            if row is None:
+                return None
+            old = _stored(row)
+            new = replace(stored, asset=replace(old.asset, name=stored.asset.name), digest=old.digest, metadata=old.metadata)
+            await connection.execute(insert(ASSETS).values(_columns(new, row.blob)))
+        return new
+
+    async def delete(self, tenant: str, names: Iterable[str]) -> int:
+        """Forget those of ``tenant``, and doom the blobs that nobody has then."""
+        async with self._database.writing() as connection:
+            mine = select(ASSETS.c.name).where(ASSETS.c.tenant == tenant, ASSETS.c.name.in_(list(names))).order_by(ASSETS.c.name)
+            return await _drop(connection, (await connection.execute(mine.with_for_update())).scalars().all())
+
+    async def expire(self, now: float, most: int) -> int:
+        """Let go of up to ``most`` assets whose time is over; how many."""
+        over = select(ASSETS.c.name).where(ASSETS.c.expires <= now).order_by(ASSETS.c.expires).limit(most)
+        async with self._database.writing() as connection:
+            return await _drop(connection, (await connection.execute(over.with_for_update(skip_locked=True))).scalars().all())
+
+    async def trim(self, budget: int, most: int, *, tenant: str | None = None) -> int:
+        """Let go of up to ``most`` of the oldest assets, as many as bring all (or ``tenant``'s) within ``budget`` bytes."""
+        async with self._database.writing() as connection:
+            if self._database.postgres:
+                lock = text("SELECT pg_try_advisory_xact_lock(:lock)")
+                if not (await connection.execute(lock, {"lock": _TRIMMING})).scalar_one():
+                    return 0
+            excess = await _held(connection, tenant) - budget
+            if excess <= 0:
+                return 0
+            whose = (ASSETS.c.tenant == tenant,) if tenant is not None else ()
+            oldest = select(ASSETS.c.name, ASSETS.c.blob, ASSETS.c.bytes).where(*whose)
+            rows = (await connection.execute(oldest.order_by(ASSETS.c.created, ASSETS.c.name).limit(most))).all()
+            shared = select(ASSETS.c.blob, func.count().label("uses")).where(
+                ASSETS.c.blob.in_({row.blob for row in rows}), *whose
+            )
+            counted = (await connection.execute(shared.group_by(ASSETS.c.blob))).all()
+            left = Counter({row.blob: row.uses for row in counted})
+            going: list[str] = []
+            for row in rows:
+                if excess <= 0:
+                    break
+                going.append(row.name)
+                left[row.blob] -= 1
+                excess -= row.bytes if left[row.blob] == 0 else 0
+            return await _drop(connection, going)
+
+    async def give_up(self, before: float, most: int) -> int:
+        """Doom up to ``most`` blobs whose writing began before that Unix time and never ended; how many."""
+        stale = select(BLOBS.c.id).where(_WRITING, BLOBS.c.created < before).limit(most).with_for_update(skip_locked=True)
+        async with self._database.writing() as connection:
+            ids = (await connection.execute(stale)).scalars().all()
+            if ids:
+                await connection.execute(update(BLOBS).where(BLOBS.c.id.in_(ids)).values(_DOOMED))
+        return len(ids)
+
+    async def doomed(self, most: int) -> tuple[Blob, ...]:
+        """Some blobs whose file is to be deleted."""
+        wanted = select(BLOBS).where(BLOBS.c.state == BlobState.DOOMED.value).order_by(BLOBS.c.created).limit(most)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(wanted)).all()
+        return tuple(Blob(row.id, row.tenant, row.digest, row.path, row.bytes, row.created) for row in rows)
+
+    async def forget(self, blobs: Iterable[Blob]) -> None:
+        """Delete the rows of doomed blobs, and those of assets that had a lost one."""
+        ids = [blob.id for blob in blobs]
+        async with self._database.writing() as connection:
+            await connection.execute(delete(ASSETS).where(ASSETS.c.blob.in_(ids)))
+            await connection.execute(delete(BLOBS).where(BLOBS.c.id.in_(ids), BLOBS.c.state == BlobState.DOOMED.value))
+
+    async def known(self, paths: Iterable[str]) -> frozenset[str]:
+        """Which of these are a blob's."""
+        async with self._database.reading() as connection:
+            found = await connection.execute(select(BLOBS.c.path).where(BLOBS.c.path.in_(list(paths))))
+            return frozenset(found.scalars().all())
+
+    async def holdings(self) -> tuple[Holding, ...]:
+        """What each tenant has stored."""
+        each = (
+            select(ASSETS.c.tenant, ASSETS.c.blob, func.max(ASSETS.c.bytes).label("bytes"), func.count().label("assets"))
+            .join(BLOBS, ASSETS.c.blob == BLOBS.c.id)
+            .where(_READY)
+            .group_by(ASSETS.c.tenant, ASSETS.c.blob)
+            .subquery()
+        )
+        total = select(each.c.tenant, func.sum(each.c.assets), func.sum(each.c.bytes)).group_by(each.c.tenant)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(total.order_by(each.c.tenant))).all()
+        return tuple(Holding(tenant, int(assets), int(held)) for tenant, assets, held in rows)
+
+    async def _finish(self, blob: Blob, stored: Stored) -> Stored | None:
+        mine = select(BLOBS.c.id).where(BLOBS.c.id == blob.id, _WRITING).with_for_update()
+        async with self._database.writing() as connection:
+            if (await connection.execute(mine)).first() is None:
+                return None
+            other = await _attached(connection, stored)
+            if other is not None:
+                await connection.execute(update(BLOBS).where(BLOBS.c.id == blob.id).values(_DOOMED))
+                return other
+            await connection.execute(update(BLOBS).where(BLOBS.c.id == blob.id).values(state=BlobState.READY.value))
+            new = replace(stored, asset=replace(stored.asset, path=blob.path))
+            await connection.execute(insert(ASSETS).values(_columns(new, blob.id)))
+        return new
+
+
+async def _attached(connection: AsyncConnection, stored: Stored) -> Stored | None:
+    same = select(BLOBS.c.id, BLOBS.c.path).where(BLOBS.c.tenant == stored.tenant, BLOBS.c.digest == stored.digest, _READY)
+    row = (await connection.execute(same.with_for_update(read=True))).first()
+    if row is None:
+        return None
+    new = replace(stored, asset=replace(stored.asset, path=row.path))
+    await connection.execute(insert(ASSETS).values(_columns(new, row.id)))
+    return new
+
+
+async def _drop(connection: AsyncConnection, names: Iterable[str]) -> int:
+    """Delete those assets, and doom the blobs that nobody has then."""
+    gone = (await connection.execute(delete(ASSETS).where(ASSETS.c.name.in_(list(names))).returning(ASSETS.c.blob))).scalars()
+    blobs = list(gone)
+    locked = select(BLOBS.c.id).where(BLOBS.c.id.in_(set(blobs)), _READY).order_by(BLOBS.c.id).with_for_update()
+    ids = (await connection.execute(locked)).scalars().all()
+    if ids:
+        # A statement of its own: it sees every asset that was added until the lock was ours.
+        await connection.execute(update(BLOBS).where(BLOBS.c.id.in_(ids), _UNUSED).values(_DOOMED))
+    return len(blobs)
+
+
+async def _held(connection: AsyncConnection, tenant: str | None) -> int:
+    """Bytes of all blobs that somebody has, or of those that ``tenant`` has."""
+    if tenant is None:
+        total = select(func.coalesce(func.sum(BLOBS.c.bytes), 0)).where(_READY)
+    else:
+        mine = select(ASSETS.c.blob).where(ASSETS.c.tenant == tenant)
+        total = select(func.coalesce(func.sum(BLOBS.c.bytes), 0)).where(_READY, BLOBS.c.id.in_(mine))
+    return int((await connection.execute(total)).scalar_one())
+
+
+def _columns(stored: Stored, blob: str) -> dict[str, Any]:
+    asset = stored.asset
+    return {
+        "name": asset.name,
+        "tenant": stored.tenant,
+        "blob": blob,
+        "format": asset.format.value,
+        "width": asset.width,
+        "height": asset.height,
+        "seed": str(asset.seed),
+        "bytes": asset.size,
+        "created": stored.created,
+        "expires": stored.expires,
+        "job_id": stored.job_id,
+        "metadata": stored.metadata,
+    }
+
+
+def _stored(row: Any) -> Stored:
+    asset = Asset(row.name, Format(row.format), row.width, row.height, int(row.seed), row.bytes, row.path)
+    return Stored(asset, row.tenant, row.digest, row.job_id, row.created, row.expires, bytes(row.metadata))

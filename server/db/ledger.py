@@ -1,0 +1,193 @@
+"""The books in the database: money held, money spent, and what it was spent on.
+
+A hold is a row for as long as its fate is open. Whoever ends it deletes the row, and books in the same transaction what came of
+it: so each hold ends once, whoever tries again. Purses are counters, so that a limit is judged by three rows whatever has been
+spent; every server locks them in the same order.
+"""
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from msgspec.structs import asdict
+from sqlalchemy import case, delete, insert, select, true, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.db.database import Database
+from server.db.tables import HOLDS, PURSES, USAGE, WEBHOOKS
+from server.db.upserting import adding, upsert
+from server.domain.clock import Clock
+from server.domain.generation import Usage
+from server.domain.spending import (
+    ADDED,
+    THRESHOLDS,
+    Balance,
+    Charge,
+    Crossing,
+    Hold,
+    Limit,
+    Purse,
+    Refused,
+    UsageRow,
+    month_of,
+    total,
+    used_row,
+)
+from server.domain.webhook import Delivery
+
+_PENNY = 1e-9
+"""What sums of dollars may be off by."""
+_AT_ONCE = 256
+_MOST_ROWS = 200_000
+Compose = Callable[[Crossing], bytes]
+"""The body that tells a tenant of a crossing."""
+
+
+class SqlLedger:
+    """A `Ledger` over SQLite or PostgreSQL."""
+
+    __slots__ = ("_clock", "_compose", "_database")
+
+    def __init__(self, database: Database, clock: Clock, compose: Compose) -> None:
+        self._database, self._clock, self._compose = database, clock, compose
+
+    async def reserve(self, hold: Hold, limits: tuple[Limit, ...], *, owner: str, lease: float) -> Refused | None:
+        """Set money aside, unless that would go over one of ``limits``; the same hold twice counts once."""
+        row = upsert(self._database, HOLDS).values({**asdict(hold), "owner": owner, "lease": lease}).on_conflict_do_nothing()
+        month = month_of(hold.at)
+        async with self._database.writing() as connection:
+            if (await connection.execute(row)).rowcount == 0:
+                return None
+            balances = await self._move(connection, hold, held=hold.usd)
+            for limit in limits:
+                balance = balances[limit.purse]
+                if balance.spent + balance.held > limit.usd + _PENNY:
+                    await self._move(connection, hold, held=-hold.usd)
+                    await connection.execute(delete(HOLDS).where(_is(hold)))
+                    crossing = await self._cross(connection, limit, month, balance.spent, THRESHOLDS[-1])
+                    return Refused(limit, Balance(limit.purse, balance.spent, balance.held - hold.usd), crossing)
+        return None
+
+    async def settle(self, hold: Hold, charge: Charge, limits: tuple[Limit, ...]) -> tuple[Crossing, ...]:
+        """Spend ``charge`` in the place of ``hold``; nothing happens if that is no longer held: it was settled before."""
+        async with self._database.writing() as connection:
+            return await self._settle(connection, hold, charge, limits)
+
+    async def release(self, hold: Hold) -> None:
+        """Nothing was spent."""
+        async with self._database.writing() as connection:
+            if (await connection.execute(delete(HOLDS).where(_is(hold)))).rowcount:
+                await self._move(connection, hold, held=-hold.usd)
+
+    async def book(self, rows: Iterable[UsageRow]) -> None:
+        """Add ``rows`` to what was used."""
+        # Rows are locked in the same order by all.
+        wanted = sorted(total(rows), key=lambda row: (row.day, row.tenant, row.road, row.model))
+        if wanted:
+            async with self._database.writing() as connection:
+                await self._book(connection, wanted)
+
+    async def renew(self, owner: str, job_ids: Iterable[str], lease: float) -> None:
+        """``owner`` lives, and works on those jobs."""
+        wanted = list(job_ids)
+        if not wanted:
+            return
+        mine = (HOLDS.c.owner == owner) & HOLDS.c.job_id.in_(wanted)
+        async with self._database.writing() as connection:
+            await connection.execute(update(HOLDS).where(mine).values(lease=lease))
+
+    async def sweep(self, *, everybody: bool = False) -> tuple[Hold, ...]:
+        """Count what dead servers held as spent, as it may have been; what there was."""
+        lapsed = true() if everybody else HOLDS.c.lease < self._clock.time()
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(select(HOLDS).where(lapsed).limit(_AT_ONCE))).all()
+        holds = tuple(_hold(row) for row in rows)
+        # A transaction for each: one that locked the purses of several upstreams could meet another half-way.
+        for hold in holds:
+            await self.settle(hold, lost(hold), ())
+        return holds
+
+    async def balances(self, month: str, tenant: str = "") -> Mapping[Purse, Balance]:
+        """How the purses of ``tenant`` stand; empty: those of all tenants together."""
+        query = select(PURSES).where(PURSES.c.month == month, PURSES.c.tenant == tenant)
+        async with self._database.reading() as connection:
+            found = [_balance(row) for row in (await connection.execute(query)).all()]
+        return {balance.purse: balance for balance in found}
+
+    async def used(self, since: int, until: int, tenant: str | None = None) -> tuple[UsageRow, ...]:
+        """What was used from day ``since`` to before day ``until``, by one tenant or by all."""
+        query = select(USAGE).where(USAGE.c.day >= since, USAGE.c.day < until)
+        if tenant is not None:
+            query = query.where(USAGE.c.tenant == tenant)
+        query = query.order_by(USAGE.c.day, USAGE.c.tenant, USAGE.c.road, USAGE.c.model).limit(_MOST_ROWS)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return tuple(UsageRow(**row._mapping) for row in rows)  # noqa: SLF001 - SQLAlchemy's public name for it
+
+    async def _settle(
+        self, connection: AsyncConnection, hold: Hold, charge: Charge, limits: Iterable[Limit]
+    ) -> tuple[Crossing, ...]:
+        if (await connection.execute(delete(HOLDS).where(_is(hold)))).rowcount == 0:
+            return ()
+        balances = await self._move(connection, hold, held=-hold.usd, spent=charge.usage.usd)
+        await self._book(connection, [used_row(hold.tenant, hold.upstream, charge, hold.at)])
+        crossings = []
+        for limit in limits:
+            spent = balances[limit.purse].spent
+            reached = [percent for percent in THRESHOLDS if spent + _PENNY >= limit.usd * percent / 100]
+            if reached and (crossing := await self._cross(connection, limit, month_of(hold.at), spent, reached[-1])):
+                crossings.append(crossing)
+        return tuple(crossings)
+
+    async def _move(self, connection: AsyncConnection, hold: Hold, *, held: float, spent: float = 0.0) -> Mapping[Purse, Balance]:
+        """Change the purses of ``hold``; how they stand then."""
+        rows = [
+            {"month": month_of(hold.at), **asdict(purse), "spent": spent, "held": max(held, 0.0), "told": 0}
+            for purse in hold.purses
+        ]
+        adds = upsert(self._database, PURSES)
+        left = PURSES.c.held + held
+        statement = adds.on_conflict_do_update(
+            index_elements=["month", "tenant", "upstream"],
+            # Sums of dollars are not exact: what is left of nothing must not be less than nothing.
+            set_={"spent": PURSES.c.spent + adds.excluded.spent, "held": case((left < _PENNY, 0.0), else_=left)},
+        ).returning(PURSES)
+        found = [_balance(row) for row in (await connection.execute(statement, rows)).all()]
+        return {balance.purse: balance for balance in found}
+
+    async def _book(self, connection: AsyncConnection, rows: Iterable[UsageRow]) -> None:
+        adds = upsert(self._database, USAGE)
+        keys = ["day", "tenant", "road", "model"]
+        statement = adds.on_conflict_do_update(index_elements=keys, set_=adding(USAGE, adds, *ADDED))
+        await connection.execute(statement, [asdict(row) for row in rows])
+
+    async def _cross(self, connection: AsyncConnection, limit: Limit, month: str, spent: float, percent: int) -> Crossing | None:
+        """Note that ``percent`` are reached; None if that was known. Who asked to be told gets a message with it."""
+        purse = limit.purse
+        mine = (PURSES.c.month == month) & (PURSES.c.tenant == purse.tenant) & (PURSES.c.upstream == purse.upstream)
+        first = await connection.execute(update(PURSES).where(mine, PURSES.c.told < percent).values(told=percent))
+        if first.rowcount == 0:
+            return None
+        crossing = Crossing(limit, month, spent, percent)
+        if limit.webhook is not None:
+            now = self._clock.time()
+            message = Delivery(f"msg_{secrets.token_hex(12)}", "", purse.tenant, limit.webhook, self._compose(crossing), now, now)
+            await connection.execute(insert(WEBHOOKS).values({**asdict(message), "state": message.state.value}))
+        return crossing
+
+
+def lost(hold: Hold, seconds: float = 0.0) -> Charge:
+    """What is booked for ``hold`` where nobody knows what came of it: all of it."""
+    return Charge(Usage(usd=hold.usd), images=0, seconds=seconds, model=hold.model, confirmed=False)
+
+
+def _is(hold: Hold) -> Any:
+    return (HOLDS.c.job_id == hold.job_id) & (HOLDS.c.attempt == hold.attempt) & (HOLDS.c.upstream == hold.upstream)
+
+
+def _hold(row: Any) -> Hold:
+    return Hold(row.job_id, row.attempt, row.upstream, row.tenant, row.model, row.usd, row.at)
+
+
+def _balance(row: Any) -> Balance:
+    return Balance(Purse(row.tenant, row.upstream), row.spent, row.held)

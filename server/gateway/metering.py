@@ -1,0 +1,80 @@
+"""Roads whose cost is counted: one wrapper for those that cost money, one for our own workers."""
+
+import asyncio
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from pipelines.contract.errors import AquatintError
+from pipelines.contract.request import ImageRequest
+from server.domain.call import Call
+from server.domain.clock import Clock
+from server.domain.failures import UpstreamAmbiguous
+from server.domain.generation import Generation
+from server.gateway.treasury import Treasury
+from server.providers.provider import Provider
+
+Asks = Callable[[ImageRequest, Call], tuple[str, str | None]]
+"""Model and quality; an empty model is the one of models.yaml, no quality may be any."""
+
+
+def _unsaid(_request: ImageRequest, _call: Call) -> tuple[str, None]:
+    return "", None
+
+
+class Metered:
+    """The road to an upstream: what a request may cost is set aside before, and settled by what it did cost after.
+
+    What fails gives it back, unless nobody can say that nothing was done: then all of it is counted.
+    """
+
+    __slots__ = ("_asks", "_clock", "_provider", "_road", "_treasury")
+
+    def __init__(self, provider: Provider, road: str, treasury: Treasury, clock: Clock, asks: Asks = _unsaid) -> None:
+        """``road`` is the upstream's name in models.yaml; ``asks`` says which model and quality it will be asked for."""
+        self._provider, self._road, self._treasury, self._clock = provider, road, treasury, clock
+        self._asks = asks
+
+    async def generate(self, request: ImageRequest, call: Call) -> Generation:
+        """Run ``request`` there; raises `BudgetSpent` before anything is sent."""
+        model, quality = self._asks(request, call)
+        hold = await self._treasury.reserve(self._road, request, call, model=model, quality=quality)
+        began = self._clock.monotonic()
+        try:
+            made = await self._provider.generate(request, call)
+        except UpstreamAmbiguous:
+            self._treasury.lose(hold, self._clock.monotonic() - began)
+            raise
+        except AquatintError:
+            await self._treasury.release(hold)
+            raise
+        except (Exception, asyncio.CancelledError):
+            # Somebody left, or we made a mistake: the upstream may be at work.
+            self._treasury.lose(hold, self._clock.monotonic() - began)
+            raise
+        usage = self._treasury.settle(hold, request, made, self._clock.monotonic() - began)
+        return replace(made, usage=usage)
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:
+        """The provider's."""
+        return self._provider.wait_seconds(pixel_steps)
+
+
+class Counted:
+    """The road to our own workers: what they did is written down after; nothing is refused."""
+
+    __slots__ = ("_clock", "_provider", "_treasury")
+
+    def __init__(self, provider: Provider, treasury: Treasury, clock: Clock) -> None:
+        self._provider, self._treasury, self._clock = provider, treasury, clock
+
+    async def generate(self, request: ImageRequest, call: Call) -> Generation:
+        """Run ``request`` here."""
+        began = self._clock.monotonic()
+        made = await self._provider.generate(request, call)
+        usage = self._treasury.count(request, call, made, self._clock.monotonic() - began)
+        return replace(made, usage=usage)
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:
+        """The provider's."""
+        return self._provider.wait_seconds(pixel_steps)

@@ -1,0 +1,128 @@
+"""Makes jobs of the lines of batches, a few at a time: the queue of jobs stays short, and batches take turns.
+
+A line becomes a job, and ends with it, in one transaction each: whoever dies, and however many servers feed, it is done once.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+from structlog.typing import FilteringBoundLogger
+
+from pipelines.contract.errors import AquatintError, ErrorReport
+from server.domain.batch import Line
+from server.domain.clock import Clock
+from server.domain.job import Job, Order
+from server.domain.ports import BatchRepository
+from server.jobs.service import JobService
+
+Refill = Callable[[str, Line], Awaitable[Order]]
+"""The order of a line of the batch with that id, with its pictures."""
+
+
+class Feed(msgspec.Struct, frozen=True):
+    """How much and how often; seconds."""
+
+    ahead: int = 64
+    """Images of all batches that are queued at the same time: enough for a server's hands, few enough to take turns."""
+    poll: float = 1.0
+    """Batches are looked after at least so often: other servers take jobs, and batches, too."""
+    pause: float = 0.05
+    """And at most so often."""
+    keep: float = 30 * 24 * 3600.0
+    """How long batches that are over are remembered."""
+    stale: float = 3600.0
+    """A batch whose file has stopped coming for so long is nobody's."""
+
+
+class Feeder:
+    """Looks after all batches. Several servers may do so over one database."""
+
+    __slots__ = ("_batches", "_clock", "_closing", "_ended", "_feed", "_jobs", "_log", "_news", "_refill")
+
+    def __init__(
+        self,
+        batches: BatchRepository,
+        jobs: JobService,
+        refill: Refill,
+        *,
+        ended: Callable[[], None],
+        clock: Clock,
+        log: FilteringBoundLogger,
+        feed: Feed = Feed(),  # noqa: B008 - a frozen struct
+    ) -> None:
+        """``ended`` hears when batches are over."""
+        self._batches, self._jobs, self._refill, self._ended = batches, jobs, refill, ended
+        self._clock, self._log, self._feed = clock, log, feed
+        self._news, self._closing = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Feeder"]:
+        """Inside the block batches are looked after; a transaction under way at its end is finished."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._work(), name="feed batches")
+            try:
+                yield self
+            finally:
+                self._closing.set()
+                self._news.set()
+
+    def look(self) -> None:
+        """There is a batch, or one of its jobs is over, or it is to be cancelled."""
+        self._news.set()
+
+    async def _work(self) -> None:
+        while not self._closing.is_set():
+            self._news.clear()
+            try:
+                await self._round()
+            except Exception:  # noqa: BLE001 - a database that is away comes back
+                self._log.exception("batches cannot be fed")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), self._feed.pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), self._feed.poll)
+
+    async def _round(self) -> None:
+        for job_id in await self._batches.cancelling():
+            await self._jobs.revoke(job_id)
+        if not self._jobs.draining:
+            await self._top_up()
+        for batch in await self._batches.finish():
+            self._log.info("batch is over", batch=batch.id, state=batch.state.value, lines=batch.lines)
+            self._ended()
+        now = self._clock.time()
+        await self._batches.forget(now - self._feed.keep, now - self._feed.stale)
+
+    async def _top_up(self) -> None:
+        """Fill the queue up to the mark, in gulps; what is left of it is shared by the batches that wait."""
+        free = self._feed.ahead - await self._batches.room()
+        if 2 * free < self._feed.ahead:
+            return
+        hungry = await self._batches.hungry(free)
+        share = max(1, free // max(1, len(hungry)))
+        for batch_id in hungry:
+            await self._feed_lines(batch_id, await self._batches.waiting(batch_id, share))
+
+    async def _feed_lines(self, batch_id: str, lines: Sequence[Line]) -> None:
+        portion: dict[int, Job | ErrorReport] = {}
+        for line in lines:
+            portion[line.number] = await self._drafted(batch_id, line)
+            if line.wanted.pictures:
+                # Decoded pictures are large: no more of them are held than one line has.
+                await self._enqueue(batch_id, portion)
+                portion = {}
+        if portion:
+            await self._enqueue(batch_id, portion)
+
+    async def _drafted(self, batch_id: str, line: Line) -> Job | ErrorReport:
+        try:
+            return self._jobs.draft(await self._refill(batch_id, line))
+        except AquatintError as error:
+            return error.report()
+
+    async def _enqueue(self, batch_id: str, portion: dict[int, Job | ErrorReport]) -> None:
+        for job in await self._batches.enqueue(batch_id, portion):
+            self._jobs.arrived(job)

@@ -1,0 +1,201 @@
+"""Replicate's predictions: made with `Prefer: wait`, then looked at until they are over, cancelled when nobody wants them."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipelines.contract.errors import AquatintError
+from pipelines.contract.messages import RunStats
+from pipelines.contract.request import ImageRequest
+from server.catalog.upstreams import Upstream
+from server.domain.call import Call
+from server.domain.clock import Clock
+from server.domain.failures import ModerationBlocked, UpstreamAmbiguous, UpstreamFailure, UpstreamUnavailable
+from server.domain.generation import Generation, Route, Usage
+from server.egress.fetching import Fetcher
+from server.providers import pixels
+from server.providers.fetched import fetched
+from server.providers.http import HttpUpstream, Reply
+from server.providers.lane import Sleep
+from server.providers.openai_errors import said
+from server.providers.refusals import refusal
+from server.providers.sizes import ratio_name
+from server.providers.succession import Listed, Succession
+
+RATIOS = ("21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "4:5", "3:4", "2:3", "9:16", "9:21")
+WAIT_SECONDS = 55
+"""For the answer of the first request; they allow 60."""
+POLL_SECONDS = 1.0
+_CANCEL_SECONDS = 10.0
+_MOST_POLL_FAILURES = 5
+_OVER = ("succeeded", "failed", "canceled", "aborted")
+_FILTERED = ("nsfw", "safety", "sensitive", "flagged")
+
+
+class ReplicateProvider:
+    """One upstream of kind replicate. ``sleep`` and ``poll`` pace the looking."""
+
+    __slots__ = ("_clock", "_fetcher", "_http", "_poll", "_sleep", "_succession", "_upstream")
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        key: str,
+        *,
+        succession: Succession,
+        fetcher: Fetcher,
+        clock: Clock,
+        heard: Callable[[Mapping[str, str]], None] = lambda _headers: None,
+        sleep: Sleep = asyncio.sleep,
+        poll: float = POLL_SECONDS,
+    ) -> None:
+        self._http = HttpUpstream(upstream, {"authorization": f"Bearer {key}"}, heard)
+        self._upstream, self._succession, self._fetcher, self._clock = upstream, succession, fetcher, clock
+        self._sleep, self._poll = sleep, poll
+
+    async def generate(self, request: ImageRequest, call: Call) -> Generation:
+        """One attempt at one picture; cancelling the task cancels the prediction."""
+        model = self._upstream.means(request.model) or self._succession.model
+        began = time.perf_counter()
+        shown = None if request.init is None else await asyncio.to_thread(pixels.canvas, request, request.init)
+        inputs = await asyncio.to_thread(_inputs, request, call, self._upstream.inputs or {}, shown)
+        prediction = await self._over(await self._begun(model, inputs, request))
+        output = prediction.get("output")
+        output = output[0] if isinstance(output, list) and output else output
+        if not isinstance(output, str):
+            msg = f"The upstream {self._upstream.name!r} finished without a picture; it may have been charged."
+            raise UpstreamAmbiguous(msg)
+        data = await self._file(output)
+        came = await asyncio.to_thread(pixels.decoded, data)
+        done = await asyncio.to_thread(pixels.finished, came, request, shown)
+        metrics = prediction.get("metrics")
+        took = metrics.get("predict_time") if isinstance(metrics, dict) else None
+        return Generation(
+            model=request.model,
+            pictures=(done,),
+            seeds=request.seeds,
+            stats=RunStats(0.0, 0.0, time.perf_counter() - began, 0.0, 0, 1.0),
+            route=Route(self._upstream.name, model, request_ids=(str(prediction.get("id")),)),
+            usage=Usage(gpu_seconds=float(took) if isinstance(took, int | float) else 0.0),
+            files=(data if done is came else None,),
+        )
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:  # noqa: ARG002 - the protocol's signature
+        """There is no telling."""
+        return 1.0
+
+    async def listed(self) -> tuple[Listed, ...]:
+        """It has no list with ends."""
+        return ()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+
+    async def _begun(self, model: str, inputs: dict[str, Any], request: ImageRequest) -> dict[str, Any]:
+        name, _, version = model.partition(":")
+        body: dict[str, Any] = {"input": inputs}
+        path = f"/v1/models/{name}/predictions"
+        if version or "/" not in name:
+            path, body = "/v1/predictions", {"version": version or name, **body}
+        wait = max(1, min(WAIT_SECONDS, int(self._upstream.timeouts.attempt)))
+        headers = {"prefer": f"wait={wait}", "idempotency-key": f"aquatint-{request.id}"}
+        reply = await self._http.send("POST", path, headers=headers, json=body)
+        if not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
+            raise self._refusal(reply)
+        prediction = reply.json()
+        if not isinstance(prediction.get("id"), str) or not prediction["id"].isalnum():
+            msg = f"The upstream {self._upstream.name!r} answered with something that is no prediction; it may have been charged."
+            raise UpstreamAmbiguous(msg)
+        return prediction
+
+    async def _over(self, prediction: dict[str, Any]) -> dict[str, Any]:
+        """Wait until it is over; whoever leaves earlier, by deadline or by cancelling, cancels it there."""
+        place = f"/v1/predictions/{prediction['id']}"
+        try:
+            prediction = await self._followed(place, prediction)
+        except BaseException:
+            await asyncio.shield(self._cancel(place))
+            raise
+        if prediction["status"] == "succeeded":
+            return prediction
+        words = said(prediction.get("error")) or str(prediction["status"])
+        if any(word in words.lower() for word in _FILTERED):
+            msg = f"The upstream {self._upstream.name!r} does not allow the request: {words}"
+            raise ModerationBlocked(msg)
+        if prediction["status"] == "failed":
+            msg = f"The model failed at the upstream {self._upstream.name!r}: {words}"
+            raise UpstreamFailure(msg)
+        msg = f"The prediction was cancelled at the upstream {self._upstream.name!r}."
+        raise UpstreamUnavailable(msg)
+
+    async def _followed(self, place: str, prediction: dict[str, Any]) -> dict[str, Any]:
+        failures = 0
+        while prediction.get("status") not in _OVER:
+            await self._sleep(self._poll)
+            try:
+                reply = await self._http.send("GET", place)
+            except (UpstreamUnavailable, UpstreamAmbiguous):
+                reply = Reply(int(HTTPStatus.SERVICE_UNAVAILABLE), {}, b"")
+            found = reply.json()
+            if reply.status == HTTPStatus.OK and "status" in found:
+                prediction, failures = found, 0
+                continue
+            failures += 1
+            if failures >= _MOST_POLL_FAILURES:
+                msg = f"The prediction was started and cannot be looked at any more: HTTP {reply.status}."
+                raise UpstreamAmbiguous(msg)
+        return prediction
+
+    async def _cancel(self, place: str) -> None:
+        try:
+            async with asyncio.timeout(_CANCEL_SECONDS):
+                await self._http.send("POST", f"{place}/cancel")
+        except (TimeoutError, AquatintError):
+            return  # it ends there by itself
+
+    async def _file(self, output: str) -> bytes:
+        if output[:5].lower() == "data:":
+            return base64.b64decode(output.partition(",")[2])
+        if not urlsplit(output).hostname:
+            msg = f"The upstream {self._upstream.name!r} answered with text instead of a picture; it may have been charged."
+            raise UpstreamAmbiguous(msg)
+        return await fetched(self._fetcher, output)
+
+    def _refusal(self, reply: Reply) -> AquatintError:
+        told = reply.json()
+        words = said(told.get("detail") or told.get("title")) or f"HTTP {reply.status}"
+        return refusal(reply.status, words, reply.headers, self._clock.time(), self._upstream.name)
+
+
+def _inputs(request: ImageRequest, call: Call, names: Mapping[str, str], shown: pixels.Canvas | None) -> dict[str, Any]:
+    """What the model is told, by its own names for it."""
+    sampling, saids = request.sampling, set(call.wishes.said)
+    known: dict[str, Any] = {
+        "prompt": request.styled_prompt,
+        "aspect_ratio": ratio_name(request.width, request.height, RATIOS),
+        "width": request.width,
+        "height": request.height,
+        "seed": request.seeds[0] & 0x7FFFFFFF,
+    }
+    if request.styled_negative:
+        known["negative_prompt"] = request.styled_negative
+    if "steps" in saids:
+        known["steps"] = sampling.steps
+    if saids & {"guidance", "guidance_scale"}:
+        known["guidance"] = sampling.guidance_scale
+    if shown is not None:
+        known["image"] = _data_url(pixels.png(shown.picture))
+        if request.init is not None and "strength" in saids:
+            known["strength"] = request.init.strength
+        if shown.mask is not None:
+            known["mask"] = _data_url(pixels.png(shown.mask))
+    return {names[option]: value for option, value in known.items() if option in names}
+
+
+def _data_url(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,146 @@
+"""An upstream's provider, made dependable: deadlines, retries, a bounded queue, a circuit breaker, and no picture paid for twice.
+
+Resilient
+├── Records      a durable job that may have been charged is not sent again by another server
+├── Lane         places, queue, rate limit
+├── Breaker      leaves alone what does not work
+└── provider     one attempt, one answer, or one error of the tree
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from pipelines.contract.errors import AquatintError, DeadlineExceeded
+from pipelines.contract.request import ImageRequest
+from server.catalog.upstreams import Upstream
+from server.domain.call import Call
+from server.domain.clock import Clock
+from server.domain.failures import UpstreamAmbiguous, UpstreamBusy, UpstreamUnavailable
+from server.domain.generation import Generation
+from server.providers.backoff import pause
+from server.providers.breaker import Breaker
+from server.providers.lane import Lane, Sleep
+from server.providers.provider import Provider
+from server.telemetry.metrics import Metrics
+
+
+class Records(Protocol):
+    """Remembers which requests may have been charged, beyond this process's life."""
+
+    async def begin(self, request_id: str, road: str) -> bool:
+        """Write down that it is about to be sent; False if that is written there already."""
+        ...
+
+    async def withdraw(self, request_id: str, road: str) -> None:
+        """It was not done, and not charged."""
+        ...
+
+
+class Resilient:
+    """Wraps the provider of one upstream."""
+
+    __slots__ = ("_breaker", "_chance", "_clock", "_lane", "_log", "_metrics", "_provider", "_records", "_sleep", "_upstream")
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        provider: Provider,
+        *,
+        lane: Lane,
+        breaker: Breaker,
+        records: Records,
+        clock: Clock,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        sleep: Sleep = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._upstream, self._provider, self._lane, self._breaker = upstream, provider, lane, breaker
+        self._records, self._clock, self._metrics, self._log = records, clock, metrics, log
+        self._sleep, self._chance = sleep, chance
+
+    async def generate(self, request: ImageRequest, call: Call) -> Generation:
+        """Run ``request`` there, in as many attempts as it takes and is allowed.
+
+        Raises the last attempt's error: `UpstreamUnavailable` if it could be tried later, `UpstreamAmbiguous` if it may have been
+        charged, `DeadlineExceeded` if it was too late before anything was sent.
+        """
+        until = self._until(call)
+        if not call.durable or self._upstream.idempotent:
+            return await self._attempts(request, call, until)
+        if not await self._records.begin(request.id, self._upstream.name):
+            msg = (
+                f"The request was sent to {self._upstream.name!r} before, by a server that did not see its end: it may have "
+                "been charged, and is not sent again."
+            )
+            raise UpstreamAmbiguous(msg)
+        try:
+            return await self._attempts(request, call, until)
+        except UpstreamAmbiguous:
+            raise
+        except AquatintError:
+            await self._records.withdraw(request.id, self._upstream.name)
+            raise
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:
+        """The provider's."""
+        return self._provider.wait_seconds(pixel_steps)
+
+    def _until(self, call: Call) -> float:
+        now, total = self._clock.monotonic(), self._upstream.timeouts.total
+        return now + (total if call.deadline is None else min(total, call.deadline - self._clock.time()))
+
+    async def _attempts(self, request: ImageRequest, call: Call, until: float) -> Generation:
+        attempt = 0
+        while True:
+            attempt += 1
+            if self._clock.monotonic() >= until:
+                msg = f"There was no time left to ask the upstream {self._upstream.name!r}."
+                raise DeadlineExceeded(msg)
+            async with self._lane.turn(until):
+                outcome = await self._attempt(request, call, until)
+            if isinstance(outcome, Generation):
+                return outcome
+            await self._before_next(attempt, outcome, until)
+
+    async def _before_next(self, attempt: int, error: AquatintError, until: float) -> None:
+        """Wait for the next attempt, or raise ``error`` if there is to be none."""
+        again = isinstance(error, UpstreamUnavailable) or (isinstance(error, UpstreamAmbiguous) and self._upstream.idempotent)
+        wait = pause(attempt, error.retry_after, self._chance())
+        if not again or attempt >= self._upstream.attempts or self._clock.monotonic() + wait >= until:
+            raise error
+        self._log.info(
+            "upstream is asked again", road=self._upstream.name, attempt=attempt, code=error.code, seconds=round(wait, 3)
+        )
+        await self._sleep(wait)
+
+    async def _attempt(self, request: ImageRequest, call: Call, until: float) -> Generation | AquatintError:
+        self._breaker.admit()
+        began = self._clock.monotonic()
+        seconds = min(self._upstream.timeouts.attempt, until - began)
+        outcome: Generation | AquatintError
+        try:
+            async with asyncio.timeout(seconds):
+                outcome = await self._provider.generate(request, call)
+        except TimeoutError:
+            msg = f"The upstream {self._upstream.name!r} did not answer within {seconds:.3g} s; it may have been charged."
+            outcome = UpstreamAmbiguous(msg)
+        except AquatintError as error:
+            outcome = error
+        except BaseException:
+            # Cancelled, or a mistake of ours: nothing is known of the upstream.
+            self._breaker.left()
+            self._metrics.upstream_attempt(self._upstream.name, "cancelled", self._clock.monotonic() - began)
+            raise
+        code = outcome.code if isinstance(outcome, AquatintError) else "ok"
+        self._metrics.upstream_attempt(self._upstream.name, code, self._clock.monotonic() - began)
+        broken = isinstance(outcome, UpstreamUnavailable | UpstreamAmbiguous) and not isinstance(outcome, UpstreamBusy)
+        if broken:
+            self._breaker.failed()
+        else:
+            self._breaker.succeeded()
+        return outcome

@@ -1,0 +1,326 @@
+"""Roads whose cost is counted, over providers made of functions and a real database."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from pipelines.contract.errors import EngineFailure
+from pipelines.contract.messages import RunStats
+from pipelines.contract.request import ImageRequest, Sampling
+from server.catalog.current import CurrentCatalog
+from server.db.database import Database, beside
+from server.db.ledger import SqlLedger
+from server.db.migrating import migrate
+from server.domain.call import Call
+from server.domain.clock import SetClock
+from server.domain.failures import BudgetSpent, UpstreamAmbiguous, UpstreamMisconfigured, UpstreamUnavailable
+from server.domain.generation import Route, Usage
+from server.domain.spending import Balance, Purse
+from server.gateway.metering import Counted, Metered
+from server.gateway.treasury import LEASE_SECONDS, Treasury
+from server.providers.fake import FunctionProvider, flat
+from server.telemetry.logs import silent
+from server.telemetry.metrics import Metrics
+
+NOW = 1_795_000_000.0
+ALL, MINE = Purse("", "openai"), Purse("acme", "openai")
+MODELS = """
+server: {default_model: a, prices: {gpu_hour_usd: 3.6}}
+models: {a: {source: "fake:", family: fake}}
+upstreams:
+  openai: {model: gpt-image-2, monthly_budget_usd: 1}
+  secret: {kind: openai, model: unheard-of}
+  priced: {kind: openai, model: unheard-of, monthly_budget_usd: 1}
+tenants: {tight: {budget: {per_upstream: {openai: 0.3}}}}
+"""
+SPENT = Usage(input_text_tokens=1000, output_tokens=7024)
+USD = 0.005 + 0.21072
+
+
+def request(name="j"):
+    return ImageRequest(name, "a", "a cat", 1024, 1024, (1,), Sampling("euler", 4, 1.0))
+
+
+def call(name="j", tenant="acme", attempt=1):
+    return Call(name, tenant, attempt=attempt)
+
+
+async def answers(asked, _call):
+    return replace(flat(asked), usage=SPENT, route=Route("openai", "gpt-image-2"))
+
+
+class Office:
+    """A treasury with its books in reach."""
+
+    def __init__(self, folder):
+        (folder / "models.yaml").write_text(MODELS)
+        self.clock, self.metrics = SetClock(NOW), Metrics()
+        self.database = Database(beside(folder))
+        self.ledger = SqlLedger(self.database, self.clock, lambda _crossing: b"")
+        self.current = CurrentCatalog(folder / "models.yaml", clock=self.clock, log=silent())
+        self.treasury = self.another()
+
+    def another(self):
+        return Treasury(self.ledger, self.current, clock=self.clock, metrics=self.metrics, log=silent())
+
+    def road(self, function=answers, name="openai", **fields):
+        return Metered(FunctionProvider(function), name, self.treasury, self.clock, **fields)
+
+    async def balance(self, purse=ALL):
+        await self.treasury.flush()
+        found = await self.ledger.balances("2026-11", purse.tenant)
+        return found.get(purse, Balance(purse))
+
+    async def rows(self):
+        await self.treasury.flush()
+        return await self.ledger.used(0, 1 << 30)
+
+
+@pytest.fixture
+async def office(tmp_path):
+    office = Office(tmp_path)
+    await migrate(office.database)
+    yield office
+    await office.treasury.flush()
+    await office.database.close()
+
+
+async def test_an_answer_carries_its_price_and_the_books_have_it(office):
+    made = await office.road().generate(request(), call())
+    assert made.usage == replace(SPENT, usd=pytest.approx(USD))
+    assert await office.balance() == Balance(ALL, pytest.approx(USD), 0.0)
+    (row,) = await office.rows()
+    assert (row.tenant, row.road, row.model, row.images, row.output_tokens) == ("acme", "openai", "gpt-image-2", 1, 7024)
+    assert b'aquatint_usd_total{road="openai"} 0.215' in office.metrics.render()
+
+
+async def test_while_it_runs_the_most_that_it_can_cost_is_held(office):
+    inside, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(asked, call):
+        inside.set()
+        await go.wait()
+        return await answers(asked, call)
+
+    task = asyncio.create_task(office.road(slow).generate(request(), call()))
+    await inside.wait()
+    held = (await office.balance()).held
+    assert 0.2107 < held < 0.25
+    go.set()
+    await task
+    assert (await office.balance()).held == 0.0
+
+
+async def test_less_is_held_for_a_quality_that_is_known_and_each_request_of_a_job_by_itself(office):
+    seen = []
+
+    async def looking(asked, call):
+        seen.append((await office.ledger.balances("2026-11"))[ALL].held)
+        return await answers(asked, call)
+
+    road = office.road(looking, asks=lambda _request, _call: ("gpt-image-1-mini", "low"))
+    for name in ("j-0", "j-1"):
+        await road.generate(request(name), call("j"))
+    await office.treasury.flush()
+    assert max(seen) < 0.006
+    assert [row.requests for row in await office.rows()] == [2]
+
+
+@pytest.mark.parametrize(
+    ("error", "spent"),
+    [
+        (UpstreamUnavailable("no"), False),
+        (UpstreamMisconfigured("no"), False),
+        (UpstreamAmbiguous("who knows"), True),
+        (ValueError("our mistake"), True),
+    ],
+)
+async def test_a_failure_gives_the_money_back_unless_nobody_knows(office, error, spent):
+    async def failing(_asked, _call):
+        raise error
+
+    with pytest.raises(type(error)):
+        await office.road(failing).generate(request(), call())
+    balance = await office.balance()
+    assert balance.held == 0.0
+    assert (balance.spent > 0.2) is spent
+    assert [(row.images, row.unconfirmed_usd > 0) for row in await office.rows()] == ([(0, True)] if spent else [])
+
+
+async def test_who_leaves_midway_may_have_cost_something(office):
+    inside = asyncio.Event()
+
+    async def hanging(_asked, _call):
+        inside.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(office.road(hanging).generate(request(), call()))
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    balance = await office.balance()
+    assert (balance.held, balance.spent > 0.2) == (0.0, True)
+
+
+async def test_who_leaves_before_anything_was_held_has_cost_nothing(office):
+    task = asyncio.create_task(office.road().generate(request(), call()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await office.balance() == Balance(ALL, 0.0, 0.0)
+
+
+async def test_a_spent_budget_closes_the_road_before_anything_is_sent(office):
+    sent = []
+
+    async def counting(asked, call):
+        sent.append(call.id)
+        return await answers(asked, call)
+
+    road = office.road(counting)
+    for index in range(4):
+        await road.generate(request(f"j{index}"), call(f"j{index}"))
+        await office.treasury.flush()
+    with pytest.raises(BudgetSpent, match="this server's budget for 'openai' in 2026-11"):
+        await road.generate(request("j4"), call("j4"))
+    assert sent == ["j0", "j1", "j2", "j3"]
+    assert b'aquatint_budget_crossed_total{percent="80",upstream="openai",whose="all"} 1.0' in office.metrics.render()
+    office.clock.now += 20 * 86_400
+    await road.generate(request("december"), call("december"))
+    assert sent[-1] == "december"
+
+
+async def test_a_tenants_own_budget_is_named_with_its_figure(office):
+    road = office.road()
+    await road.generate(request("a"), call("a", "tight"))
+    await office.treasury.flush()
+    with pytest.raises(BudgetSpent, match=r"your budget of 0\.3 US dollars for 'openai'"):
+        await road.generate(request("b"), call("b", "tight"))
+    await road.generate(request("c"), call("c", "acme"))
+
+
+async def test_without_a_price_a_budget_cannot_be_kept(office):
+    with pytest.raises(UpstreamMisconfigured, match="unheard-of"):
+        await office.road(name="priced").generate(request(), call())
+    made = await office.road(FunctionProvider().generate, "secret").generate(request(), call())
+    assert made.usage.usd == 0.0
+    (row,) = await office.rows()
+    assert (row.images, row.usd) == (1, 0.0)
+
+
+async def test_each_attempt_of_a_job_is_charged_and_none_twice(office):
+    road = office.road()
+    for attempt in (1, 2):
+        await road.generate(request(), call(attempt=attempt))
+    assert (await office.balance()).spent == pytest.approx(2 * USD)
+
+
+async def test_what_a_dead_server_held_is_counted_by_the_next(office):
+    await office.treasury.reserve("openai", request("lost"), call("lost"))
+    other = office.another()
+    async with other.running():
+        assert (await office.balance()).held > 0.2
+    office.clock.now += LEASE_SECONDS + 1
+    async with other.running():
+        balance = await office.balance()
+    assert (balance.held, balance.spent > 0.2) == (0.0, True)
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from test_metering import Office, answers, call, request
+
+async def main():
+    office = Office(Path(sys.argv[1]))
+
+    async def dying(asked, called):
+        if called.id == "during":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await answers(asked, called)
+
+    async with office.treasury.running():
+        road = office.road(dying)
+        for name in ("settled", "during"):
+            await road.generate(request(name), call(name))
+            await office.treasury.flush()
+
+asyncio.run(main())
+"""
+
+
+async def test_sigkill_leaves_one_charge_for_each_attempt(office):
+    """One was settled, one was at the upstream when the server was killed; the job is tried again by the next."""
+    folder = office.current.status.path.rpartition("/")[0]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, folder, str(Path(__file__).parent))
+    assert await process.wait() == -signal.SIGKILL
+    async with office.another().running(alone=True):
+        await office.road().generate(request("during"), call("during", attempt=2))
+        rows = await office.rows()
+    assert [(row.requests, row.images) for row in rows] == [(3, 2)]
+    assert rows[0].usd - rows[0].unconfirmed_usd == pytest.approx(2 * USD)
+    assert 0.21 < rows[0].unconfirmed_usd < 0.25
+    assert (await office.balance()).held == 0.0
+
+
+async def test_alone_nobody_waits_for_the_dead(office):
+    await office.treasury.reserve("openai", request("lost"), call("lost"))
+    async with office.another().running(alone=True):
+        assert (await office.balance()).held == 0.0
+
+
+async def test_the_standing_of_budgets_is_known(office):
+    await office.road().generate(request(), call())
+    await office.treasury.flush()
+    await office.treasury._look()
+    standing = {each.upstream: each for each in office.treasury.standing()}
+    assert set(standing) == {"openai", "priced"}
+    assert standing["openai"].used == pytest.approx(USD, abs=1e-4)
+    assert standing["openai"].open
+
+
+async def test_our_own_work_costs_its_share_of_the_device(office):
+    async def local(asked, _call):
+        return replace(flat(asked), stats=RunStats(0, 0, 0, 0, 4, 1.0, device_seconds=2.0), device="cuda:0")
+
+    road = Counted(FunctionProvider(local), office.treasury, office.clock)
+    for _ in range(3):
+        made = await road.generate(request(), call())
+    assert made.usage == Usage(usd=pytest.approx(0.002), gpu_seconds=2.0)
+    (row,) = await office.rows()
+    assert (row.road, row.model, row.requests, row.images) == ("local", "a", 3, 3)
+    assert (row.usd, row.gpu_seconds) == (pytest.approx(0.006), 6.0)
+    assert await office.balance(MINE) == Balance(MINE)
+
+
+async def test_closed_books_stop_no_picture_and_forget_nothing(office):
+    class Closed:
+        def __init__(self, ledger):
+            self.ledger, self.closed = ledger, True
+
+        async def book(self, rows):
+            if self.closed:
+                raise OSError("disk full")
+            await self.ledger.book(rows)
+
+    office.treasury._ledger = closed = Closed(office.ledger)
+    road = Counted(FunctionProvider(), office.treasury, office.clock)
+    await road.generate(request(), call())
+    await office.treasury.flush()
+    assert await office.ledger.used(0, 1 << 30) == ()
+    closed.closed = False
+    await road.generate(request(), call())
+    assert [row.images for row in await office.rows()] == [2]
+    with pytest.raises(EngineFailure):
+        await Counted(FunctionProvider(_broken), office.treasury, office.clock).generate(request(), call())
+
+
+async def _broken(_asked, _call):
+    raise EngineFailure("no")

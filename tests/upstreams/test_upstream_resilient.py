@@ -1,0 +1,219 @@
+"""Attempts, deadlines and charges around an upstream that does what the test says."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from pipelines.contract.errors import AquatintError, DeadlineExceeded, InvalidRequest
+from pipelines.contract.request import ImageRequest, Sampling
+from server.catalog.upstreams import Kind, Timeouts, Upstream
+from server.domain.call import Call
+from server.domain.clock import SetClock
+from server.domain.failures import (
+    ModerationBlocked,
+    UpstreamAmbiguous,
+    UpstreamBusy,
+    UpstreamMisconfigured,
+    UpstreamUnavailable,
+)
+from server.domain.generation import Usage
+from server.providers.breaker import FAILURES, Breaker
+from server.providers.each import Each
+from server.providers.fake import FunctionProvider, flat
+from server.providers.lane import Lane
+from server.providers.resilient import Resilient
+from server.telemetry.logs import silent
+from server.telemetry.metrics import Metrics
+
+REQUEST = ImageRequest("r", "up", "a cat", 64, 64, (1,), Sampling("euler", 4, 1.0))
+
+
+class Records:
+    def __init__(self):
+        self.begun = set()
+
+    async def begin(self, request_id, road):
+        if (request_id, road) in self.begun:
+            return False
+        self.begun.add((request_id, road))
+        return True
+
+    async def withdraw(self, request_id, road):
+        self.begun.discard((request_id, road))
+
+
+class Show:
+    """A resilient provider over ``script``: each attempt raises its next error, or answers."""
+
+    def __init__(self, *script, idempotent=False, attempts=4, **timeouts):
+        self.clock, self.slept, self.asked, self.records = SetClock(), [], [], Records()
+        self.script = list(script)
+        self.metrics = Metrics()
+        self.hanging = asyncio.Event()
+        timeouts = Timeouts(**{"attempt": 30.0, "total": 60.0, **timeouts})
+        upstream = Upstream("up", Kind.OPENAI, attempts=attempts, idempotent=idempotent, timeouts=timeouts, on=True)
+        self.breaker = Breaker("up", self.clock)
+        self.lane = Lane("up", concurrency=2, queue=2, clock=self.clock, sleep=self.sleep)
+        self.resilient = Resilient(
+            upstream,
+            FunctionProvider(self.attempt),
+            lane=self.lane,
+            breaker=self.breaker,
+            records=self.records,
+            clock=self.clock,
+            metrics=self.metrics,
+            log=silent(),
+            sleep=self.sleep,
+            chance=lambda: 0.0,
+        )
+
+    async def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.clock.advance(seconds)
+
+    async def attempt(self, request, _call):
+        self.asked.append(request.id)
+        step = self.script.pop(0) if self.script else None
+        if step == "hang":
+            await self.hanging.wait()
+        if isinstance(step, float):
+            self.clock.advance(step)
+        if isinstance(step, Exception):
+            raise step
+        return flat(request)
+
+    async def run(self, **call):
+        return await self.resilient.generate(REQUEST, Call("r", **call))
+
+
+async def test_what_is_retryable_is_retried_with_growing_pauses():
+    show = Show(UpstreamUnavailable("no"), UpstreamUnavailable("no"), UpstreamUnavailable("no"))
+    assert (await show.run()).seeds == (1,)
+    assert (len(show.asked), show.slept) == (4, [0.5, 1.0, 2.0])
+
+
+async def test_attempts_are_counted_and_the_last_error_is_told():
+    show = Show(*[UpstreamUnavailable(f"no {n}") for n in range(9)], attempts=3)
+    with pytest.raises(UpstreamUnavailable, match="no 2"):
+        await show.run()
+    assert len(show.asked) == 3
+
+
+async def test_retry_after_is_obeyed():
+    show = Show(UpstreamBusy("later", retry_after=7.0))
+    await show.run()
+    assert show.slept == [7.0]
+
+
+async def test_a_retry_that_would_come_too_late_is_not_waited_for():
+    show = Show(UpstreamBusy("later", retry_after=61.0))
+    with pytest.raises(UpstreamBusy) as caught:
+        await show.run()
+    assert (len(show.asked), show.slept, caught.value.retry_after) == (1, [], 61.0)
+
+
+@pytest.mark.parametrize(
+    "error", [ModerationBlocked("no"), InvalidRequest("no"), UpstreamMisconfigured("no"), UpstreamAmbiguous("?")]
+)
+async def test_nothing_else_is_retried(error):
+    show = Show(error)
+    with pytest.raises(type(error)):
+        await show.run()
+    assert len(show.asked) == 1
+
+
+async def test_an_attempt_without_an_answer_is_ambiguous_and_not_repeated():
+    show = Show("hang", attempt=0.05)
+    with pytest.raises(UpstreamAmbiguous):
+        await show.run()
+    assert len(show.asked) == 1
+
+
+async def test_an_idempotent_upstream_may_be_asked_again():
+    show = Show("hang", UpstreamAmbiguous("?"), attempt=0.05, idempotent=True)
+    await show.run()
+    assert show.asked == ["r"] * 3, "with the same key"
+
+
+async def test_the_calls_own_deadline_counts():
+    show = Show(UpstreamUnavailable("no"), UpstreamUnavailable("no"))
+    with pytest.raises(UpstreamUnavailable):
+        await show.run(deadline=show.clock.time() + 0.6)
+    assert (len(show.asked), show.slept) == (2, [0.5])
+    with pytest.raises(DeadlineExceeded):
+        await show.run(deadline=show.clock.time() - 1)
+    assert len(show.asked) == 2
+
+
+async def test_an_open_circuit_sends_nothing():
+    show = Show(*[UpstreamUnavailable("no")] * FAILURES, attempts=FAILURES)
+    with pytest.raises(UpstreamUnavailable):
+        await show.run()
+    with pytest.raises(UpstreamUnavailable, match="left alone"):
+        await show.run()
+    assert len(show.asked) == FAILURES
+    show.clock.advance(60)
+    await show.run()
+    await show.run()
+    assert len(show.asked) == FAILURES + 2
+
+
+async def test_refusals_and_rate_limits_open_no_circuit():
+    show = Show(*[ModerationBlocked("no"), UpstreamBusy("later"), UpstreamMisconfigured("key")] * FAILURES, attempts=1)
+    for _ in range(3 * FAILURES):
+        with pytest.raises(AquatintError):
+            await show.run()
+    await show.run()
+
+
+async def test_cancelling_reaches_the_attempt_and_frees_everything():
+    show = Show("hang")
+    task = asyncio.create_task(show.run())
+    while not show.asked:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (show.lane.active, show.lane.waiting) == (0, 0)
+    await show.run()
+
+
+async def test_a_durable_job_that_may_have_been_charged_is_not_sent_again():
+    show = Show(UpstreamAmbiguous("?"))
+    for _ in range(2):
+        with pytest.raises(UpstreamAmbiguous):
+            await show.run(durable=True)
+    assert len(show.asked) == 1
+    assert len((await Show().run(durable=True)).pictures) == 1
+
+
+async def test_a_durable_job_that_was_refused_may_be_sent_again():
+    show = Show(UpstreamMisconfigured("key"))
+    with pytest.raises(UpstreamMisconfigured):
+        await show.run(durable=True)
+    await show.run(durable=True)
+    assert len(show.asked) == 2
+
+
+async def test_several_images_are_several_requests_and_one_answer():
+    show = Show(UpstreamUnavailable("no"))
+
+    async def priced(request, call):
+        made = await show.resilient.generate(request, call)
+        return msgspec.structs.replace(made, usage=Usage(output_tokens=5), files=(b"x",))
+
+    many = msgspec.structs.replace(REQUEST, seeds=(3, 4, 5))
+    made = await Each(FunctionProvider(priced)).generate(many, Call("r"))
+    assert (made.seeds, made.usage.output_tokens, made.files) == ((3, 4, 5), 15, (b"x",) * 3)
+    assert sorted(show.asked) == ["r-0", "r-0", "r-1", "r-2"], "only the one that failed is asked for again"
+    with pytest.raises(ModerationBlocked):
+        await Each(FunctionProvider(Show(ModerationBlocked("no")).attempt)).generate(many, Call("r"))
+
+
+async def test_attempts_are_in_the_metrics():
+    show = Show(UpstreamBusy("later"))
+    await show.run()
+    text = show.metrics.render().decode()
+    assert 'aquatint_upstream_attempts_total{outcome="ok",road="up"} 1.0' in text
+    assert 'aquatint_upstream_attempts_total{outcome="upstream_busy",road="up"} 1.0' in text
