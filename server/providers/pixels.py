@@ -100,9 +100,11 @@ def framed(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.I
     )
     whole.paste(inner, (left, top))
     column, last = whole.crop((left, 0, left + 1, size[1])), whole.crop((left + inner.width - 1, 0, left + inner.width, size[1]))
+    right = size[0] - left - inner.width
     if left:
         whole.paste(column.resize((left, size[1])), (0, 0))
-        whole.paste(last.resize((size[0] - left - inner.width, size[1])), (left + inner.width, 0))
+    if right:  # one pixel, where an odd one was left over
+        whole.paste(last.resize((right, size[1])), (left + inner.width, 0))
     return whole
 
 

@@ -174,6 +174,7 @@ async def test_a_models_own_names_for_its_inputs(replicate_double):
 
 
 async def test_cancelling_cancels_there(replicate_double, until):
+    replicate_double.tell("reset")  # what the tests before have asked for is not ours
     task = asyncio.create_task(ask(replicate_double, request(LOCAL, prompt="endless"), kind=Kind.REPLICATE))
     while not (await asyncio.to_thread(lambda: replicate_double.ledger))["polls"]:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.02)
