@@ -1,9 +1,9 @@
-"""Whose turn it is when several keys share the device: stride scheduling, weighted by waiting work.
+"""Whose turn it is when several keys share the device: stride scheduling, weighted by the evaluations that wait.
 
 C. Waldspurger, W. Weihl: Stride Scheduling: Deterministic Proportional-Share Resource Management, MIT/LCS/TM-528, 1995.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection
 
 from pipelines.engine.row import Key
 
@@ -18,8 +18,8 @@ class Turns:
         self._passes: dict[Key, float] = {}
         self._now = 0.0
 
-    def choose(self, waiting: Mapping[Key, int]) -> Key:
-        """The key whose turn it is among those with ``waiting`` work (not empty).
+    def choose(self, waiting: Collection[Key]) -> Key:
+        """The key whose turn it is among ``waiting`` (not empty), of equals the first.
 
         A key that was away starts level with the present, so that absence earns no burst.
         """
@@ -30,8 +30,8 @@ class Turns:
         return chosen
 
     def charge(self, key: Key, cost: int, weight: int) -> None:
-        """Book a tick of ``cost`` to ``key``; the more work waits behind it (``weight``), the less it counts."""
-        self._passes[key] = self._passes.get(key, self._now) + cost / max(weight, 1)
+        """Book a tick of ``cost`` evaluations to ``key``, where ``weight`` waited for one: all rows advance at the same pace."""
+        self._passes[key] = self._passes.get(key, self._now) + cost / weight
 
     def forget(self, alive: set[Key]) -> None:
         """Drop keys without rows, so that the books stay as small as the work."""

@@ -121,14 +121,6 @@ class Row:
         return (self.request.seeds[self.image] + (self.tile or 0)) % 2**64
 
     @property
-    def work(self) -> int:
-        """What is left of this pass, in evaluations times pixels."""
-        first, last = self._extra
-        extra = max(0, last - max(first, self.position))
-        evaluations = self._usual * max(self.total - self.position, 1) + extra
-        return evaluations * self.key.width * self.key.height
-
-    @property
     def left(self) -> int:
         """What is left of this pass, begun or not, and of those after it, in evaluations times pixels."""
         now = max(self.total - self.position, 1) if self.total else self.own_steps

@@ -16,7 +16,7 @@ from pipelines.contract.messages import Phase
 from pipelines.engine.batch import Batch
 from pipelines.engine.budgets import Budgets, Measure
 from pipelines.engine.fairness import Turns
-from pipelines.engine.row import Course, Demand, Key, Row, RowId
+from pipelines.engine.row import Course, Demand, Row, RowId
 from pipelines.memory.turnover import Turnover
 
 _NO_COURSES: Mapping[RowId, Course] = MappingProxyType({})
@@ -138,8 +138,10 @@ class Scheduler:
                 self.add(row.went(advanced[row.id], switches.get(row.id)))
         self._note_overtaken(batch)
         if batch.phase is Phase.DENOISE:
-            behind = sum(row.work for row in self._rows.values() if row.key == batch.key and row.phase is Phase.DENOISE)
-            self._turns.charge(batch.key, batch.size * batch.key.width * batch.key.height, behind)
+            ran = {row.id for row in batch.rows}
+            others = (row for row in self._rows.values() if row.key == batch.key and row.phase is Phase.DENOISE)
+            # Of each row its next step, not all that are left: else a short job beside a long one is done only when that is.
+            self._turns.charge(batch.key, batch.size, batch.size + sum(row.cost for row in others if row.id not in ran))
         if out_of_memory:
             hopeless = batch.budget == 1 or batch.size == 1
             attempted = min(batch.size, batch.budget)
@@ -163,11 +165,7 @@ class Scheduler:
     def _tick(self, ready: list[Row]) -> Batch:
         lead = self._lead(ready)
         if lead.overtaken < self._policy.patience:
-            waiting: dict[Key, int] = {}
-            for row in ready:
-                if row.request.priority == lead.request.priority:
-                    waiting[row.key] = waiting.get(row.key, 0) + row.work
-            key = self._turns.choose(waiting)
+            key = self._turns.choose(dict.fromkeys(row.key for row in ready if row.request.priority == lead.request.priority))
             lead = min((row for row in ready if row.key == key), key=lambda r: r.urgency)
         budget = self._budgets.current(Phase.DENOISE, lead.key, self._most.get(lead.key.model, 1))
         others = sorted((r for r in ready if r is not lead and r.key == lead.key), key=lambda r: r.urgency)

@@ -115,6 +115,22 @@ def test_keys_take_turns_in_proportion_to_waiting_work():
     assert 2 <= ticks[64] / ticks[128] <= 4
 
 
+def test_a_short_job_beside_a_long_one_of_another_key_is_done_soon():
+    made = scheduler(row(0, total=900))
+    for _ in range(50):
+        tick(made)
+    made.add([row(1, width=128, total=5)])
+    ticks = 0
+    while True:
+        batch = made.schedule()
+        if batch.phase is Phase.DECODE:
+            break
+        tick(made, batch)
+        ticks += 1
+    assert orders(batch) == [1]
+    assert ticks <= 11, "turn by turn, however much the other has before it"
+
+
 def test_between_ticks_at_most_one_encode_and_one_decode():
     made = scheduler(
         *(row(i, phase=Phase.ENCODE) for i in range(20)),
