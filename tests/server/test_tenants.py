@@ -292,9 +292,7 @@ def world(launch, tmp_path_factory, until):
         await database.close()
 
     asyncio.run(prepare())
-    world = World(
-        launch(folder, "--device", "fake,fake", "--jobs-hours", "10", "--drain-seconds", "1", models=MODELS).until_ready()
-    )
+    world = World(launch(folder, "--jobs-hours", "10", "--drain-seconds", "1", models=MODELS).until_ready())
     anna = {"headers": {"Idempotency-Key": "of-anna"}}
     url = "data:image/png;base64," + base64.b64encode(MINE).decode()
     world.names["asset"] = world.call(ANNA, "POST", "/api/assets", content=MINE).json()["id"]
