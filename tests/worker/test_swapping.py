@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_worker import Process
 
@@ -89,7 +90,8 @@ def play(cards, *arguments):
 
 
 def pictures(events):
-    return {event.id: event.picture.data for event in events if isinstance(event, ImageDone)}
+    done = [event for event in events if isinstance(event, ImageDone)]
+    return {event.id: np.frombuffer(event.picture.data, np.uint8).astype(int) for event in done}
 
 
 def loads(events):
@@ -117,7 +119,10 @@ def test_pictures_are_the_same_while_models_come_and_go(cards, unlimited, ram):
     budget = most // 1_000_000
     assert room[1].device_bytes <= budget * 1_000_000 < most, "the budget in whole MB must hold two and not three"
     events = play(cards, "--memory-mb", str(budget), "--ram-mb", str(ram))
-    assert pictures(events) == pictures(unlimited)
+    made, wanted = pictures(events), pictures(unlimited)
+    assert made.keys() == wanted.keys()
+    # One level is the engine's promise: who shares a tick with whom depends on when requests arrive, and with it the last bit.
+    assert max(np.abs(made[name] - wanted[name]).max() for name in made) <= 1
     evicted = [event for event in events if isinstance(event, ModelUnloaded)]
     assert evicted
     assert all(event.evicted for event in evicted)
