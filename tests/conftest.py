@@ -119,6 +119,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             terminalreporter.write_line("  ".join(map(str.ljust, line, widths)).rstrip())
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Name what failed once more, at the very end: a log of which only the end is kept still tells it."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(config, "workerinput"):
+        return
+    for kind in ("failed", "error"):
+        for report in reporter.stats.get(kind, ()):
+            reporter.write_line(f"{kind}: {report.nodeid}", red=True)
+
+
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
     """`wait_until`: the first true value of a condition, or a failed test."""
