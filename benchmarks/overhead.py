@@ -1,8 +1,8 @@
-"""What the server itself costs: a cache hit and the acceptance of a job, against an empty handler in the same application.
+"""What the server itself costs: a cache hit, the acceptance of a job, and what is added to a picture of an upstream.
 
-    python benchmarks/overhead.py             about three minutes
-    python benchmarks/overhead.py --quick     half a minute
-    python benchmarks/overhead.py --smoke     seconds, figures without meaning
+    python benchmarks/overhead.py --litellm litellm    about four minutes; without the option LiteLLM is left out
+    python benchmarks/overhead.py --quick              half a minute
+    python benchmarks/overhead.py --smoke              seconds, figures without meaning
 
 One server on a core of its own, the fake device and the clients on the others. Clients are a closed loop: each always has one
 request in flight. What is compared takes turns, a slice each, so that whatever else the machine does meanwhile meets all alike;
@@ -21,16 +21,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.parse import urlsplit
 
+import proxied
 from litestar import post
 from servers import ROOT, Server, scratch
+from wire import Wire, percentile
 
 from server.api.guard import key_guard
 from server.api.serve import serve
@@ -45,6 +46,8 @@ server: {default_model: quick}
 models:
   quick: {source: "fake:", family: fake, defaults: {width: 64, height: 64, steps: 1, guidance: 1.0, sampler: euler}}
   busy: {source: "fake:?tick=5", family: fake, defaults: {width: 64, height: 64, steps: 50, guidance: 1.0, sampler: euler}}
+upstreams:
+  elsewhere: {kind: openai, base_url: "%s/v1", model: gpt-image-2, key_env: AQUATINT_BENCHMARK_KEY}
 """
 EMPTY, HIT, NATIVE, SUBMIT = "empty handler", "hit, /v1/images/generations", "hit, /api/generate", "submit, /api/jobs"
 MADE = "submit, and made meanwhile"
@@ -64,11 +67,13 @@ class Plan:
     clients: int
     submitters: int
     """Clients that submit jobs."""
+    rounds: int
+    """Pictures of the upstream, by each road."""
 
 
-FULL = Plan(turns=9, seconds=4.0, clients=8, submitters=2)
-QUICK = Plan(turns=4, seconds=1.5, clients=8, submitters=2)
-SMOKE = Plan(turns=1, seconds=0.3, clients=2, submitters=1)
+FULL = Plan(turns=9, seconds=4.0, clients=8, submitters=2, rounds=400)
+QUICK = Plan(turns=4, seconds=1.5, clients=8, submitters=2, rounds=100)
+SMOKE = Plan(turns=1, seconds=0.3, clients=2, submitters=1, rounds=3)
 
 
 @dataclass(slots=True)
@@ -90,47 +95,9 @@ class Tally:
         return [each for turn in self.latencies for each in turn]
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value that ``share`` of the values do not exceed."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def say(text: str) -> None:
     """A progress line."""
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
-
-
-class Wire:
-    """One kept-alive connection; as little between the clock and the socket as there can be."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
-        """Speak over the given streams."""
-        self._reader, self._writer, self._host = reader, writer, host
-
-    @classmethod
-    async def open(cls, url: str) -> "Wire":
-        """Connect to the server at ``url``."""
-        parts = urlsplit(url)
-        return cls(*await asyncio.open_connection(parts.hostname, parts.port), parts.netloc)
-
-    def request(self, path: str, body: dict[str, Any]) -> bytes:
-        """A POST as it is sent."""
-        data = json.dumps(body).encode()
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-        )
-        return head.encode() + data
-
-    async def exchange(self, message: bytes) -> tuple[bytes, bytes]:
-        """Head and body of the answer to ``message``."""
-        self._writer.write(message)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-        return head, await self._reader.readexactly(length)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._writer.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +192,8 @@ def jobs(server: Server, state: str) -> list[Any]:
     return found
 
 
-def summary(tallies: dict[str, Tally], plan: Plan) -> dict[str, Any]:
-    """The figures."""
+def summary(tallies: dict[str, Tally], plan: Plan) -> list[dict[str, Any]]:
+    """The figures of each address."""
     lines = []
     for name, tally in tallies.items():
         # With another number of clients it would compare queues, not work.
@@ -244,30 +211,35 @@ def summary(tallies: dict[str, Tally], plan: Plan) -> dict[str, Any]:
                 "times_empty": median(ratios) if comparable else None,
             }
         )
-    return {"machine": machine(), "plan": asdict(plan), "lines": lines}
+    return lines
 
 
 def text(found: dict[str, Any]) -> str:
-    """The table, in Markdown that also reads well on a terminal."""
+    """The tables, in Markdown that also reads well on a terminal."""
+    box = found["machine"]
+    rows = [*(_costs(found["lines"]) if found["lines"] else ()), proxied.text(found["proxied"]), ""]
+    return "\n".join([*rows, f"Measured {box['when'][:10]} at {box['commit']}, load before {box['load_before']}."])
+
+
+def _costs(lines: list[dict[str, Any]]) -> list[str]:
     rows = [
         "| one core | clients | p50 ms | p99 ms | requests/s | CPU ms each | p50, times the empty handler |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for line in found["lines"]:
+    for line in lines:
         ratio = "" if line["times_empty"] is None else f"{line['times_empty']:.2f}"
         figures = f"{line['p50_ms']:.2f} | {line['p99_ms']:.2f} | {line['per_second']:.0f} | {line['cpu_ms']:.2f}"
         rows.append(f"| {line['what']} | {line['clients']} | {figures} | {ratio} |")
-    by_name = {line["what"]: line for line in found["lines"]}
+    by_name = {line["what"]: line for line in lines}
     worst = max(by_name[name]["times_empty"] for name in (HIT, NATIVE))
-    submit, box = by_name[SUBMIT]["p50_ms"], found["machine"]
-    rows += [
+    submit = by_name[SUBMIT]["p50_ms"]
+    return [
+        *rows,
         "",
         f"A hit costs {worst:.2f} times an empty handler (promised: {MOST_RATIO:g} at most): {_met(worst <= MOST_RATIO)}.",
         f"A submit takes {submit:.2f} ms (promised: {MOST_SUBMIT * 1000:g} at most): {_met(submit <= MOST_SUBMIT * 1000)}.",
         "",
-        f"Measured {box['when'][:10]} at {box['commit']}, load before {box['load_before']}.",
     ]
-    return "\n".join(rows)
 
 
 def _met(kept: bool) -> str:  # noqa: FBT001 - the one thing there is to say
@@ -288,10 +260,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def host(home: Path, profile: Path | None) -> None:
+def host(home: Path, upstream: str, profile: Path | None) -> None:
     """The server under test, with an empty handler beside its own; everything else is as ``aquatint serve`` has it."""
     cores = sorted(os.sched_getaffinity(0))
-    (home / "models.yaml").write_text(MODELS, encoding="utf-8")
+    os.environ["AQUATINT_BENCHMARK_KEY"] = "sk-double"
+    (home / "models.yaml").write_text(MODELS % upstream, encoding="utf-8")
     settings = Settings(home=home, models=home / "models.yaml", port=0, devices=("fake",))
 
     @post("/v1/empty", status_code=200)
@@ -321,10 +294,13 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a handful of requests, to see that the program works")
     parser.add_argument("--results", type=Path, default=RESULTS / "overhead.json")
     parser.add_argument("--profile", type=Path, help="write cProfile's figures of the server there; nothing else then means much")
+    parser.add_argument("--litellm", help="the command of LiteLLM's proxy (litellm[proxy]), to be measured beside ours")
+    parser.add_argument("--only-proxied", action="store_true", help="leave out all but the pictures of an upstream")
     parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--upstream", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.host is not None:
-        host(arguments.host, arguments.profile)
+        host(arguments.host, arguments.upstream, arguments.profile)
         return
     plan = SMOKE if arguments.smoke else QUICK if arguments.quick else FULL
     with scratch() as folder:
@@ -332,14 +308,33 @@ def main() -> None:
         home.mkdir()
         profile = [] if arguments.profile is None else ["--profile", str(arguments.profile.absolute())]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server is stopped then too
-        server = Server("Aquatint", [sys.executable, __file__, "--host", str(home), *profile], 1, Path(folder))
+        cores = sorted(os.sched_getaffinity(0))
+        double = proxied.double(Path(folder))
+        others = []
+        command = [sys.executable, __file__, "--host", str(home), "--upstream", double.url, *profile]
+        server = Server("Aquatint", command, 1, Path(folder))
         try:
             server.wait_ready()
-            cores = sorted(os.sched_getaffinity(0))
+            roads = {
+                proxied.DIRECT: proxied.Road(double.url, proxied.MODEL),
+                proxied.OURS: proxied.Road(server.url, f"elsewhere/{proxied.MODEL}"),
+            }
+            if arguments.litellm:
+                say("starting LiteLLM")
+                others.append(proxied.litellm(arguments.litellm, double.url, Path(folder), cores[0]))
+                roads[proxied.LITELLM] = proxied.Road(others[0].url, proxied.MODEL)
             os.sched_setaffinity(0, cores[1:] or cores)
-            found = summary(asyncio.run(measure(server, plan)), plan)
+            found: dict[str, Any] = {"machine": machine(), "plan": asdict(plan), "lines": []}
+            if not arguments.only_proxied:
+                found["lines"] = summary(asyncio.run(measure(server, plan)), plan)
+            say("pictures of an upstream")
+            latencies = asyncio.run(proxied.measure(roads, plan.rounds))
+            version = proxied.version(arguments.litellm) if arguments.litellm else None
+            found["proxied"] = proxied.summary(latencies, version)
         finally:
             server.stop()
+            for child in (double, *others):
+                child.stop()
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     arguments.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     say(f"wrote {arguments.results}")

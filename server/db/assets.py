@@ -5,7 +5,7 @@ exclusive one, and looks for assets only after it has that: in PostgreSQL a stat
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec.structs import asdict, replace
@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.db.database import Database
+from server.db.grouping import Grouped
 from server.db.tables import ASSETS, BLOBS
 from server.domain.asset import Asset, Format
 from server.domain.stored import Blob, BlobState, Holding, Stored
@@ -31,10 +32,12 @@ _KNOWN = select(ASSETS, BLOBS.c.digest, BLOBS.c.path).join(BLOBS, ASSETS.c.blob 
 class SqlAssets:
     """An `AssetRepository` over SQLite or PostgreSQL."""
 
-    __slots__ = ("_database",)
+    __slots__ = ("_copies", "_database")
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Each hit of the cache is a copy, and there may be many at a time.
+        self._copies = Grouped(self._copy)
 
     async def attach(self, stored: Stored) -> Stored | None:
         """Add an asset to its tenant's blob of the same digest; None if there is no such blob."""
@@ -72,15 +75,7 @@ class SqlAssets:
 
     async def copy(self, source: str, stored: Stored) -> Stored | None:
         """Add an asset with the content of the asset ``source``; None if that is gone."""
-        wanted = _KNOWN.where(ASSETS.c.name == source, ASSETS.c.expires > stored.created)
-        async with self._database.writing() as connection:
-            row = (await connection.execute(wanted.with_for_update(read=True, of=BLOBS))).first()
-            if row is None:
-                return None
-            old = _stored(row)
-            new = replace(stored, asset=replace(old.asset, name=stored.asset.name), digest=old.digest, metadata=old.metadata)
-            await connection.execute(insert(ASSETS).values(_columns(new, row.blob)))
-        return new
+        return await self._copies.do((source, stored))
 
     async def delete(self, tenant: str, names: Iterable[str]) -> int:
         """Forget those of ``tenant``, and doom the blobs that nobody has then."""
@@ -163,6 +158,26 @@ class SqlAssets:
         async with self._database.reading() as connection:
             rows = (await connection.execute(total.order_by(each.c.tenant))).all()
         return tuple(Holding(tenant, int(assets), int(held)) for tenant, assets, held in rows)
+
+    async def _copy(self, wanted: Sequence[tuple[str, Stored]]) -> list[Stored | None]:
+        sources = _KNOWN.where(ASSETS.c.name.in_({source for source, _ in wanted})).order_by(BLOBS.c.id)
+        copies: list[Stored | None] = []
+        columns: list[dict[str, Any]] = []
+        async with self._database.writing() as connection:
+            rows = (await connection.execute(sources.with_for_update(read=True, of=BLOBS))).all()
+            known = {row.name: row for row in rows}
+            for source, stored in wanted:
+                row = known.get(source)
+                if row is None or row.expires <= stored.created:
+                    copies.append(None)
+                    continue
+                old = _stored(row)
+                new = replace(stored, asset=replace(old.asset, name=stored.asset.name), digest=old.digest, metadata=old.metadata)
+                copies.append(new)
+                columns.append(_columns(new, row.blob))
+            if columns:
+                await connection.execute(insert(ASSETS), columns)
+        return copies
 
     async def _finish(self, blob: Blob, stored: Stored) -> Stored | None:
         mine = select(BLOBS.c.id).where(BLOBS.c.id == blob.id, _WRITING).with_for_update()

@@ -1,7 +1,8 @@
 """SQLite with one trip to its thread for each statement.
 
 aiosqlite goes there and back to make a cursor, to execute, to fetch and to close, and each trip costs more than most statements
-do. Here a statement is executed and its rows are fetched in one; results are small enough to be held.
+do. Here a statement is executed and its rows are fetched in one, results being small enough to be held; and a transaction begins
+with its first statement, in the same trip.
 """
 
 import sqlite3
@@ -53,16 +54,41 @@ class Cursor:
 class Connection(aiosqlite.Connection):
     """aiosqlite's connection, with cursors that make one trip."""
 
+    _begin = ""
+    """What a transaction that has no statement yet begins with."""
+
+    def begin(self, statement: str) -> None:
+        """Begin a transaction by ``statement``, which is executed before the next one."""
+        self._begin = statement
+
+    async def commit(self) -> None:
+        """Commit what was begun."""
+        if not self._unbegun():
+            await super().commit()
+
+    async def rollback(self) -> None:
+        """Undo what was begun."""
+        if not self._unbegun():
+            await super().rollback()
+
+    def _unbegun(self) -> bool:
+        """Whether nothing has come of the transaction that was to begin; none is to begin then."""
+        begin, self._begin = self._begin, ""
+        return bool(begin)
+
     def cursor(self) -> Cursor:  # type: ignore[override] # as much of it as is used
         """A cursor, at once."""
         return Cursor(self)
 
     async def done(self, cursor: Cursor, how: str, sql: str, parameters: Any) -> None:
         """``cursor`` with what ``sql`` gave."""
+        begin, self._begin = self._begin, ""
 
         def work() -> None:
             own = self._conn.cursor()
             try:
+                if begin:
+                    own.execute(begin)
                 (own.execute if how == "execute" else own.executemany)(sql, parameters)
                 cursor.take(own)
             finally:
