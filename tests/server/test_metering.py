@@ -131,16 +131,21 @@ async def test_less_is_held_for_a_quality_that_is_known_and_each_request_of_a_jo
 
 
 @pytest.mark.parametrize(
-    ("error", "spent"),
+    ("error", "steps", "spent"),
     [
-        (UpstreamUnavailable("no"), False),
-        (UpstreamMisconfigured("no"), False),
-        (UpstreamAmbiguous("who knows"), True),
-        (ValueError("our mistake"), True),
+        (UpstreamUnavailable("no"), ["sending", "spared"], False),
+        (UpstreamUnavailable("it was not sent"), [], False),
+        (UpstreamMisconfigured("no"), ["sending", "spared"], False),
+        (UpstreamAmbiguous("who knows"), ["sending"], True),
+        (UpstreamAmbiguous("sent by another server"), [], False),
+        (ValueError("our mistake, afterwards"), ["sending"], True),
+        (ValueError("our mistake, before"), [], False),
     ],
 )
-async def test_a_failure_gives_the_money_back_unless_nobody_knows(office, error, spent):
-    async def failing(_asked, _call):
+async def test_a_failure_gives_the_money_back_unless_nobody_knows(office, error, steps, spent):
+    async def failing(_asked, call):
+        for step in steps:
+            getattr(call, step)()
         raise error
 
     with pytest.raises(type(error)):
@@ -151,10 +156,13 @@ async def test_a_failure_gives_the_money_back_unless_nobody_knows(office, error,
     assert [(row.images, row.unconfirmed_usd > 0) for row in await office.rows()] == ([(0, True)] if spent else [])
 
 
-async def test_who_leaves_midway_may_have_cost_something(office):
+@pytest.mark.parametrize("sent", [True, False])
+async def test_who_leaves_midway_may_have_cost_something_once_it_was_sent(office, sent):
     inside = asyncio.Event()
 
-    async def hanging(_asked, _call):
+    async def hanging(_asked, call):
+        if sent:
+            call.sending()
         inside.set()
         await asyncio.Event().wait()
 
@@ -164,7 +172,7 @@ async def test_who_leaves_midway_may_have_cost_something(office):
     with pytest.raises(asyncio.CancelledError):
         await task
     balance = await office.balance()
-    assert (balance.held, balance.spent > 0.2) == (0.0, True)
+    assert (balance.held, balance.spent > 0.2) == (0.0, sent)
 
 
 async def test_who_leaves_before_anything_was_held_has_cost_nothing(office):
