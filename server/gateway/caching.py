@@ -17,6 +17,7 @@ from server.domain.asset import Asset, Delivery
 from server.domain.caching import CacheResult, CacheUse, Kept, Keys
 from server.domain.call import Call
 from server.domain.clock import Clock
+from server.domain.failures import BudgetSpent
 from server.domain.generation import Usage
 from server.domain.ports import AssetStore, CacheRepository
 from server.gateway.finish import Finished, Finisher
@@ -116,13 +117,15 @@ class Cached:
         if keys is None:
             self._metrics.cache(CacheResult.OFF.value)
             return await self._inner.generate(request, delivery, call)
+        # Of one tenant: how the work ends depends on its own budget.
+        flight = f"{call.tenant}\0{keys.exact}"
         # Twice: what was under way before the table was read may have landed meanwhile, and is remembered here.
-        waited = call.seeded and self._flights.under_way(keys.exact, call.priority)
+        waited = call.seeded and self._flights.under_way(flight, call.priority)
         if not waited and (found := await self._hit(keys, call)) is not None:
             return found
         if not call.seeded:
             return self._told(CacheResult.MISS, await self._make(keys, request, delivery, call))
-        if not self._flights.under_way(keys.exact, call.priority):
+        if not self._flights.under_way(flight, call.priority):
             remembered = self._remembered(keys.exact)
             if remembered is not None and (found := await self._again(remembered, call)) is not None:
                 return found
@@ -130,7 +133,7 @@ class Cached:
         async def work(request: ImageRequest, call: Call) -> Finished:
             return await self._make(keys, request, delivery, call)
 
-        landed = await self._flights.join(keys.exact, request, call, work)
+        landed = await self._flights.join(flight, request, call, work)
         finished = landed.finished
         if landed.owner:
             return self._told(CacheResult.MISS, finished)
@@ -193,6 +196,9 @@ class Cached:
 
     async def _make(self, keys: Keys, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
         finished = await self._inner.generate(request, delivery, call)
+        if any(attempt.code == BudgetSpent.code for attempt in finished.route.tried):
+            # A makeshift: whoever asks with money left gets what was asked for.
+            return finished
         kept = Kept(keys, call.tenant, finished.assets, finished.route, finished.usage, self._clock.time(), finished.verdicts)
         if kept.bytes <= self._bounds.bytes:
             self._remember(kept)

@@ -21,7 +21,8 @@ from server.domain.asset import Delivery, Format
 from server.domain.caching import CacheResult, CacheUse
 from server.domain.call import Call, ignore
 from server.domain.clock import SetClock
-from server.domain.generation import Route, Usage
+from server.domain.failures import BudgetSpent
+from server.domain.generation import Attempt, Route, Usage
 from server.domain.job import JobState, Order
 from server.domain.ports import JobFilter
 from server.gateway.caching import CacheBounds, Cached
@@ -51,6 +52,7 @@ class Provider:
 
     def __init__(self):
         self.made, self.stopped, self.gate, self.error = [], [], asyncio.Event(), None
+        self.tried = ()
         self.gate.set()
 
     async def __call__(self, request, call):
@@ -63,7 +65,7 @@ class Provider:
             raise
         if self.error is not None:
             raise self.error
-        return replace(flat(request), usage=Usage(usd=0.5, gpu_seconds=2.0), route=Route("openai", "big"))
+        return replace(flat(request), usage=Usage(usd=0.5, gpu_seconds=2.0), route=Route("openai", "big", tried=self.tried))
 
 
 async def nothing(_job):
@@ -200,6 +202,27 @@ async def test_tenants_share_by_setting_only(bench):
         await own.do(order("a"))
         job = await own.do(order("b", tenant="other"))
     assert job.cache is HIT
+
+
+async def test_one_tenants_budget_is_no_other_tenants_answer(bench):
+    own = bench(shared=True)
+    async with own.running() as jobs:
+        own.provider.gate.clear()
+        waiting = [await own.led(order("a")), await own.led(order("b", tenant="other"))]
+        own.provider.error = BudgetSpent("your budget is spent")
+        own.provider.gate.set()
+        assert [(await jobs.wait(job)).error.code for job in waiting] == ["budget_spent"] * 2
+    assert own.provider.made == ["a", "b"], "each has its own budget asked"
+
+
+async def test_what_was_made_for_want_of_money_is_not_kept(bench):
+    own = bench()
+    async with own.running():
+        own.provider.tried = (Attempt("better", BudgetSpent.code, "spent"),)
+        await own.do(order("a"))
+        own.provider.tried = (Attempt("better", "upstream_unavailable", "down"),)
+        assert (await own.do(order("b"))).cache is MISS
+        assert (await own.do(order("c"))).cache is HIT
 
 
 async def test_what_is_too_old_answers_nothing(bench):
