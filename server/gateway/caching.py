@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -32,6 +32,14 @@ _SPARE = 0.9
 """A cache over its budget is brought down to this share of it, so that not every new picture has to push out one."""
 
 
+Charged = Callable[[Call, str, int, Usage], None]
+"""Hears who is charged what for how many pictures of which model that were made before."""
+
+
+def for_nothing(_call: Call, _model: str, _images: int, _usage: Usage) -> None:
+    """Writes nothing down."""
+
+
 class CacheBounds(msgspec.Struct, frozen=True):
     """How much is kept, for how long, and at what price."""
 
@@ -56,6 +64,7 @@ class Cached:
     __slots__ = (
         "_added",
         "_bounds",
+        "_charged",
         "_clock",
         "_flights",
         "_identity",
@@ -79,7 +88,10 @@ class Cached:
         clock: Clock,
         metrics: Metrics,
         log: FilteringBoundLogger,
+        charged: Charged = for_nothing,
     ) -> None:
+        """``charged`` is told of each answer that was not made for its caller and still costs something."""
+        self._charged = charged
         self._inner, self._identity, self._repository, self._store = inner, identity, repository, store
         self._bounds, self._clock, self._metrics, self._log = bounds, clock, metrics, log
         self._flights = Flights(clock)
@@ -142,7 +154,7 @@ class Cached:
             msg = "The finished image is gone: the space for results is too small."
             raise EngineFailure(msg)
         if not landed.payer:
-            finished = replace(finished, stats=_NOTHING, usage=self._share(finished.usage))
+            finished = self._priced(replace(finished, stats=_NOTHING), call)
         return self._told(CacheResult.SHARED, replace(finished, assets=assets))
 
     async def _keys(self, request: ImageRequest, delivery: Delivery, call: Call) -> Keys | None:
@@ -183,7 +195,8 @@ class Cached:
             return None
         self._remember(kept)
         self._used[kept.keys.exact] = self._clock.time()
-        return self._told(CacheResult.HIT, Finished(assets, _NOTHING, kept.route, self._share(kept.usage), kept.verdicts))
+        found = Finished(assets, _NOTHING, kept.route, kept.usage, kept.verdicts)
+        return self._told(CacheResult.HIT, self._priced(found, call))
 
     async def _copies(self, assets: tuple[Asset, ...], call: Call) -> tuple[Asset, ...] | None:
         made: list[Asset] = []
@@ -213,9 +226,12 @@ class Cached:
         self._metrics.cache(result.value)
         return replace(finished, cache=result)
 
-    def _share(self, usage: Usage) -> Usage:
-        """What is charged to those who come after the one for whom it was made."""
-        return Usage(usd=usage.usd * self._bounds.cost)
+    def _priced(self, finished: Finished, call: Call) -> Finished:
+        """``finished`` at the price of those who come after the one for whom it was made."""
+        usage = Usage(usd=finished.usage.usd * self._bounds.cost)
+        if usage.usd:
+            self._charged(call, finished.route.model, len(finished.assets), usage)
+        return replace(finished, usage=usage)
 
     def _remember(self, kept: Kept) -> None:
         for key in (kept.keys.exact, kept.keys.loose):

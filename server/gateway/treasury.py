@@ -18,7 +18,7 @@ from server.catalog.pricing import cost, estimate, local_cost
 from server.domain.call import Call
 from server.domain.clock import Clock
 from server.domain.failures import BudgetSpent, UpstreamMisconfigured
-from server.domain.generation import LOCAL, Generation, Usage
+from server.domain.generation import CACHE, LOCAL, Generation, Usage
 from server.domain.spending import (
     Balance,
     Charge,
@@ -171,6 +171,11 @@ class Treasury:
         self._counted = total((*self._counted, used_row(call.tenant, LOCAL, charge, self._clock.time())))
         self._metrics.spent(LOCAL, usd)
         return usage
+
+    def again(self, call: Call, model: str, images: int, usage: Usage) -> None:
+        """Have written down what ``call`` is charged for pictures that were there; nothing was spent, so no budget is less."""
+        charge = Charge(usage, images, 0.0, model)
+        self._counted = total((*self._counted, used_row(call.tenant, CACHE, charge, self._clock.time())))
 
     async def flush(self) -> None:
         """Return once everything that has come so far is in the books."""

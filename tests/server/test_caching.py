@@ -77,6 +77,7 @@ class Bench:
 
     def __init__(self, folder, *, limit=64, shared=False, **bounds):
         self.clock, self.metrics, self.provider = SetClock(), Metrics(), Provider()
+        self.charged = []
         self.database = Database(beside(folder))
         self.store = stored_in(folder / "outputs", self.database, self.clock)
         self.table = SqlCache(self.database)
@@ -89,6 +90,7 @@ class Bench:
             clock=self.clock,
             metrics=self.metrics,
             log=silent(),
+            charged=lambda call, *what: self.charged.append((call.id, *what)),
         )
         self.jobs = JobService(
             self.cache,
@@ -168,6 +170,8 @@ async def test_it_outlives_the_server_and_answers_queued_jobs_too(bench):
         assert (await own.durable(order("b"))).cache is HIT
         job = await own.do(order("c"))
     assert (job.cache, job.usage, own.provider.made) == (HIT, Usage(usd=0.125), [])
+    assert own.charged == [(name, "big", 1, Usage(usd=0.125)) for name in "bc"]
+    assert before.charged == []
 
 
 @pytest.mark.parametrize(
@@ -336,6 +340,7 @@ async def test_equal_requests_at_once_are_made_once(bench):
     assert len({await own.store.get(job.assets[0].name) for job in done}) == 1
     assert [job.stats.evaluations for job in done] == [4] + [0] * 6
     assert [job.usage for job in done] == [Usage(usd=0.5, gpu_seconds=2.0)] + [Usage(usd=0.05)] * 6
+    assert sorted(name for name, *_ in own.charged) == sorted(["queued", *(job.id for job in done if job.id != "a")])
     assert all(events[0].id == name for name, events in told.items() if events)
 
 

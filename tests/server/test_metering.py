@@ -308,6 +308,14 @@ async def test_our_own_work_costs_its_share_of_the_device(office):
     assert await office.balance(MINE) == Balance(MINE)
 
 
+async def test_pictures_that_were_there_are_charged_without_a_budget(office):
+    for _ in range(2):
+        office.treasury.again(call(), "gpt-image-2", 3, Usage(usd=0.1))
+    (row,) = await office.rows()
+    assert (row.tenant, row.road, row.model, row.requests, row.images, row.usd) == ("acme", "cache", "gpt-image-2", 2, 6, 0.2)
+    assert await office.balance() == Balance(ALL)
+
+
 async def test_closed_books_stop_no_picture_and_forget_nothing(office):
     class Closed:
         def __init__(self, ledger):
