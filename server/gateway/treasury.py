@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -41,6 +41,8 @@ T = TypeVar("T")
 RECENT_DAYS, RECENT_SECONDS = 30, 60.0
 FLUSH_SECONDS = 1.0
 """How long what our own workers did may be known to this process only: a transaction for each request is not worth it."""
+_TRIES = 5
+"""Attempts to write down how a hold ended: a database that is away for a moment must not make a charge of it."""
 LEASE_SECONDS = 60.0
 """A server that is silent for so long has lost what it held; it speaks three times as often."""
 
@@ -159,8 +161,7 @@ class Treasury:
 
     async def release(self, hold: Hold) -> None:
         """Nothing was spent."""
-        self._live.discard(hold)
-        await asyncio.shield(self._begun(self._watched(self._ledger.release(hold))))
+        await asyncio.shield(self._begun(self._released(hold)))
 
     def count(self, request: ImageRequest, call: Call, made: Generation, seconds: float) -> Usage:
         """Have written down what our own workers did; the whole of its usage."""
@@ -225,13 +226,16 @@ class Treasury:
         return refused
 
     async def _undone(self, task: "asyncio.Task[Refused | None]", hold: Hold) -> None:
-        with contextlib.suppress(Exception):
-            await task
+        refused: Refused | None = None
         with self._told():
-            await self._ledger.release(hold)
+            refused = await task
+        if refused is None:
+            # Held; or it is not known, which is why it must not stay so.
+            await self._released(hold)
+        elif refused.crossing is not None:
+            self._tell([refused.crossing])
 
     def _settle(self, hold: Hold, charge: Charge) -> None:
-        self._live.discard(hold)
         self._metrics.spent(hold.upstream, charge.usage.usd)
         self._log.info(
             "upstream is charged",
@@ -241,11 +245,27 @@ class Treasury:
             usd=round(charge.usage.usd, 6),
             confirmed=charge.confirmed,
         )
-        self._begun(self._watched(self._spend(hold, charge)))
+        self._begun(self._spend(hold, charge))
 
     async def _spend(self, hold: Hold, charge: Charge) -> None:
         limits = limits_of(self._current.catalog, hold.upstream, hold.tenant)
-        self._tell(await self._ledger.settle(hold, charge, limits))
+        self._tell(await self._ended(hold, lambda: self._ledger.settle(hold, charge, limits)) or ())
+
+    async def _released(self, hold: Hold) -> None:
+        await self._ended(hold, lambda: self._ledger.release(hold))
+
+    async def _ended(self, hold: Hold, end: Callable[[], Awaitable[T]]) -> T | None:
+        """What comes of ``end``, which ends ``hold``; None if the database takes nothing: then it is counted when its lease is out."""
+        try:
+            for attempt in range(_TRIES):
+                if attempt:
+                    await asyncio.sleep(0.1 * 2**attempt)
+                with self._told():
+                    return await end()
+        finally:
+            # Until then it is kept alive: nobody else ends it.
+            self._live.discard(hold)
+        return None
 
     async def _book(self, counted: tuple[UsageRow, ...]) -> None:
         try:

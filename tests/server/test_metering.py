@@ -184,6 +184,66 @@ async def test_who_leaves_before_anything_was_held_has_cost_nothing(office):
     assert await office.balance() == Balance(ALL, 0.0, 0.0)
 
 
+class Shaky:
+    """A ledger whose next changes fail; a reserve waits for its gate."""
+
+    def __init__(self, ledger, failures=0):
+        self.ledger, self.failures, self.reserving, self.gate = ledger, failures, asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.ledger, name)
+
+    async def reserve(self, *args, **fields):
+        self.reserving.set()
+        await self.gate.wait()
+        self._fail()
+        return await self.ledger.reserve(*args, **fields)
+
+    async def settle(self, *args):
+        self._fail()
+        return await self.ledger.settle(*args)
+
+    async def release(self, hold):
+        self._fail()
+        await self.ledger.release(hold)
+
+    def _fail(self):
+        if self.failures:
+            self.failures -= 1
+            raise OSError("the database is away")
+
+
+@pytest.mark.parametrize(("steps", "spent"), [(["sending"], True), ([], False)])
+async def test_a_database_that_is_away_for_a_moment_changes_no_charge(office, steps, spent):
+    async def failing(_asked, call):
+        for step in steps:
+            getattr(call, step)()
+        office.treasury._ledger.failures = 2
+        raise UpstreamAmbiguous("who knows")
+
+    office.treasury._ledger = shaky = Shaky(office.ledger)
+    shaky.gate.set()
+    with pytest.raises(UpstreamAmbiguous):
+        await office.road(failing).generate(request(), call())
+    balance = await office.balance()
+    assert (balance.held, balance.spent > 0.2, office.treasury._live) == (0.0, spent, set())
+
+
+async def test_who_leaves_while_a_budget_is_found_spent_leaves_the_news(office):
+    for index in range(4):
+        await office.road().generate(request(f"j{index}"), call(f"j{index}"))
+        await office.treasury.flush()
+    office.treasury._ledger = shaky = Shaky(office.ledger)
+    task = asyncio.create_task(office.road().generate(request("j4"), call("j4")))
+    await shaky.reserving.wait()
+    task.cancel()
+    shaky.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await office.balance()).held == 0.0
+    assert b'aquatint_budget_crossed_total{percent="100",upstream="openai",whose="all"} 1.0' in office.metrics.render()
+
+
 async def test_a_spent_budget_closes_the_road_before_anything_is_sent(office):
     sent = []
 
