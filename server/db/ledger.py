@@ -64,7 +64,9 @@ class SqlLedger:
                 if balance.spent + balance.held > limit.usd + _PENNY:
                     await self._move(connection, hold, held=-hold.usd)
                     await connection.execute(delete(HOLDS).where(_is(hold)))
-                    crossing = await self._cross(connection, limit, month, balance.spent, THRESHOLDS[-1])
+                    # A single request that is too large, or a moment with much on its way, has not used the budget up.
+                    near = balance.spent + _PENNY >= limit.usd * THRESHOLDS[0] / 100
+                    crossing = await self._cross(connection, limit, month, balance.spent, THRESHOLDS[-1]) if near else None
                     return Refused(limit, Balance(limit.purse, balance.spent, balance.held - hold.usd), crossing)
         return None
 

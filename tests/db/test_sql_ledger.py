@@ -74,12 +74,23 @@ async def test_a_limit_counts_what_is_held_and_a_release_gives_it_back(ledger):
     assert await reserve(ledger, hold("a"), limit) is None
     assert await reserve(ledger, hold("b"), limit) is None
     refused = await reserve(ledger, hold("c"), limit)
-    assert (refused.limit, refused.balance) == (limit, Balance(ALL, 0.0, 2.0))
-    assert refused.crossing.percent == 100
-    assert (await reserve(ledger, hold("c"), limit)).crossing is None, "told once"
+    assert (refused.limit, refused.crossing) == (limit, None)
     await ledger.release(hold("a"))
     assert await reserve(ledger, hold("c"), limit) is None
     assert await reserve(ledger, hold("d", upstream="other")) is None
+
+
+async def test_a_refusal_tells_that_a_budget_is_spent_only_where_it_nearly_is(ledger):
+    limit = Limit(ALL, 10.0)
+    assert (await reserve(ledger, hold("huge", 11.0), limit)).crossing is None
+    told = []
+    for index, usd in enumerate((7.0, 1.5)):
+        await reserve(ledger, hold(str(index), usd), limit)
+        told += [each.percent for each in await ledger.settle(hold(str(index), usd), charge(usd), (limit,))]
+    assert told == [80], "it was not silenced"
+    crossing = (await reserve(ledger, hold("a"), limit), await reserve(ledger, hold("b", 2.0), limit))[1].crossing
+    assert (crossing.percent, crossing.spent) == (100, 8.5)
+    assert (await reserve(ledger, hold("c", 2.0), limit)).crossing is None, "told once"
 
 
 async def test_each_limit_of_a_tenant_holds(ledger):
