@@ -1,6 +1,6 @@
 """Money on its way: held before a road is taken, settled after; and what is told when it runs out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -122,8 +122,8 @@ def used_row(tenant: str, road: str, charge: Charge, at: float) -> UsageRow:
     )
 
 
-ADDED = tuple(UsageRow.__struct_fields__[4:])
-"""The figures of a `UsageRow`; what comes before says of what."""
+APART, ADDED = tuple(UsageRow.__struct_fields__[:4]), tuple(UsageRow.__struct_fields__[4:])
+"""What tells one `UsageRow` from another, and its figures."""
 
 
 def total(rows: Iterable[UsageRow]) -> tuple[UsageRow, ...]:
@@ -180,8 +180,14 @@ class Ledger(Protocol):
         """How the purses of ``tenant`` stand; empty: those of all tenants together."""
         ...
 
-    async def used(self, since: int, until: int, tenant: str | None = None) -> tuple[UsageRow, ...]:
-        """What was used from day ``since`` to before day ``until``, by one tenant or by all."""
+    async def used(
+        self, since: int, until: int, tenant: str | None = None, *, apart: Collection[str] = APART
+    ) -> tuple[UsageRow, ...]:
+        """What was used from day ``since`` to before day ``until``, by one tenant or by all.
+
+        Rows that do not differ in ``apart`` are one: without ``day`` all of them are of the day ``since``; what else they are not
+        told apart by is empty. Raises `TooLarge` rather than leave something out.
+        """
         ...
 
 

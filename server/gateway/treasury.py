@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from server.domain.clock import Clock
 from server.domain.failures import BudgetSpent, UpstreamMisconfigured
 from server.domain.generation import CACHE, LOCAL, Generation, Usage
 from server.domain.spending import (
+    APART,
     Balance,
     Charge,
     Crossing,
@@ -199,18 +200,19 @@ class Treasury:
         """Unix time by which days and months are told."""
         return self._clock.time()
 
-    async def used(self, since: int, until: int, tenant: str | None = None) -> tuple[UsageRow, ...]:
-        """What was used from day ``since`` to before day ``until``, by one tenant or by all; this server's part is up to date."""
+    async def used(
+        self, since: int, until: int, tenant: str | None = None, *, apart: Collection[str] = APART
+    ) -> tuple[UsageRow, ...]:
+        """As the ledger's; this server's part is up to date."""
         await self.flush()
-        return await self._ledger.used(since, until, tenant)
+        return await self._ledger.used(since, until, tenant, apart=apart)
 
     async def recent(self) -> tuple[UsageRow, ...]:
         """What all tenants used in the last 30 days, as it was within a minute."""
         now = self._clock.monotonic()
         if self._recent is None or now - self._recent[0] > RECENT_SECONDS:
             today = day_of(self._clock.time())
-            rows = await self._ledger.used(max(0, today - RECENT_DAYS), today + 1)
-            self._recent = now, total(replace(row, day=today, tenant="") for row in rows)
+            self._recent = now, await self._ledger.used(max(0, today - RECENT_DAYS), today + 1, apart=("road", "model"))
         return self._recent[1]
 
     async def _reserved(self, hold: Hold, limits: tuple[Limit, ...]) -> Refused | None:
