@@ -257,7 +257,7 @@ class Treasury:
         await self._ended(hold, lambda: self._ledger.release(hold))
 
     async def _ended(self, hold: Hold, end: Callable[[], Awaitable[T]]) -> T | None:
-        """What comes of ``end``, which ends ``hold``; None if the database takes nothing: then it is counted when its lease is out."""
+        """What comes of ``end``, which ends ``hold``; None if the database takes nothing, and the lease has to run out."""
         try:
             for attempt in range(_TRIES):
                 if attempt:
