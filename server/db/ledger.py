@@ -18,7 +18,6 @@ from server.db.database import Database
 from server.db.tables import HOLDS, PURSES, USAGE, WEBHOOKS
 from server.db.upserting import adding, upsert
 from server.domain.clock import Clock
-from server.domain.generation import Usage
 from server.domain.spending import (
     ADDED,
     APART,
@@ -31,6 +30,7 @@ from server.domain.spending import (
     Purse,
     Refused,
     UsageRow,
+    lost,
     month_of,
     total,
     used_row,
@@ -71,7 +71,7 @@ class SqlLedger:
                     # A single request that is too large, or a moment with much on its way, has not used the budget up.
                     near = balance.spent + _PENNY >= limit.usd * THRESHOLDS[0] / 100
                     crossing = await self._cross(connection, limit, month, balance.spent, THRESHOLDS[-1]) if near else None
-                    return Refused(limit, Balance(limit.purse, balance.spent, balance.held - hold.usd), crossing)
+                    return Refused(limit, crossing)
         return None
 
     async def settle(self, hold: Hold, charge: Charge, limits: tuple[Limit, ...]) -> tuple[Crossing, ...]:
@@ -188,11 +188,6 @@ class SqlLedger:
             message = Delivery(f"msg_{secrets.token_hex(12)}", "", purse.tenant, limit.webhook, self._compose(crossing), now, now)
             await connection.execute(insert(WEBHOOKS).values({**asdict(message), "state": message.state.value}))
         return crossing
-
-
-def lost(hold: Hold, seconds: float = 0.0) -> Charge:
-    """What is booked for ``hold`` where nobody knows what came of it: all of it."""
-    return Charge(Usage(usd=hold.usd), images=0, seconds=seconds, model=hold.model, confirmed=False)
 
 
 def _is(hold: Hold) -> Any:

@@ -62,6 +62,11 @@ class Charge(msgspec.Struct, frozen=True):
     """Whether the figure follows from what the upstream told; False: it was estimated."""
 
 
+def lost(hold: Hold, seconds: float = 0.0) -> Charge:
+    """What ``hold`` comes to where nobody knows what came of it: all of it."""
+    return Charge(Usage(usd=hold.usd), images=0, seconds=seconds, model=hold.model, confirmed=False)
+
+
 class Crossing(msgspec.Struct, frozen=True):
     """So much of a limit is used up, for the first time in its month."""
 
@@ -141,7 +146,6 @@ class Refused(msgspec.Struct, frozen=True):
     """Why money could not be set aside."""
 
     limit: Limit
-    balance: Balance
     crossing: Crossing | None = None
     """Set if nobody has been told yet."""
 

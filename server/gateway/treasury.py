@@ -31,6 +31,7 @@ from server.domain.spending import (
     Refused,
     UsageRow,
     day_of,
+    lost,
     month_of,
     total,
     used_row,
@@ -158,7 +159,7 @@ class Treasury:
 
     def lose(self, hold: Hold, seconds: float) -> None:
         """Nobody knows what came of it: count all of it."""
-        self._settle(hold, Charge(Usage(usd=hold.usd), 0, seconds, hold.model, confirmed=False))
+        self._settle(hold, lost(hold, seconds))
 
     async def release(self, hold: Hold) -> None:
         """Nothing was spent."""
