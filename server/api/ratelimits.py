@@ -7,7 +7,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.access.limits import Allowances, Rate
 
-_WORKING = ("/v1/images/", "/api/generate", "/api/jobs")
+_WORKING = ("/v1/images/", "/api/generate", "/api/jobs", "/api/batches")
 _MINUTE, _HOUR = 60, 3600
 
 

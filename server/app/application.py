@@ -103,6 +103,7 @@ def application(parts: Parts) -> Litestar:
             parts.inputs,
             max_pixels=settings.max_upload_pixels,
             bounds=Bounds(settings.batch_lines, settings.batch_bytes),
+            allowances=parts.allowances,
             clock=parts.clock,
         ),
         "replaying": replaying,

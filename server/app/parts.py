@@ -199,6 +199,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         clock=clock,
         metrics=counts,
         log=log,
+        charged=treasury.again,
     )
     uploads = Uploads(settings.max_upload_pixels, counts)
     batches = SqlBatches(database, clock, compose_batch)

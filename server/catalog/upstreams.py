@@ -17,9 +17,10 @@ from pipelines.contract.catalog import Defaults, Limits, ModelCard
 from pipelines.contract.errors import UnknownModel
 from pipelines.contract.family import Family
 from server.catalog.positions import Document, Where
-from server.domain.generation import AUTO, LOCAL
+from server.domain.generation import AUTO, CACHE, LOCAL
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_TAKEN = (LOCAL, AUTO, CACHE)
 _URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _OTHERS = ("monthly_budget_usd", "prices")
 """Keys of an entry that are read elsewhere."""
@@ -211,8 +212,8 @@ def completed(upstream: Upstream, environ: Mapping[str, str]) -> Upstream:
 
 def _entry(document: Document, name: str, fields: object, environ: Mapping[str, str], taken: Mapping[str, object]) -> Upstream:
     where: Where = ("upstreams", name)
-    if not _NAME.fullmatch(name) or name in (LOCAL, AUTO):
-        raise document.error(where, f"a name is made of small letters, digits and . _ -, and is not {LOCAL!r} or {AUTO!r}")
+    if not _NAME.fullmatch(name) or name in _TAKEN:
+        raise document.error(where, f"a name is made of small letters, digits and . _ -, and is none of {', '.join(_TAKEN)}")
     if name in taken:
         raise document.error(where, "a model has this name already")
     fields = {} if fields is None else fields

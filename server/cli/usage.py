@@ -44,14 +44,9 @@ def usage(month: date, tenant: str | None, **flags: Any) -> None:
         from server.domain.clock import SystemClock  # noqa: PLC0415
 
         ledger = SqlLedger(database, SystemClock(), lambda _crossing: b"")
-        return await ledger.used((month - _EPOCH).days, (after - _EPOCH).days, tenant)
+        return await ledger.used((month - _EPOCH).days, (after - _EPOCH).days, tenant, apart=("tenant", "road", "model"))
 
-    from msgspec.structs import replace  # noqa: PLC0415
-
-    from server.domain.spending import total  # noqa: PLC0415
-
-    rows = total(replace(row, day=0) for row in in_database(flags, used))
-    for row in sorted(rows, key=lambda row: (row.tenant, row.road, row.model)):
+    for row in sorted(in_database(flags, used), key=lambda row: (row.tenant, row.road, row.model)):
         each = f"{row.usd / row.images:.6f}" if row.images else "-"
         figures = (str(row.requests), str(row.images), f"{row.usd:.4f}", each, f"{row.gpu_seconds:.1f}")
         click.echo("\t".join((row.tenant, row.road, row.model, *figures)))

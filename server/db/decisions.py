@@ -6,10 +6,10 @@ from typing import Any
 
 from msgspec.structs import asdict
 from sqlalchemy import delete, insert, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 
 from server.db.database import Database
 from server.db.tables import ALLOWED, DECISIONS
+from server.db.upserting import adding, upsert
 from server.domain.decision import Decision, DecisionFilter, DecisionPage
 from server.domain.verdict import Action, Stage
 
@@ -35,18 +35,10 @@ class SqlDecisions:
         rows = [{"day": day, "tenant": tenant, "stage": stage, "count": n} for (day, tenant, stage), n in sorted(allowed.items())]
         if not rows:
             return
-        into = (postgresql if self._database.postgres else sqlite).insert(ALLOWED)
-        statement = into.on_conflict_do_update(
-            index_elements=["day", "tenant", "stage"], set_={"count": ALLOWED.c.count + into.excluded.count}
-        )
+        adds = upsert(self._database, ALLOWED)
+        statement = adds.on_conflict_do_update(index_elements=["day", "tenant", "stage"], set_=adding(ALLOWED, adds, "count"))
         async with self._database.writing() as connection:
             await connection.execute(statement, rows)
-
-    async def allowed(self, tenant: str) -> Mapping[tuple[str, str], int]:
-        """How often something of ``tenant`` was let pass, by day and stage."""
-        query = select(ALLOWED.c.day, ALLOWED.c.stage, ALLOWED.c.count).where(ALLOWED.c.tenant == tenant)
-        async with self._database.reading() as connection:
-            return {(row[0], row[1]): row[2] for row in (await connection.execute(query)).all()}
 
     async def page(self, wanted: DecisionFilter, after: tuple[float, str] | None, most: int) -> DecisionPage:
         """The newest ``most`` decisions that ``wanted`` describes, from the one after ``after`` (time and id) on."""

@@ -6,20 +6,21 @@ spent; every server locks them in the same order.
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import asdict
-from sqlalchemy import case, delete, insert, select, true, update
+from sqlalchemy import BigInteger, case, cast, delete, func, insert, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from pipelines.contract.errors import TooLarge
 from server.db.database import Database
 from server.db.tables import HOLDS, PURSES, USAGE, WEBHOOKS
 from server.db.upserting import adding, upsert
 from server.domain.clock import Clock
-from server.domain.generation import Usage
 from server.domain.spending import (
     ADDED,
+    APART,
     THRESHOLDS,
     Balance,
     Charge,
@@ -29,6 +30,7 @@ from server.domain.spending import (
     Purse,
     Refused,
     UsageRow,
+    lost,
     month_of,
     total,
     used_row,
@@ -39,6 +41,7 @@ _PENNY = 1e-9
 """What sums of dollars may be off by."""
 _AT_ONCE = 256
 _MOST_ROWS = 200_000
+_WIDE = {"requests": BigInteger(), "images": BigInteger()}
 Compose = Callable[[Crossing], bytes]
 """The body that tells a tenant of a crossing."""
 
@@ -46,10 +49,11 @@ Compose = Callable[[Crossing], bytes]
 class SqlLedger:
     """A `Ledger` over SQLite or PostgreSQL."""
 
-    __slots__ = ("_clock", "_compose", "_database")
+    __slots__ = ("_clock", "_compose", "_database", "_most")
 
-    def __init__(self, database: Database, clock: Clock, compose: Compose) -> None:
-        self._database, self._clock, self._compose = database, clock, compose
+    def __init__(self, database: Database, clock: Clock, compose: Compose, *, most: int = _MOST_ROWS) -> None:
+        """``most`` rows are told at once."""
+        self._database, self._clock, self._compose, self._most = database, clock, compose, most
 
     async def reserve(self, hold: Hold, limits: tuple[Limit, ...], *, owner: str, lease: float) -> Refused | None:
         """Set money aside, unless that would go over one of ``limits``; the same hold twice counts once."""
@@ -64,8 +68,10 @@ class SqlLedger:
                 if balance.spent + balance.held > limit.usd + _PENNY:
                     await self._move(connection, hold, held=-hold.usd)
                     await connection.execute(delete(HOLDS).where(_is(hold)))
-                    crossing = await self._cross(connection, limit, month, balance.spent, THRESHOLDS[-1])
-                    return Refused(limit, Balance(limit.purse, balance.spent, balance.held - hold.usd), crossing)
+                    # A single request that is too large, or a moment with much on its way, has not used the budget up.
+                    near = balance.spent + _PENNY >= limit.usd * THRESHOLDS[0] / 100
+                    crossing = await self._cross(connection, limit, month, balance.spent, THRESHOLDS[-1]) if near else None
+                    return Refused(limit, crossing)
         return None
 
     async def settle(self, hold: Hold, charge: Charge, limits: tuple[Limit, ...]) -> tuple[Crossing, ...]:
@@ -114,15 +120,23 @@ class SqlLedger:
             found = [_balance(row) for row in (await connection.execute(query)).all()]
         return {balance.purse: balance for balance in found}
 
-    async def used(self, since: int, until: int, tenant: str | None = None) -> tuple[UsageRow, ...]:
-        """What was used from day ``since`` to before day ``until``, by one tenant or by all."""
-        query = select(USAGE).where(USAGE.c.day >= since, USAGE.c.day < until)
+    async def used(
+        self, since: int, until: int, tenant: str | None = None, *, apart: Collection[str] = APART
+    ) -> tuple[UsageRow, ...]:
+        """What was used from day ``since`` to before day ``until``, by one tenant or by all; rows alike in ``apart`` are one."""
+        keys = [USAGE.c[name] for name in APART if name in apart]
+        # A sum of integers is of a wider type in PostgreSQL, and one of wide integers is of no type of Python's.
+        sums = [cast(func.sum(USAGE.c[name]), _WIDE.get(name, USAGE.c[name].type)).label(name) for name in ADDED]
+        query = select(*keys, *sums).where(USAGE.c.day >= since, USAGE.c.day < until).group_by(*keys)
         if tenant is not None:
             query = query.where(USAGE.c.tenant == tenant)
-        query = query.order_by(USAGE.c.day, USAGE.c.tenant, USAGE.c.road, USAGE.c.model).limit(_MOST_ROWS)
         async with self._database.reading() as connection:
-            rows = (await connection.execute(query)).all()
-        return tuple(UsageRow(**row._mapping) for row in rows)  # noqa: SLF001 - SQLAlchemy's public name for it
+            rows = (await connection.execute(query.order_by(*keys).limit(self._most + 1))).all()
+        if len(rows) > self._most:
+            msg = f"There are more than {self._most} lines to add up: ask for fewer days, for one tenant, or for all days as one."
+            raise TooLarge(msg, param="since")
+        whole = {"day": since, "tenant": "", "road": "", "model": ""}
+        return tuple(UsageRow(**{**whole, **row._mapping}) for row in rows)  # noqa: SLF001 - SQLAlchemy's public name for it
 
     async def _settle(
         self, connection: AsyncConnection, hold: Hold, charge: Charge, limits: Iterable[Limit]
@@ -174,11 +188,6 @@ class SqlLedger:
             message = Delivery(f"msg_{secrets.token_hex(12)}", "", purse.tenant, limit.webhook, self._compose(crossing), now, now)
             await connection.execute(insert(WEBHOOKS).values({**asdict(message), "state": message.state.value}))
         return crossing
-
-
-def lost(hold: Hold, seconds: float = 0.0) -> Charge:
-    """What is booked for ``hold`` where nobody knows what came of it: all of it."""
-    return Charge(Usage(usd=hold.usd), images=0, seconds=seconds, model=hold.model, confirmed=False)
 
 
 def _is(hold: Hold) -> Any:

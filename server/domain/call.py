@@ -21,6 +21,10 @@ def ignore(_event: Progress | Preview) -> None:
     """The sink of a call that nobody listens to."""
 
 
+def unheard() -> None:
+    """Of a call whose cost nobody counts."""
+
+
 class Call(msgspec.Struct, frozen=True):
     """One call of one tenant."""
 
@@ -46,3 +50,7 @@ class Call(msgspec.Struct, frozen=True):
     """As in `server.domain.job.Job`: it may be begun again, after a server's death, by another server."""
     attempt: int = 1
     """How often the job has been begun, this time included."""
+    sending: Callable[[], None] = unheard
+    """Hears that an upstream is about to be asked: from then on money may be spent."""
+    spared: Callable[[], None] = unheard
+    """Hears that of all that was sent nothing was done, nor charged."""

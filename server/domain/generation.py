@@ -14,6 +14,10 @@ AUTO = "auto"
 """The road that the router chooses."""
 
 
+CACHE = "cache"
+"""No road, but what is charged for pictures that were there is written down as if it were one."""
+
+
 class Attempt(msgspec.Struct, frozen=True):
     """A road that was tried before, or could not be."""
 

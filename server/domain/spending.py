@@ -1,6 +1,6 @@
 """Money on its way: held before a road is taken, settled after; and what is told when it runs out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -60,6 +60,11 @@ class Charge(msgspec.Struct, frozen=True):
     """What made the images; empty: what was asked."""
     confirmed: bool = True
     """Whether the figure follows from what the upstream told; False: it was estimated."""
+
+
+def lost(hold: Hold, seconds: float = 0.0) -> Charge:
+    """What ``hold`` comes to where nobody knows what came of it: all of it."""
+    return Charge(Usage(usd=hold.usd), images=0, seconds=seconds, model=hold.model, confirmed=False)
 
 
 class Crossing(msgspec.Struct, frozen=True):
@@ -122,8 +127,8 @@ def used_row(tenant: str, road: str, charge: Charge, at: float) -> UsageRow:
     )
 
 
-ADDED = tuple(UsageRow.__struct_fields__[4:])
-"""The figures of a `UsageRow`; what comes before says of what."""
+APART, ADDED = tuple(UsageRow.__struct_fields__[:4]), tuple(UsageRow.__struct_fields__[4:])
+"""What tells one `UsageRow` from another, and its figures."""
 
 
 def total(rows: Iterable[UsageRow]) -> tuple[UsageRow, ...]:
@@ -141,7 +146,6 @@ class Refused(msgspec.Struct, frozen=True):
     """Why money could not be set aside."""
 
     limit: Limit
-    balance: Balance
     crossing: Crossing | None = None
     """Set if nobody has been told yet."""
 
@@ -180,8 +184,14 @@ class Ledger(Protocol):
         """How the purses of ``tenant`` stand; empty: those of all tenants together."""
         ...
 
-    async def used(self, since: int, until: int, tenant: str | None = None) -> tuple[UsageRow, ...]:
-        """What was used from day ``since`` to before day ``until``, by one tenant or by all."""
+    async def used(
+        self, since: int, until: int, tenant: str | None = None, *, apart: Collection[str] = APART
+    ) -> tuple[UsageRow, ...]:
+        """What was used from day ``since`` to before day ``until``, by one tenant or by all.
+
+        Rows that do not differ in ``apart`` are one: without ``day`` all of them are of the day ``since``; what else they are not
+        told apart by is empty. Raises `TooLarge` rather than leave something out.
+        """
         ...
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -17,6 +17,7 @@ from server.domain.asset import Asset, Delivery
 from server.domain.caching import CacheResult, CacheUse, Kept, Keys
 from server.domain.call import Call
 from server.domain.clock import Clock
+from server.domain.failures import BudgetSpent
 from server.domain.generation import Usage
 from server.domain.ports import AssetStore, CacheRepository
 from server.gateway.finish import Finished, Finisher
@@ -29,6 +30,14 @@ _NOTHING = RunStats(0.0, 0.0, 0.0, 0.0, 0, 0.0)
 
 _SPARE = 0.9
 """A cache over its budget is brought down to this share of it, so that not every new picture has to push out one."""
+
+
+Charged = Callable[[Call, str, int, Usage], None]
+"""Hears who is charged what for how many pictures of which model that were made before."""
+
+
+def for_nothing(_call: Call, _model: str, _images: int, _usage: Usage) -> None:
+    """Writes nothing down."""
 
 
 class CacheBounds(msgspec.Struct, frozen=True):
@@ -55,6 +64,7 @@ class Cached:
     __slots__ = (
         "_added",
         "_bounds",
+        "_charged",
         "_clock",
         "_flights",
         "_identity",
@@ -78,7 +88,10 @@ class Cached:
         clock: Clock,
         metrics: Metrics,
         log: FilteringBoundLogger,
+        charged: Charged = for_nothing,
     ) -> None:
+        """``charged`` is told of each answer that was not made for its caller and still costs something."""
+        self._charged = charged
         self._inner, self._identity, self._repository, self._store = inner, identity, repository, store
         self._bounds, self._clock, self._metrics, self._log = bounds, clock, metrics, log
         self._flights = Flights(clock)
@@ -116,13 +129,15 @@ class Cached:
         if keys is None:
             self._metrics.cache(CacheResult.OFF.value)
             return await self._inner.generate(request, delivery, call)
+        # Of one tenant: how the work ends depends on its own budget.
+        flight = f"{call.tenant}\0{keys.exact}"
         # Twice: what was under way before the table was read may have landed meanwhile, and is remembered here.
-        waited = call.seeded and self._flights.under_way(keys.exact, call.priority)
+        waited = call.seeded and self._flights.under_way(flight, call.priority)
         if not waited and (found := await self._hit(keys, call)) is not None:
             return found
         if not call.seeded:
             return self._told(CacheResult.MISS, await self._make(keys, request, delivery, call))
-        if not self._flights.under_way(keys.exact, call.priority):
+        if not self._flights.under_way(flight, call.priority):
             remembered = self._remembered(keys.exact)
             if remembered is not None and (found := await self._again(remembered, call)) is not None:
                 return found
@@ -130,7 +145,7 @@ class Cached:
         async def work(request: ImageRequest, call: Call) -> Finished:
             return await self._make(keys, request, delivery, call)
 
-        landed = await self._flights.join(keys.exact, request, call, work)
+        landed = await self._flights.join(flight, request, call, work)
         finished = landed.finished
         if landed.owner:
             return self._told(CacheResult.MISS, finished)
@@ -139,7 +154,7 @@ class Cached:
             msg = "The finished image is gone: the space for results is too small."
             raise EngineFailure(msg)
         if not landed.payer:
-            finished = replace(finished, stats=_NOTHING, usage=self._share(finished.usage))
+            finished = self._priced(replace(finished, stats=_NOTHING), call)
         return self._told(CacheResult.SHARED, replace(finished, assets=assets))
 
     async def _keys(self, request: ImageRequest, delivery: Delivery, call: Call) -> Keys | None:
@@ -180,7 +195,8 @@ class Cached:
             return None
         self._remember(kept)
         self._used[kept.keys.exact] = self._clock.time()
-        return self._told(CacheResult.HIT, Finished(assets, _NOTHING, kept.route, self._share(kept.usage), kept.verdicts))
+        found = Finished(assets, _NOTHING, kept.route, kept.usage, kept.verdicts)
+        return self._told(CacheResult.HIT, self._priced(found, call))
 
     async def _copies(self, assets: tuple[Asset, ...], call: Call) -> tuple[Asset, ...] | None:
         made: list[Asset] = []
@@ -193,6 +209,9 @@ class Cached:
 
     async def _make(self, keys: Keys, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
         finished = await self._inner.generate(request, delivery, call)
+        if any(attempt.code == BudgetSpent.code for attempt in finished.route.tried):
+            # A makeshift: whoever asks with money left gets what was asked for.
+            return finished
         kept = Kept(keys, call.tenant, finished.assets, finished.route, finished.usage, self._clock.time(), finished.verdicts)
         if kept.bytes <= self._bounds.bytes:
             self._remember(kept)
@@ -207,9 +226,12 @@ class Cached:
         self._metrics.cache(result.value)
         return replace(finished, cache=result)
 
-    def _share(self, usage: Usage) -> Usage:
-        """What is charged to those who come after the one for whom it was made."""
-        return Usage(usd=usage.usd * self._bounds.cost)
+    def _priced(self, finished: Finished, call: Call) -> Finished:
+        """``finished`` at the price of those who come after the one for whom it was made."""
+        usage = Usage(usd=finished.usage.usd * self._bounds.cost)
+        if usage.usd:
+            self._charged(call, finished.route.model, len(finished.assets), usage)
+        return replace(finished, usage=usage)
 
     def _remember(self, kept: Kept) -> None:
         for key in (kept.keys.exact, kept.keys.loose):

@@ -5,12 +5,11 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from pipelines.contract.errors import AquatintError
 from pipelines.contract.request import ImageRequest
 from server.domain.call import Call
 from server.domain.clock import Clock
-from server.domain.failures import UpstreamAmbiguous
 from server.domain.generation import Generation
+from server.domain.sending import Sending
 from server.gateway.treasury import Treasury
 from server.providers.provider import Provider
 
@@ -25,7 +24,7 @@ def _unsaid(_request: ImageRequest, _call: Call) -> tuple[str, None]:
 class Metered:
     """The road to an upstream: what a request may cost is set aside before, and settled by what it did cost after.
 
-    What fails gives it back, unless nobody can say that nothing was done: then all of it is counted.
+    What fails gives it back, unless it was sent and nobody can say that nothing was done: then all of it is counted.
     """
 
     __slots__ = ("_asks", "_clock", "_provider", "_road", "_treasury")
@@ -39,18 +38,15 @@ class Metered:
         """Run ``request`` there; raises `BudgetSpent` before anything is sent."""
         model, quality = self._asks(request, call)
         hold = await self._treasury.reserve(self._road, request, call, model=model, quality=quality)
-        began = self._clock.monotonic()
+        began, sending = self._clock.monotonic(), Sending(call)
         try:
-            made = await self._provider.generate(request, call)
-        except UpstreamAmbiguous:
-            self._treasury.lose(hold, self._clock.monotonic() - began)
-            raise
-        except AquatintError:
-            await self._treasury.release(hold)
-            raise
+            made = await self._provider.generate(request, sending.call)
         except (Exception, asyncio.CancelledError):
-            # Somebody left, or we made a mistake: the upstream may be at work.
-            self._treasury.lose(hold, self._clock.monotonic() - began)
+            # Whatever it was, even a mistake of ours or a caller that left: what counts is whether the upstream may be at work.
+            if sending.doubtful:
+                self._treasury.lose(hold, self._clock.monotonic() - began)
+            else:
+                await self._treasury.release(hold)
             raise
         usage = self._treasury.settle(hold, request, made, self._clock.monotonic() - began)
         return replace(made, usage=usage)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -18,8 +18,9 @@ from server.catalog.pricing import cost, estimate, local_cost
 from server.domain.call import Call
 from server.domain.clock import Clock
 from server.domain.failures import BudgetSpent, UpstreamMisconfigured
-from server.domain.generation import LOCAL, Generation, Usage
+from server.domain.generation import CACHE, LOCAL, Generation, Usage
 from server.domain.spending import (
+    APART,
     Balance,
     Charge,
     Crossing,
@@ -30,6 +31,7 @@ from server.domain.spending import (
     Refused,
     UsageRow,
     day_of,
+    lost,
     month_of,
     total,
     used_row,
@@ -41,6 +43,8 @@ T = TypeVar("T")
 RECENT_DAYS, RECENT_SECONDS = 30, 60.0
 FLUSH_SECONDS = 1.0
 """How long what our own workers did may be known to this process only: a transaction for each request is not worth it."""
+_TRIES = 5
+"""Attempts to write down how a hold ended: a database that is away for a moment must not make a charge of it."""
 LEASE_SECONDS = 60.0
 """A server that is silent for so long has lost what it held; it speaks three times as often."""
 
@@ -155,12 +159,11 @@ class Treasury:
 
     def lose(self, hold: Hold, seconds: float) -> None:
         """Nobody knows what came of it: count all of it."""
-        self._settle(hold, Charge(Usage(usd=hold.usd), 0, seconds, hold.model, confirmed=False))
+        self._settle(hold, lost(hold, seconds))
 
     async def release(self, hold: Hold) -> None:
         """Nothing was spent."""
-        self._live.discard(hold)
-        await asyncio.shield(self._begun(self._watched(self._ledger.release(hold))))
+        await asyncio.shield(self._begun(self._released(hold)))
 
     def count(self, request: ImageRequest, call: Call, made: Generation, seconds: float) -> Usage:
         """Have written down what our own workers did; the whole of its usage."""
@@ -171,6 +174,11 @@ class Treasury:
         self._counted = total((*self._counted, used_row(call.tenant, LOCAL, charge, self._clock.time())))
         self._metrics.spent(LOCAL, usd)
         return usage
+
+    def again(self, call: Call, model: str, images: int, usage: Usage) -> None:
+        """Have written down what ``call`` is charged for pictures that were there; nothing was spent, so no budget is less."""
+        charge = Charge(usage, images, 0.0, model)
+        self._counted = total((*self._counted, used_row(call.tenant, CACHE, charge, self._clock.time())))
 
     async def flush(self) -> None:
         """Return once everything that has come so far is in the books."""
@@ -193,18 +201,19 @@ class Treasury:
         """Unix time by which days and months are told."""
         return self._clock.time()
 
-    async def used(self, since: int, until: int, tenant: str | None = None) -> tuple[UsageRow, ...]:
-        """What was used from day ``since`` to before day ``until``, by one tenant or by all; this server's part is up to date."""
+    async def used(
+        self, since: int, until: int, tenant: str | None = None, *, apart: Collection[str] = APART
+    ) -> tuple[UsageRow, ...]:
+        """As the ledger's; this server's part is up to date."""
         await self.flush()
-        return await self._ledger.used(since, until, tenant)
+        return await self._ledger.used(since, until, tenant, apart=apart)
 
     async def recent(self) -> tuple[UsageRow, ...]:
         """What all tenants used in the last 30 days, as it was within a minute."""
         now = self._clock.monotonic()
         if self._recent is None or now - self._recent[0] > RECENT_SECONDS:
             today = day_of(self._clock.time())
-            rows = await self._ledger.used(max(0, today - RECENT_DAYS), today + 1)
-            self._recent = now, total(replace(row, day=today, tenant="") for row in rows)
+            self._recent = now, await self._ledger.used(max(0, today - RECENT_DAYS), today + 1, apart=("road", "model"))
         return self._recent[1]
 
     async def _reserved(self, hold: Hold, limits: tuple[Limit, ...]) -> Refused | None:
@@ -220,13 +229,16 @@ class Treasury:
         return refused
 
     async def _undone(self, task: "asyncio.Task[Refused | None]", hold: Hold) -> None:
-        with contextlib.suppress(Exception):
-            await task
+        refused: Refused | None = None
         with self._told():
-            await self._ledger.release(hold)
+            refused = await task
+        if refused is None:
+            # Held; or it is not known, which is why it must not stay so.
+            await self._released(hold)
+        elif refused.crossing is not None:
+            self._tell([refused.crossing])
 
     def _settle(self, hold: Hold, charge: Charge) -> None:
-        self._live.discard(hold)
         self._metrics.spent(hold.upstream, charge.usage.usd)
         self._log.info(
             "upstream is charged",
@@ -236,11 +248,27 @@ class Treasury:
             usd=round(charge.usage.usd, 6),
             confirmed=charge.confirmed,
         )
-        self._begun(self._watched(self._spend(hold, charge)))
+        self._begun(self._spend(hold, charge))
 
     async def _spend(self, hold: Hold, charge: Charge) -> None:
         limits = limits_of(self._current.catalog, hold.upstream, hold.tenant)
-        self._tell(await self._ledger.settle(hold, charge, limits))
+        self._tell(await self._ended(hold, lambda: self._ledger.settle(hold, charge, limits)) or ())
+
+    async def _released(self, hold: Hold) -> None:
+        await self._ended(hold, lambda: self._ledger.release(hold))
+
+    async def _ended(self, hold: Hold, end: Callable[[], Awaitable[T]]) -> T | None:
+        """What comes of ``end``, which ends ``hold``; None if the database takes nothing, and the lease has to run out."""
+        try:
+            for attempt in range(_TRIES):
+                if attempt:
+                    await asyncio.sleep(0.1 * 2**attempt)
+                with self._told():
+                    return await end()
+        finally:
+            # Until then it is kept alive: nobody else ends it.
+            self._live.discard(hold)
+        return None
 
     async def _book(self, counted: tuple[UsageRow, ...]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -56,6 +57,7 @@ class JobService:
         "_allowances",
         "_bus",
         "_clock",
+        "_entering",
         "_gateway",
         "_journal",
         "_metrics",
@@ -97,6 +99,8 @@ class JobService:
         self._bus = Bus()
         self.life = secrets.token_hex(4)
         """A word for this process: the numbers of its events mean nothing in another."""
+        self._entering = Counter[str]()
+        """Images of each tenant that are let in, and not at work yet: the database is asked in between."""
         self._sinks: dict[str, Emit] = {}
         """Of those who wait for their job and want to hear of it themselves."""
         self._runner = Runner(
@@ -146,10 +150,11 @@ class JobService:
             return self._answered(job, remembered)
         wait = self._gateway.wait_seconds(job.work)
         if self._allowances is not None:
-            at_work = self._runner.at_work(order.tenant)
+            at_work = self._runner.at_work(order.tenant) + self._entering[order.tenant]
             self._allowances.company(order.tenant, job.images, at_work, self._admission.patience(wait))
         self._admission.enter(job.images, wait)
         try:
+            self._entering[order.tenant] += job.images
             if self._allowances is not None:
                 await self._allowances.day(order.tenant, job.images)
             job = advance(job, Begun(self._runner.owner, self._runner.lease), self._clock.time())
@@ -160,6 +165,8 @@ class JobService:
             self._sinks.pop(job.id, None)
             self._admission.leave(job.images)
             raise
+        finally:
+            self._entered(job)
         return job
 
     async def enqueue(self, order: Order) -> Job:
@@ -291,6 +298,12 @@ class JobService:
         # What is taken out of it meanwhile counts on: that is put right when it would matter.
         self._queued = (known + images, asked)
         return known
+
+    def _entered(self, job: Job) -> None:
+        """``job`` is at work, or has not come in."""
+        self._entering[job.order.tenant] -= job.images
+        if not self._entering[job.order.tenant]:
+            del self._entering[job.order.tenant]
 
     def _answered(self, job: Job, finished: Finished) -> Job:
         """``job`` begun and over in one moment."""

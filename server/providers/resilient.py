@@ -14,13 +14,14 @@ from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from pipelines.contract.errors import AquatintError, DeadlineExceeded
+from pipelines.contract.errors import AquatintError, DeadlineExceeded, InvalidRequest
 from pipelines.contract.request import ImageRequest
 from server.catalog.upstreams import Upstream
 from server.domain.call import Call
 from server.domain.clock import Clock
 from server.domain.failures import UpstreamAmbiguous, UpstreamBusy, UpstreamUnavailable
 from server.domain.generation import Generation
+from server.domain.sending import Sending
 from server.providers.backoff import pause
 from server.providers.breaker import Breaker
 from server.providers.lane import Lane, Sleep
@@ -66,8 +67,8 @@ class Resilient:
     async def generate(self, request: ImageRequest, call: Call) -> Generation:
         """Run ``request`` there, in as many attempts as it takes and is allowed.
 
-        Raises the last attempt's error: `UpstreamUnavailable` if it could be tried later, `UpstreamAmbiguous` if it may have been
-        charged, `DeadlineExceeded` if it was too late before anything was sent.
+        Raises `UpstreamAmbiguous` if an attempt may have been charged, else the last attempt's error: `UpstreamUnavailable` if it
+        could be tried later, `DeadlineExceeded` if it was too late before anything was sent.
         """
         until = self._until(call)
         if not call.durable or self._upstream.idempotent:
@@ -78,12 +79,12 @@ class Resilient:
                 "been charged, and is not sent again."
             )
             raise UpstreamAmbiguous(msg)
+        sending = Sending(call)
         try:
-            return await self._attempts(request, call, until)
-        except UpstreamAmbiguous:
-            raise
-        except AquatintError:
-            await self._records.withdraw(request.id, self._upstream.name)
+            return await self._attempts(request, sending.call, until)
+        except (Exception, asyncio.CancelledError):
+            if not sending.doubtful:
+                await self._withdraw(request)
             raise
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:
@@ -94,25 +95,50 @@ class Resilient:
         now, total = self._clock.monotonic(), self._upstream.timeouts.total
         return now + (total if call.deadline is None else min(total, call.deadline - self._clock.time()))
 
+    async def _withdraw(self, request: ImageRequest) -> None:
+        """Nothing was sent, or nothing was done; who leaves once more meanwhile does not stop it."""
+        try:
+            await asyncio.shield(self._records.withdraw(request.id, self._upstream.name))
+        except Exception:
+            # How the request ended matters more; at worst it is not sent again.
+            self._log.exception("what was not sent cannot be written down", road=self._upstream.name, request=request.id)
+
     async def _attempts(self, request: ImageRequest, call: Call, until: float) -> Generation:
         attempt = 0
+        doubt: UpstreamAmbiguous | None = None
         while True:
             attempt += 1
-            if self._clock.monotonic() >= until:
-                msg = f"There was no time left to ask the upstream {self._upstream.name!r}."
-                raise DeadlineExceeded(msg)
-            async with self._lane.turn(until):
-                outcome = await self._attempt(request, call, until)
+            try:
+                outcome = await self._in_turn(request, call, until)
+            except AquatintError as error:
+                # It was not sent this time. What became of it before is not known better for that.
+                if doubt is not None:
+                    raise doubt from error
+                raise
             if isinstance(outcome, Generation):
                 return outcome
-            await self._before_next(attempt, outcome, until)
+            if isinstance(outcome, UpstreamAmbiguous):
+                doubt = outcome
+            elif isinstance(outcome, InvalidRequest) or doubt is None:
+                # What it does not do it has not done before: the same key, the same answer.
+                doubt = None
+                call.spared()
+            await self._before_next(attempt, outcome, doubt, until)
 
-    async def _before_next(self, attempt: int, error: AquatintError, until: float) -> None:
-        """Wait for the next attempt, or raise ``error`` if there is to be none."""
+    async def _in_turn(self, request: ImageRequest, call: Call, until: float) -> Generation | AquatintError:
+        """What comes of one attempt; raises what keeps it from being sent."""
+        if self._clock.monotonic() >= until:
+            msg = f"There was no time left to ask the upstream {self._upstream.name!r}."
+            raise DeadlineExceeded(msg)
+        async with self._lane.turn(until):
+            return await self._attempt(request, call, until)
+
+    async def _before_next(self, attempt: int, error: AquatintError, doubt: UpstreamAmbiguous | None, until: float) -> None:
+        """Wait for the next attempt; if there is to be none raise ``doubt``, or else ``error``."""
         again = isinstance(error, UpstreamUnavailable) or (isinstance(error, UpstreamAmbiguous) and self._upstream.idempotent)
         wait = pause(attempt, error.retry_after, self._chance())
         if not again or attempt >= self._upstream.attempts or self._clock.monotonic() + wait >= until:
-            raise error
+            raise doubt or error
         self._log.info(
             "upstream is asked again", road=self._upstream.name, attempt=attempt, code=error.code, seconds=round(wait, 3)
         )
@@ -123,6 +149,7 @@ class Resilient:
         began = self._clock.monotonic()
         seconds = min(self._upstream.timeouts.attempt, until - began)
         outcome: Generation | AquatintError
+        call.sending()
         try:
             async with asyncio.timeout(seconds):
                 outcome = await self._provider.generate(request, call)

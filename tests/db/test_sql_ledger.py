@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from pipelines.contract.errors import TooLarge
 from server.db.database import Database, beside
 from server.db.ledger import SqlLedger
 from server.db.migrating import migrate
@@ -74,12 +75,23 @@ async def test_a_limit_counts_what_is_held_and_a_release_gives_it_back(ledger):
     assert await reserve(ledger, hold("a"), limit) is None
     assert await reserve(ledger, hold("b"), limit) is None
     refused = await reserve(ledger, hold("c"), limit)
-    assert (refused.limit, refused.balance) == (limit, Balance(ALL, 0.0, 2.0))
-    assert refused.crossing.percent == 100
-    assert (await reserve(ledger, hold("c"), limit)).crossing is None, "told once"
+    assert (refused.limit, refused.crossing) == (limit, None)
     await ledger.release(hold("a"))
     assert await reserve(ledger, hold("c"), limit) is None
     assert await reserve(ledger, hold("d", upstream="other")) is None
+
+
+async def test_a_refusal_tells_that_a_budget_is_spent_only_where_it_nearly_is(ledger):
+    limit = Limit(ALL, 10.0)
+    assert (await reserve(ledger, hold("huge", 11.0), limit)).crossing is None
+    told = []
+    for index, usd in enumerate((7.0, 1.5)):
+        await reserve(ledger, hold(str(index), usd), limit)
+        told += [each.percent for each in await ledger.settle(hold(str(index), usd), charge(usd), (limit,))]
+    assert told == [80], "it was not silenced"
+    crossing = (await reserve(ledger, hold("a"), limit), await reserve(ledger, hold("b", 2.0), limit))[1].crossing
+    assert (crossing.percent, crossing.spent) == (100, 8.5)
+    assert (await reserve(ledger, hold("c", 2.0), limit)).crossing is None, "told once"
 
 
 async def test_each_limit_of_a_tenant_holds(ledger):
@@ -152,6 +164,29 @@ async def test_our_own_work_adds_up_by_day_tenant_and_model(ledger):
         (1, 3, 0.001, 2.0, 4.0),
     ]
     assert await ledger.balances("2026-11", "acme") == {}
+
+
+async def test_what_was_used_is_added_up_by_the_database_and_never_cut(ledger, database, clock):
+    rows = [
+        used_row(tenant, "local", Charge(Usage(0.5, 2.0, output_tokens=1 << 40), 1 << 30, 4.0, model), NOW + day * 86_400)
+        for tenant in ("acme", "beta")
+        for model in ("sdxl", "sd3")
+        for day in range(3)
+    ]
+    await ledger.book(rows)
+    since, until = day_of(NOW), day_of(NOW) + 3
+    assert len(await ledger.used(since, until)) == 12
+    found = await ledger.used(since, until, apart=("road", "model"))
+    assert [(row.day, row.tenant, row.road, row.model) for row in found] == [
+        (since, "", "local", "sd3"),
+        (since, "", "local", "sdxl"),
+    ]
+    assert {(row.requests, row.images, row.usd, row.output_tokens) for row in found} == {(6, 6 << 30, 3.0, 6 << 40)}
+    assert all(isinstance(row.output_tokens, int) for row in found)
+    small = SqlLedger(database, clock, lambda _crossing: b"", most=11)
+    assert len(await small.used(since, until, apart=("tenant", "road", "model"))) == 4
+    with pytest.raises(TooLarge, match="11 lines"):
+        await small.used(since, until)
 
 
 async def test_several_servers_together_never_hold_more_than_the_limit(address, database, clock):

@@ -80,6 +80,9 @@ def test_usage_adds_up_by_road_and_model(server, spent):
     assert lines["own"]["period"] is None
     assert lines["m"]["images"] >= 3
     assert lines["m"]["usd"] >= spent[0]["usd"] - 1e-6
+    for group in ("day", "month"):
+        of_days = used(server, group=group, since="2026-01-01")
+        assert sum(line["usd"] for line in of_days["data"]) == pytest.approx(report["compare"][0]["usd"]), "added up elsewhere"
     (road,) = report["compare"]
     assert (road["road"], road["images"]) == ("local", sum(line["images"] for line in report["data"]))
     assert road["usd_per_image"] == pytest.approx(road["usd"] / road["images"])

@@ -23,7 +23,7 @@ class Moderations:
         self.asked: list[object] = []
         self.keys: list[str | None] = []
         self.fault: str | None = None
-        """500, garbage, empty or hang; None: it works."""
+        """A status, garbage, empty or hang; None: it works."""
         self.release = threading.Event()
         self.came = threading.Event()
         """Somebody has asked."""
@@ -71,7 +71,7 @@ def serving(double: Moderations) -> Iterator[str]:
             double.came.set()
             if double.fault == "hang":
                 double.release.wait(60)
-            status = 500 if double.fault == "500" else 200
+            status = int(double.fault) if (double.fault or "").isdigit() else 200
             answer = json.dumps({"results": []} if double.fault == "empty" else double.answer(body)).encode()
             if double.fault == "garbage":
                 answer = b"<html>"

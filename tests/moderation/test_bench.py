@@ -5,6 +5,7 @@ import hashlib
 
 import msgspec
 import pytest
+from sqlalchemy import select
 
 from pipelines.contract.adapters import ControlCard, ReferenceCard
 from pipelines.contract.control import ControlUse, ReferenceUse
@@ -16,6 +17,7 @@ from server.catalog.moderation import Failing, ImageLevel, Level, ModerationPoli
 from server.db.database import Database, beside
 from server.db.decisions import SqlDecisions
 from server.db.migrating import migrate
+from server.db.tables import ALLOWED
 from server.domain.call import Call
 from server.domain.clock import SetClock
 from server.domain.decision import DecisionFilter
@@ -26,6 +28,7 @@ from server.gateway.moderation.bench import Bench, blurred
 from server.gateway.moderation.classifier import ColourClassifier, NoClassifier
 from server.gateway.moderation.remote import OpenAIModeration
 from server.gateway.moderation.wrapping import Examined, Screened
+from server.providers.breaker import COOL_SECONDS, FAILURES
 from server.providers.fake import FunctionProvider, flat
 from server.telemetry.logs import silent
 from server.telemetry.metrics import Metrics
@@ -133,7 +136,9 @@ async def test_what_is_let_pass_is_only_counted(world):
         assert (await found.run(request())).verdicts == ()
         await found.run(request())
     assert await found.audited() == ()
-    assert await found.decisions.allowed("t") == {("1970-01-12", "prompt"): 2}
+    async with found.database.reading() as connection:
+        rows = (await connection.execute(select(ALLOWED))).all()
+    assert [tuple(row) for row in rows] == [("1970-01-12", "t", "prompt", 2)]
     assert b'aquatint_moderation_decisions_total{action="allow",by="lists",stage="prompt"} 2.0' in found.metrics.render()
 
 
@@ -236,47 +241,89 @@ async def test_a_category_nobody_knows_counts_as_the_policy_s(world, url):
     assert (await refused(await world(url=url, upstream=True), request("novel"))).verdicts[0].categories == ("policy",)
 
 
-@pytest.mark.parametrize("fault", ["500", "garbage", "empty"])
+@pytest.mark.parametrize("fault", ["500", "429", "401", "garbage", "empty"])
 async def test_an_endpoint_that_fails_is_left_alone_for_a_while(world, double, url, fault):
     found = await world(url=url, upstream=True, timeout=60.0)
     double.fault = fault
-    for _ in range(5):
+    for _ in range(FAILURES + 2):
         with pytest.raises(ModerationUnavailable):
             await found.run(request("a hand"))
-    assert len(double.asked) == 3
+    assert len(double.asked) == FAILURES
     assert found.bench.problems([ModerationPolicy(upstream=True)])
     double.fault = None
-    found.clock.advance(31)
+    found.clock.advance(COOL_SECONDS)
     await found.run(request("a hand"))
-    assert len(double.asked) == 4
+    assert len(double.asked) == FAILURES + 1
     assert not found.bench.problems([ModerationPolicy(upstream=True)])
+
+
+async def test_a_question_that_is_refused_says_nothing_about_the_next(world, double, url):
+    found = await world(url=url, upstream=True, timeout=60.0)
+    double.fault = "400"
+    for _ in range(FAILURES + 1):
+        with pytest.raises(ModerationUnavailable):
+            await found.run(request())
+    double.fault = None
+    await found.run(request())
 
 
 async def test_an_endpoint_that_does_not_answer_is_not_waited_for(world, double, url):
     found = await world(url=url, upstream=True, timeout=0.05)
     double.fault = "hang"
-    for _ in range(3):
+    for _ in range(FAILURES):
         with pytest.raises(ModerationUnavailable):
             await found.run(request())
     assert "no answer within 0.05 s" in (await found.audited())[0].reasons[0]
     assert found.bench.problems([ModerationPolicy(upstream=True)])
 
 
+async def test_an_impatient_tenant_closes_the_endpoint_to_itself_only(double, url):
+    upstream = OpenAIModeration("sk-test", url, SetClock())
+    double.fault = "hang"
+    for _ in range(FAILURES):
+        with pytest.raises(ModerationUnavailable, match="no answer"):
+            await upstream.read(["a hand"], 0.05)
+    with pytest.raises(ModerationUnavailable, match="left alone"):
+        await upstream.read(["a hand"], 0.05)
+    double.fault = None
+    double.release.set()
+    assert await upstream.read(["a hand"], 60.0) == {}
+    for index in range(100):
+        await upstream.read(["a hand"], 60.0 + index)
+    assert len(upstream._breakers) <= 64
+    await upstream.close()
+
+
 async def test_while_one_question_tries_whether_it_is_over_nobody_else_asks(world, double, url):
     found = await world(url=url, upstream=True, fail=Failing.OPEN, timeout=60.0)
     double.fault = "500"
-    for _ in range(3):
+    for _ in range(FAILURES):
         assert (await found.run(request())).verdicts[0].action is Action.SKIPPED
-    found.clock.advance(31)
+    found.clock.advance(COOL_SECONDS)
     double.fault = "hang"
     double.came.clear()
     probe = asyncio.create_task(found.run(request("first")))
     assert await asyncio.to_thread(double.came.wait, 60)
     assert (await found.run(request("second"))).verdicts[0].action is Action.SKIPPED
-    assert len(double.asked) == 4
+    assert len(double.asked) == FAILURES + 1
     double.fault = None
     double.release.set()
     assert (await probe).verdicts == ()
+
+
+async def test_a_request_of_several_questions_finds_out_that_it_is_over(world, double, url):
+    found = await world(NoClassifier(), url, upstream=True, images=ImageLevel.BLOCK, timeout=60.0)
+    asked = request(init=Init(picture(GREY)))
+    double.fault = "500"
+    while not found.upstream.problem:
+        with pytest.raises(ModerationUnavailable):
+            await found.run(asked)
+    found.clock.advance(COOL_SECONDS)
+    double.fault = None
+    with pytest.raises(ModerationUnavailable):
+        await found.run(asked)
+    await asyncio.gather(*found.upstream._probes)
+    assert (await found.run(asked)).verdicts == ()
 
 
 async def test_without_a_key_nothing_is_sent_and_the_policy_decides(world):

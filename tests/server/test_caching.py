@@ -21,7 +21,8 @@ from server.domain.asset import Delivery, Format
 from server.domain.caching import CacheResult, CacheUse
 from server.domain.call import Call, ignore
 from server.domain.clock import SetClock
-from server.domain.generation import Route, Usage
+from server.domain.failures import BudgetSpent
+from server.domain.generation import Attempt, Route, Usage
 from server.domain.job import JobState, Order
 from server.domain.ports import JobFilter
 from server.gateway.caching import CacheBounds, Cached
@@ -51,6 +52,7 @@ class Provider:
 
     def __init__(self):
         self.made, self.stopped, self.gate, self.error = [], [], asyncio.Event(), None
+        self.tried = ()
         self.gate.set()
 
     async def __call__(self, request, call):
@@ -63,7 +65,7 @@ class Provider:
             raise
         if self.error is not None:
             raise self.error
-        return replace(flat(request), usage=Usage(usd=0.5, gpu_seconds=2.0), route=Route("openai", "big"))
+        return replace(flat(request), usage=Usage(usd=0.5, gpu_seconds=2.0), route=Route("openai", "big", tried=self.tried))
 
 
 async def nothing(_job):
@@ -75,6 +77,7 @@ class Bench:
 
     def __init__(self, folder, *, limit=64, shared=False, **bounds):
         self.clock, self.metrics, self.provider = SetClock(), Metrics(), Provider()
+        self.charged = []
         self.database = Database(beside(folder))
         self.store = stored_in(folder / "outputs", self.database, self.clock)
         self.table = SqlCache(self.database)
@@ -87,6 +90,7 @@ class Bench:
             clock=self.clock,
             metrics=self.metrics,
             log=silent(),
+            charged=lambda call, *what: self.charged.append((call.id, *what)),
         )
         self.jobs = JobService(
             self.cache,
@@ -166,6 +170,8 @@ async def test_it_outlives_the_server_and_answers_queued_jobs_too(bench):
         assert (await own.durable(order("b"))).cache is HIT
         job = await own.do(order("c"))
     assert (job.cache, job.usage, own.provider.made) == (HIT, Usage(usd=0.125), [])
+    assert own.charged == [(name, "big", 1, Usage(usd=0.125)) for name in "bc"]
+    assert before.charged == []
 
 
 @pytest.mark.parametrize(
@@ -200,6 +206,27 @@ async def test_tenants_share_by_setting_only(bench):
         await own.do(order("a"))
         job = await own.do(order("b", tenant="other"))
     assert job.cache is HIT
+
+
+async def test_one_tenants_budget_is_no_other_tenants_answer(bench):
+    own = bench(shared=True)
+    async with own.running() as jobs:
+        own.provider.gate.clear()
+        waiting = [await own.led(order("a")), await own.led(order("b", tenant="other"))]
+        own.provider.error = BudgetSpent("your budget is spent")
+        own.provider.gate.set()
+        assert [(await jobs.wait(job)).error.code for job in waiting] == ["budget_spent"] * 2
+    assert own.provider.made == ["a", "b"], "each has its own budget asked"
+
+
+async def test_what_was_made_for_want_of_money_is_not_kept(bench):
+    own = bench()
+    async with own.running():
+        own.provider.tried = (Attempt("better", BudgetSpent.code, "spent"),)
+        await own.do(order("a"))
+        own.provider.tried = (Attempt("better", "upstream_unavailable", "down"),)
+        assert (await own.do(order("b"))).cache is MISS
+        assert (await own.do(order("c"))).cache is HIT
 
 
 async def test_what_is_too_old_answers_nothing(bench):
@@ -313,6 +340,7 @@ async def test_equal_requests_at_once_are_made_once(bench):
     assert len({await own.store.get(job.assets[0].name) for job in done}) == 1
     assert [job.stats.evaluations for job in done] == [4] + [0] * 6
     assert [job.usage for job in done] == [Usage(usd=0.5, gpu_seconds=2.0)] + [Usage(usd=0.05)] * 6
+    assert sorted(name for name, *_ in own.charged) == sorted(["queued", *(job.id for job in done if job.id != "a")])
     assert all(events[0].id == name for name, events in told.items() if events)
 
 

@@ -10,12 +10,16 @@ from pipelines.contract.errors import EngineFailure, InvalidRequest, Overloaded,
 from pipelines.contract.messages import Progress
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest, Init, Sampling
+from server.access.limits import Allowances
+from server.catalog.allowances import Limits
 from server.db.database import Database, beside
 from server.db.jobs import SqlJobs
 from server.db.migrating import migrate
+from server.db.quotas import SqlQuotas
 from server.db.webhooks import Outbox
 from server.domain.asset import Delivery, Format
 from server.domain.clock import SetClock
+from server.domain.failures import RateLimited
 from server.domain.job import JobState, Order
 from server.gateway.describing import parameters
 from server.gateway.finish import Gateway
@@ -65,7 +69,7 @@ class Refusing:
 class Bench:
     """A job service over a provider made of a function, with everything in reach."""
 
-    def __init__(self, folder, function=None, *, limit=4, queue_most=100, window=64, refused_ends=0):
+    def __init__(self, folder, function=None, *, limit=4, queue_most=100, window=64, refused_ends=0, limits=None):
         self.clock, self.metrics = SetClock(), Metrics()
         self.database = Database(beside(folder))
         self.store = stored_in(folder / "outputs", self.database, self.clock)
@@ -76,6 +80,7 @@ class Bench:
             gateway,
             self.repository,
             self.admission,
+            None if limits is None else Allowances(lambda _tenant: limits, SqlQuotas(self.database), self.clock, self.metrics),
             clock=self.clock,
             metrics=self.metrics,
             log=silent(),
@@ -394,3 +399,17 @@ def test_parameters_read_like_those_of_other_tools():
         "p\nNegative prompt: blur\n"
         "Steps: 4, Sampler: euler, CFG scale: 1, Seed: 9, Size: 8x8, Model: m, Clip skip: 2, Version: aquatint"
     )
+
+
+async def test_requests_that_come_together_are_company_before_they_are_at_work(bench):
+    gate = Gate()
+    own = bench(gate, limit=100, limits=Limits(concurrent_images=4, images_per_day=100))
+    async with own.running() as jobs:
+        entered = await asyncio.gather(*(jobs.submit(order(f"j{n}", images=2)) for n in range(6)), return_exceptions=True)
+        started = [job for job in entered if not isinstance(job, BaseException)]
+        assert (len(started), sum(isinstance(job, RateLimited) for job in entered)) == (2, 4)
+        gate.open.set()
+        for job in started:
+            await jobs.wait(job)
+        assert (await jobs.wait(await jobs.submit(order("later", images=4)))).state is JobState.SUCCEEDED
+    assert jobs._entering == {}

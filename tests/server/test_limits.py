@@ -1,5 +1,7 @@
 """How much each tenant may ask for."""
 
+import json
+
 import httpx
 import openai
 import pytest
@@ -124,3 +126,31 @@ def test_over_http_a_limit_is_a_429_that_clients_understand(serve):
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert "x-ratelimit-limit-requests" not in server.client.get("/api/models").headers
+
+
+DAY = """
+server: {default_model: m}
+models: {m: {source: "fake:", family: fake, defaults: {width: 64, height: 64, steps: 2}, limits: {max_images: 4}}}
+tenants: {local: {limits: {requests_per_minute: 10, images_per_day: 5}}}
+"""
+
+
+def test_a_batch_is_one_request_and_all_its_images_are_of_today(serve):
+    client = serve(models=DAY).until_ready().client
+
+    def hand_in(lines, key):
+        file = "".join(json.dumps({"custom_id": str(n), "body": {"prompt": "p", "seeds": [1, 2]}}) + "\n" for n in range(lines))
+        headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
+        return client.post("/api/batches", content=file, headers=headers)
+
+    refused = hand_in(3, "too-many")
+    assert (refused.status_code, refused.json()["error"]["retryable"]) == (429, False), "not before tomorrow"
+    assert client.get("/api/batches").json()["data"] == []
+    first = hand_in(2, "fits")
+    assert first.status_code == httpx.codes.ACCEPTED
+    assert hand_in(2, "fits").json()["id"] == first.json()["id"]
+    assert hand_in(1, "fits-no-more").json()["error"]["retryable"] is False
+    assert client.post("/api/generate", json={"prompt": "p"}).status_code == httpx.codes.OK, "one is left"
+    errors = (hand_in(1, f"too-often-{n}").json()["error"] for n in range(30))
+    assert "10 requests in a minute" in next(error["message"] for error in errors if error["retryable"])
+    assert first.headers["x-ratelimit-limit-requests"] == "10"

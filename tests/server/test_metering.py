@@ -131,16 +131,21 @@ async def test_less_is_held_for_a_quality_that_is_known_and_each_request_of_a_jo
 
 
 @pytest.mark.parametrize(
-    ("error", "spent"),
+    ("error", "steps", "spent"),
     [
-        (UpstreamUnavailable("no"), False),
-        (UpstreamMisconfigured("no"), False),
-        (UpstreamAmbiguous("who knows"), True),
-        (ValueError("our mistake"), True),
+        (UpstreamUnavailable("no"), ["sending", "spared"], False),
+        (UpstreamUnavailable("it was not sent"), [], False),
+        (UpstreamMisconfigured("no"), ["sending", "spared"], False),
+        (UpstreamAmbiguous("who knows"), ["sending"], True),
+        (UpstreamAmbiguous("sent by another server"), [], False),
+        (ValueError("our mistake, afterwards"), ["sending"], True),
+        (ValueError("our mistake, before"), [], False),
     ],
 )
-async def test_a_failure_gives_the_money_back_unless_nobody_knows(office, error, spent):
-    async def failing(_asked, _call):
+async def test_a_failure_gives_the_money_back_unless_nobody_knows(office, error, steps, spent):
+    async def failing(_asked, call):
+        for step in steps:
+            getattr(call, step)()
         raise error
 
     with pytest.raises(type(error)):
@@ -151,10 +156,13 @@ async def test_a_failure_gives_the_money_back_unless_nobody_knows(office, error,
     assert [(row.images, row.unconfirmed_usd > 0) for row in await office.rows()] == ([(0, True)] if spent else [])
 
 
-async def test_who_leaves_midway_may_have_cost_something(office):
+@pytest.mark.parametrize("sent", [True, False])
+async def test_who_leaves_midway_may_have_cost_something_once_it_was_sent(office, sent):
     inside = asyncio.Event()
 
-    async def hanging(_asked, _call):
+    async def hanging(_asked, call):
+        if sent:
+            call.sending()
         inside.set()
         await asyncio.Event().wait()
 
@@ -164,7 +172,7 @@ async def test_who_leaves_midway_may_have_cost_something(office):
     with pytest.raises(asyncio.CancelledError):
         await task
     balance = await office.balance()
-    assert (balance.held, balance.spent > 0.2) == (0.0, True)
+    assert (balance.held, balance.spent > 0.2) == (0.0, sent)
 
 
 async def test_who_leaves_before_anything_was_held_has_cost_nothing(office):
@@ -174,6 +182,66 @@ async def test_who_leaves_before_anything_was_held_has_cost_nothing(office):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await office.balance() == Balance(ALL, 0.0, 0.0)
+
+
+class Shaky:
+    """A ledger whose next changes fail; a reserve waits for its gate."""
+
+    def __init__(self, ledger, failures=0):
+        self.ledger, self.failures, self.reserving, self.gate = ledger, failures, asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.ledger, name)
+
+    async def reserve(self, *args, **fields):
+        self.reserving.set()
+        await self.gate.wait()
+        self._fail()
+        return await self.ledger.reserve(*args, **fields)
+
+    async def settle(self, *args):
+        self._fail()
+        return await self.ledger.settle(*args)
+
+    async def release(self, hold):
+        self._fail()
+        await self.ledger.release(hold)
+
+    def _fail(self):
+        if self.failures:
+            self.failures -= 1
+            raise OSError("the database is away")
+
+
+@pytest.mark.parametrize(("steps", "spent"), [(["sending"], True), ([], False)])
+async def test_a_database_that_is_away_for_a_moment_changes_no_charge(office, steps, spent):
+    async def failing(_asked, call):
+        for step in steps:
+            getattr(call, step)()
+        office.treasury._ledger.failures = 2
+        raise UpstreamAmbiguous("who knows")
+
+    office.treasury._ledger = shaky = Shaky(office.ledger)
+    shaky.gate.set()
+    with pytest.raises(UpstreamAmbiguous):
+        await office.road(failing).generate(request(), call())
+    balance = await office.balance()
+    assert (balance.held, balance.spent > 0.2, office.treasury._live) == (0.0, spent, set())
+
+
+async def test_who_leaves_while_a_budget_is_found_spent_leaves_the_news(office):
+    for index in range(4):
+        await office.road().generate(request(f"j{index}"), call(f"j{index}"))
+        await office.treasury.flush()
+    office.treasury._ledger = shaky = Shaky(office.ledger)
+    task = asyncio.create_task(office.road().generate(request("j4"), call("j4")))
+    await shaky.reserving.wait()
+    task.cancel()
+    shaky.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await office.balance()).held == 0.0
+    assert b'aquatint_budget_crossed_total{percent="100",upstream="openai",whose="all"} 1.0' in office.metrics.render()
 
 
 async def test_a_spent_budget_closes_the_road_before_anything_is_sent(office):
@@ -298,6 +366,14 @@ async def test_our_own_work_costs_its_share_of_the_device(office):
     assert (row.road, row.model, row.requests, row.images) == ("local", "a", 3, 3)
     assert (row.usd, row.gpu_seconds) == (pytest.approx(0.006), 6.0)
     assert await office.balance(MINE) == Balance(MINE)
+
+
+async def test_pictures_that_were_there_are_charged_without_a_budget(office):
+    for _ in range(2):
+        office.treasury.again(call(), "gpt-image-2", 3, Usage(usd=0.1))
+    (row,) = await office.rows()
+    assert (row.tenant, row.road, row.model, row.requests, row.images, row.usd) == ("acme", "cache", "gpt-image-2", 2, 6, 0.2)
+    assert await office.balance() == Balance(ALL)
 
 
 async def test_closed_books_stop_no_picture_and_forget_nothing(office):

@@ -51,6 +51,7 @@ class Show:
         self.script = list(script)
         self.metrics = Metrics()
         self.hanging = asyncio.Event()
+        self.doubtful = False
         timeouts = Timeouts(**{"attempt": 30.0, "total": 60.0, **timeouts})
         upstream = Upstream("up", Kind.OPENAI, attempts=attempts, idempotent=idempotent, timeouts=timeouts, on=True)
         self.breaker = Breaker("up", self.clock)
@@ -83,8 +84,21 @@ class Show:
             raise step
         return flat(request)
 
+    def doubt(self, doubtful):
+        self.doubtful = doubtful
+
     async def run(self, **call):
-        return await self.resilient.generate(REQUEST, Call("r", **call))
+        heard = {"sending": lambda: self.doubt(True), "spared": lambda: self.doubt(False)}
+        return await self.resilient.generate(REQUEST, Call("r", **heard, **call))
+
+    async def left(self, ready, **call):
+        """Who asks, and leaves when ``ready`` says so."""
+        task = asyncio.create_task(self.run(**call))
+        while not ready():  # noqa: ASYNC110 - anything may make it true
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_what_is_retryable_is_retried_with_growing_pauses():
@@ -169,14 +183,76 @@ async def test_refusals_and_rate_limits_open_no_circuit():
 
 async def test_cancelling_reaches_the_attempt_and_frees_everything():
     show = Show("hang")
-    task = asyncio.create_task(show.run())
-    while not show.asked:  # noqa: ASYNC110 - it tells nobody
-        await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await show.left(lambda: show.asked, durable=True)
+    assert show.doubtful
+    assert show.records.begun == {("r", "up")}, "it may be at work there"
     assert (show.lane.active, show.lane.waiting) == (0, 0)
     await show.run()
+
+
+async def test_who_leaves_before_anything_was_sent_leaves_no_doubt():
+    show = Show()
+    async with show.lane.turn(60.0), show.lane.turn(60.0):
+        await show.left(lambda: show.lane.waiting == 1, durable=True)
+    assert (show.asked, show.doubtful, show.records.begun) == ([], False, set())
+    await show.run(durable=True)
+    assert show.asked == ["r"]
+
+
+async def test_who_leaves_between_two_attempts_leaves_no_doubt():
+    show = Show(UpstreamUnavailable("no"))
+    pausing = asyncio.Event()
+
+    async def pause(_seconds):
+        pausing.set()
+        await asyncio.Event().wait()
+
+    show.resilient._sleep = pause
+    await show.left(pausing.is_set, durable=True)
+    assert (show.asked, show.doubtful, show.records.begun) == (["r"], False, set())
+
+
+async def test_what_was_sent_by_another_server_is_not_sent_and_not_charged_again():
+    show = Show()
+    await show.records.begin("r", "up")
+    with pytest.raises(UpstreamAmbiguous, match="not sent again"):
+        await show.run(durable=True)
+    assert (show.asked, show.doubtful, show.records.begun) == ([], False, {("r", "up")})
+
+
+async def test_records_that_cannot_be_written_hide_no_error():
+    show = Show(UpstreamMisconfigured("key"))
+
+    async def withdraw(_request_id, _road):
+        raise OSError("the database is away")
+
+    show.records.withdraw = withdraw
+    with pytest.raises(UpstreamMisconfigured):
+        await show.run(durable=True)
+
+
+@pytest.mark.parametrize("later", [UpstreamUnavailable("no"), UpstreamMisconfigured("key"), "late", "busy", "circuit"])
+async def test_a_later_failure_does_not_end_the_doubt(later):
+    show = Show(UpstreamAmbiguous("who knows"), later, attempts=2, idempotent=True, total=5.0)
+
+    async def between(seconds):
+        show.clock.advance(seconds if later != "late" else 60.0)
+        if later == "busy":
+            show.lane.learn({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "60s"})
+        while later == "circuit" and show.breaker.state == "closed":
+            show.breaker.failed()
+
+    show.resilient._sleep = between
+    with pytest.raises(UpstreamAmbiguous, match="who knows"):
+        await show.run()
+    assert show.doubtful
+
+
+async def test_a_refusal_under_the_same_key_ends_the_doubt():
+    show = Show(UpstreamAmbiguous("who knows"), ModerationBlocked("no"), idempotent=True)
+    with pytest.raises(ModerationBlocked):
+        await show.run()
+    assert not show.doubtful
 
 
 async def test_a_durable_job_that_may_have_been_charged_is_not_sent_again():

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from pipelines.contract.errors import AquatintError, InvalidRequest, Overloaded, TooLarge
 from pipelines.contract.request import Priority
+from server.access.limits import Allowances
 from server.api.errors import BatchRefused, LineProblem, problem
 from server.api.guard import check_models, tenant_of
 from server.api.native import batch_lines as lines
@@ -50,7 +51,7 @@ class Bounds(msgspec.Struct, frozen=True):
 class Intake:
     """Takes batches in."""
 
-    __slots__ = ("_batches", "_bounds", "_clock", "_inputs", "_max_pixels", "_uploads")
+    __slots__ = ("_allowances", "_batches", "_bounds", "_clock", "_inputs", "_max_pixels", "_uploads")
 
     def __init__(
         self,
@@ -60,17 +61,21 @@ class Intake:
         *,
         max_pixels: int,
         bounds: Bounds,
+        allowances: Allowances,
         clock: Clock,
     ) -> None:
+        self._allowances = allowances
         self._batches, self._uploads, self._inputs = batches, uploads, inputs
         self._max_pixels, self._bounds, self._clock = max_pixels, bounds, clock
 
     async def take(self, request: AnyRequest, sent: Sent, *, batch_id: str, catalog: Catalog, base: str) -> Batch:
         """Accept what was sent as the batch ``batch_id``; ``base`` is where its sender finds this server.
 
-        Raises `BatchRefused`, `InvalidRequest`, `TooLarge`, `Overloaded`; then nothing of it is left.
+        It is one request, and all of its images are of today. Raises `BatchRefused`, `InvalidRequest`, `TooLarge`, `Overloaded`,
+        `RateLimited`, `QuotaSpent`; then nothing of it is left.
         """
         tenant = tenant_of(request)
+        self._allowances.request(tenant)
         if await self._batches.open(tenant) >= MOST_OPEN:
             msg = f"There are {MOST_OPEN} batches of yours that are not over; the limit is {MOST_OPEN}."
             raise Overloaded(msg, retry_after=60.0)
@@ -90,6 +95,7 @@ class Intake:
             head = reading.head
             notify = None if head is None or head.webhook is None else Notify(head.webhook, base)
             batch = replace(batch, state=BatchState.RUNNING, lines=reading.count, images=reading.images, notify=notify)
+            await self._allowances.day(tenant, batch.images)
             await self._batches.accept(batch)
         except BaseException:
             # If this fails, it is forgotten after a while: it never was accepted.

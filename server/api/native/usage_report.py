@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime
 
 import msgspec
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from pipelines.contract.errors import InvalidRequest
 from server.api.native.usage_bodies import BudgetLine, Group, RoadLine, UsageLine
-from server.domain.spending import SECONDS_PER_DAY, Balance, Limit, Purse, UsageRow, day_of, total
+from server.domain.spending import APART, SECONDS_PER_DAY, Balance, Limit, Purse, UsageRow, day_of, total
 
 _EPOCH = date(1970, 1, 1)
 _LAST = (date.max - _EPOCH).days
@@ -42,6 +42,12 @@ def first_of_month(now: float) -> int:
 def iso(number: int) -> str:
     """The day as a date."""
     return datetime.fromtimestamp(number * SECONDS_PER_DAY, tz=UTC).date().isoformat()
+
+
+def apart(first: int, after: int, group: Group) -> Collection[str]:
+    """What the rows from day ``first`` to before ``after`` have to be told apart by, so that `lines` can add them up."""
+    one = group is Group.MODEL or (group is Group.MONTH and iso(first)[:7] == iso(max(first, after - 1))[:7])
+    return [name for name in APART if name != "day" or not one]
 
 
 def lines(rows: Iterable[UsageRow], group: Group) -> list[UsageLine]:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import msgspec
 
 from pipelines.contract.picture import Picture
 from server.domain.clock import Clock
-from server.domain.failures import ModerationUnavailable
+from server.domain.failures import ModerationUnavailable, UpstreamUnavailable
 from server.domain.verdict import OWN, Category
 from server.gateway.moderation.classifier import Scores, image_of
+from server.providers.breaker import Breaker, State
 
 if TYPE_CHECKING:
     import httpx
@@ -22,7 +24,9 @@ _SIDE = 1024
 _AT_ONCE = 16
 _MOST_TEXTS = 16
 """Of the texts that a prompt becomes over its steps."""
-_FAILURES, _REST_SECONDS = 3, 30.0
+_OF_THE_QUESTION = frozenset({400, 413, 422})
+"""Statuses that another question need not get."""
+_MOST_BREAKERS = 64
 
 
 class _Result(msgspec.Struct, frozen=True):
@@ -35,44 +39,26 @@ class _Body(msgspec.Struct, frozen=True):
     results: tuple[_Result, ...]
 
 
-class Circuit:
-    """Stops asking for a while after several failures in a row; then one question tries whether it is over."""
-
-    __slots__ = ("_clock", "_failures", "_until")
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._failures = 0
-        self._until = 0.0
-
-    @property
-    def open(self) -> bool:
-        """Whether nobody may ask."""
-        return self._failures >= _FAILURES and self._clock.monotonic() < self._until
-
-    def begin(self) -> None:
-        """Somebody asks: while it is not known whether the trouble is over, nobody else does."""
-        if self._failures >= _FAILURES:
-            self._until = self._clock.monotonic() + _REST_SECONDS
-
-    def end(self, *, ok: bool) -> None:
-        """There was an answer, or none."""
-        self._failures = 0 if ok else self._failures + 1
-        if self._failures >= _FAILURES:
-            self._until = self._clock.monotonic() + _REST_SECONDS
+class _Refused(OSError):
+    """It was answered, and what was asked was not liked: that says nothing about the next question."""
 
 
 class OpenAIModeration:
-    """The endpoint at ``url``; one try for each question, within the policy's time."""
+    """The endpoint at ``url``; one try for each question, within the policy's time.
 
-    __slots__ = ("_circuit", "_client", "_key", "_slots", "_url")
+    All tenants ask the same address with the same key. What differs is how long they wait: each patience has a circuit of its
+    own, as who hears nothing within a tenth of a second knows nothing of what another would hear within five.
+    """
+
+    __slots__ = ("_breakers", "_client", "_clock", "_key", "_probes", "_slots", "_url")
 
     name = "openai"
 
     def __init__(self, key: str | None, url: str, clock: Clock) -> None:
         """Without a ``key`` nothing is ever sent."""
-        self._key, self._url = key, url.rstrip("/")
-        self._circuit = Circuit(clock)
+        self._key, self._url, self._clock = key, url.rstrip("/"), clock
+        self._breakers: OrderedDict[float, Breaker] = OrderedDict()
+        self._probes: set[asyncio.Task[Scores]] = set()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._client: httpx.AsyncClient | None = None
 
@@ -81,7 +67,8 @@ class OpenAIModeration:
         """No key, or too many failures a moment ago."""
         if self._key is None:
             return "There is no key for OpenAI's moderation endpoint: set OPENAI_API_KEY or AQUATINT_MODERATION_KEY."
-        return "OpenAI's moderation endpoint fails; it is left alone for a while." if self._circuit.open else None
+        resting = any(breaker.state is State.OPEN for breaker in self._breakers.values())
+        return "OpenAI's moderation endpoint fails; it is left alone for a while." if resting else None
 
     async def read(self, texts: Sequence[str], seconds: float) -> Scores:
         """What is to be objected to in ``texts``; raises `ModerationUnavailable`."""
@@ -95,28 +82,64 @@ class OpenAIModeration:
 
     async def close(self) -> None:
         """Hang up."""
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
 
     async def _ask(self, asked: list[Any], seconds: float) -> Scores:
         if not asked:
             return {}
-        if self.problem is not None:
-            raise ModerationUnavailable(self.problem, retry_after=_REST_SECONDS)
-        self._circuit.begin()
+        if self._key is None:
+            raise ModerationUnavailable(self.problem or "")
+        breaker = self._breaker(seconds)
+        probing = breaker.state is not State.CLOSED
+        try:
+            breaker.admit()
+        except UpstreamUnavailable as error:
+            raise ModerationUnavailable(error.message, retry_after=error.retry_after) from error
+        if not probing:
+            return await self._answered(breaker, asked, seconds)
+        # Other questions of the same request are refused meanwhile, which ends the request: what is found out here must not go
+        # with it, or nobody would ever find out.
+        probe = asyncio.create_task(self._answered(breaker, asked, seconds))
+        self._probes.add(probe)
+        probe.add_done_callback(self._probes.discard)
+        return await asyncio.shield(probe)
+
+    async def _answered(self, breaker: Breaker, asked: list[Any], seconds: float) -> Scores:
+        sent = False
         try:
             async with asyncio.timeout(seconds), self._slots:
+                sent = True
                 results = await self._post({"model": MODEL, "input": asked})
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
-            self._circuit.end(ok=False)
+            if isinstance(error, _Refused):
+                breaker.succeeded()
+            elif sent:
+                breaker.failed()
+            else:
+                # It waited for a place behind others of this server.
+                breaker.left()
             # What it says may repeat the prompt: only its kind is told.
             why = f"no answer within {seconds:g} s" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
             msg = f"OpenAI's moderation endpoint gave no answer: {why}."
             raise ModerationUnavailable(msg) from error
-        self._circuit.end(ok=True)
+        except BaseException:
+            breaker.left()
+            raise
+        breaker.succeeded()
         return merged(results)
+
+    def _breaker(self, seconds: float) -> Breaker:
+        found = self._breakers.get(seconds)
+        if found is None:
+            found = self._breakers[seconds] = Breaker("openai moderation", self._clock)
+            if len(self._breakers) > _MOST_BREAKERS:
+                self._breakers.popitem(last=False)
+        self._breakers.move_to_end(seconds)
+        return found
 
     async def _post(self, body: Mapping[str, Any]) -> tuple[_Result, ...]:
         import httpx  # noqa: PLC0415 - takes time to import, and most servers never ask
@@ -128,7 +151,7 @@ class OpenAIModeration:
         )
         if answer.status_code != httpx.codes.OK:
             msg = f"status {answer.status_code}"
-            raise OSError(msg)
+            raise (_Refused if answer.status_code in _OF_THE_QUESTION else OSError)(msg)
         try:
             results = msgspec.json.decode(answer.content, type=_Body).results
         except msgspec.MsgspecError:
