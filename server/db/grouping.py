@@ -17,7 +17,7 @@ class Grouped(Generic[Asked, Answer]):
     __slots__ = ("_transact", "_waiting", "_working")
 
     def __init__(self, transact: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer]]]) -> None:
-        """``transact`` does all of a group in one transaction: an answer for each, in order, or an exception and nothing is done."""
+        """``transact`` does a group in one transaction: an answer for each, in order, or an exception, and nothing is done."""
         self._transact = transact
         self._waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
         self._working: asyncio.Task[None] | None = None

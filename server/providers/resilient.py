@@ -99,8 +99,7 @@ class Resilient:
         """Nothing was sent, or nothing was done; who leaves once more meanwhile does not stop it."""
         try:
             await asyncio.shield(self._records.withdraw(request.id, self._upstream.name))
-        except Exception:
-            # How the request ended matters more; at worst it is not sent again.
+        except Exception:  # noqa: BLE001 - how the request ended matters more; at worst it is not sent again
             self._log.exception("what was not sent cannot be written down", road=self._upstream.name, request=request.id)
 
     async def _attempts(self, request: ImageRequest, call: Call, until: float) -> Generation:
