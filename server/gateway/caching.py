@@ -17,12 +17,12 @@ from server.domain.asset import Asset, Delivery
 from server.domain.caching import CacheResult, CacheUse, Kept, Keys
 from server.domain.call import Call
 from server.domain.clock import Clock
-from server.domain.failures import BudgetSpent
 from server.domain.generation import Usage
 from server.domain.ports import AssetStore, CacheRepository
 from server.gateway.finish import Finished, Finisher
 from server.gateway.flights import Flights
 from server.gateway.identity import Identity
+from server.gateway.lasting import lasting
 from server.telemetry.metrics import Metrics
 
 _NOTHING = RunStats(0.0, 0.0, 0.0, 0.0, 0, 0.0)
@@ -209,8 +209,7 @@ class Cached:
 
     async def _make(self, keys: Keys, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
         finished = await self._inner.generate(request, delivery, call)
-        if any(attempt.code == BudgetSpent.code for attempt in finished.route.tried):
-            # A makeshift: whoever asks with money left gets what was asked for.
+        if not lasting(finished, call):
             return finished
         kept = Kept(keys, call.tenant, finished.assets, finished.route, finished.usage, self._clock.time(), finished.verdicts)
         if kept.bytes <= self._bounds.bytes:
