@@ -163,8 +163,8 @@ class CacheRepository(Protocol):
         """Remember ``kept``, in the place of what has its exact key."""
         ...
 
-    async def drop(self, key: str) -> None:
-        """Forget what was kept under the exact ``key``."""
+    async def drop(self, kept: Kept) -> None:
+        """Forget ``kept``, and nothing that was kept in its place since."""
         ...
 
     async def touch(self, used: Mapping[str, float]) -> None:

@@ -10,7 +10,6 @@ import msgspec
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
-from pipelines.contract.errors import EngineFailure
 from pipelines.contract.messages import RunStats
 from pipelines.contract.request import ImageRequest
 from server.domain.asset import Asset, Delivery
@@ -145,14 +144,14 @@ class Cached:
         async def work(request: ImageRequest, call: Call) -> Finished:
             return await self._make(keys, request, delivery, call)
 
-        landed = await self._flights.join(flight, request, call, work)
-        finished = landed.finished
-        if landed.owner:
-            return self._told(CacheResult.MISS, finished)
-        assets = await self._copies(finished.assets, call)
-        if assets is None:
-            msg = "The finished image is gone: the space for results is too small."
-            raise EngineFailure(msg)
+        while True:
+            landed = await self._flights.join(flight, request, call, work)
+            finished = landed.finished
+            if landed.owner:
+                return self._told(CacheResult.MISS, finished)
+            if (assets := await self._copies(finished.assets, call)) is not None:
+                break
+            # Its pictures are gone already: they are made anew, by one of those who still want them.
         if not landed.payer:
             finished = self._priced(replace(finished, stats=_NOTHING), call)
         return self._told(CacheResult.SHARED, replace(finished, assets=assets))
@@ -165,7 +164,11 @@ class Cached:
 
     async def _hit(self, keys: Keys, call: Call) -> Finished | None:
         for key in ([keys.exact] if call.seeded else []) + ([keys.loose] if call.cache is CacheUse.ANY else []):
-            kept = self._remembered(key) or await self._look_up(key, loose=key == keys.loose)
+            kept = self._remembered(key)
+            if kept is not None and (found := await self._again(kept, call)) is not None:
+                return found
+            # What another server has made since may be there still.
+            kept = await self._look_up(key, loose=key == keys.loose)
             if kept is not None and (found := await self._again(kept, call)) is not None:
                 return found
         return None
@@ -191,7 +194,7 @@ class Cached:
         if assets is None:
             self._forget(kept)
             with self._minor("the cache cannot be written"):
-                await self._repository.drop(kept.keys.exact)
+                await self._repository.drop(kept)
             return None
         self._remember(kept)
         self._used[kept.keys.exact] = self._clock.time()
@@ -241,7 +244,7 @@ class Cached:
 
     def _forget(self, kept: Kept) -> None:
         for key in (kept.keys.exact, kept.keys.loose):
-            if key in self._recent and self._recent[key].keys.exact == kept.keys.exact:
+            if self._recent.get(key) == kept:
                 del self._recent[key]
 
     async def _tend(self, closing: asyncio.Event) -> None:

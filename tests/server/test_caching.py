@@ -70,6 +70,23 @@ class Provider:
         return replace(flat(request), usage=Usage(usd=0.5, gpu_seconds=2.0), route=route, verdicts=self.verdicts)
 
 
+class Forgetful:
+    """A store that loses ``lose`` pictures at the moment when they are to be given to somebody else, and has no more made."""
+
+    def __init__(self, store, provider):
+        self._store, self._provider, self.lose = store, provider, 0
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def again(self, asset, tenant, job_id):
+        if self.lose:
+            self.lose -= 1
+            self._provider.gate.clear()
+            await self._store.delete(tenant, [asset.name])
+        return await self._store.again(asset, tenant, job_id)
+
+
 async def nothing(_job):
     return b""
 
@@ -82,12 +99,13 @@ class Bench:
         self.charged = []
         self.database = Database(beside(folder))
         self.store = stored_in(folder / "outputs", self.database, self.clock)
+        self.forgetful = Forgetful(self.store, self.provider)
         self.table = SqlCache(self.database)
         self.cache = Cached(
             Gateway(FunctionProvider(self.provider), self.store, self.metrics),
             Identity(CurrentCatalog(None, clock=self.clock, log=silent()), Weights(self.clock), shared=shared, engine="1.0"),
             self.table,
-            self.store,
+            self.forgetful,
             bounds=CacheBounds(**bounds),
             clock=self.clock,
             metrics=self.metrics,
@@ -290,6 +308,39 @@ async def test_a_file_that_is_gone_is_a_miss_and_the_entry_goes(bench):
         own.cache._recent.clear()
         assert await own.cache.recall(order("c").request, Delivery(), asking("c")) is None
     assert (await own.table.trim(0.0, 1 << 30, 100)).entries == 0
+
+
+async def test_a_newer_picture_of_another_server_survives_the_loss_of_an_older_one(bench):
+    old, new = bench(), bench()
+    async with old.running(), new.running():
+        first = await old.do(order("a"))
+        await old.store.delete("local", [first.assets[0].name])
+        new.clock.advance(5)
+        # Loses the old entry, and makes another.
+        assert (await new.do(order("b"))).cache is MISS
+        # Still remembers the old one, and finds the other in its place.
+        assert (await old.do(order("c"))).cache is HIT
+        assert (await new.do(order("d"))).cache is HIT
+    assert (old.provider.made, new.provider.made) == (["a"], ["b"])
+
+
+async def test_who_shares_a_picture_that_is_gone_gets_another(bench):
+    own = bench()
+    async with own.running() as jobs:
+        own.provider.gate.clear()
+        own.forgetful.lose = 1
+        waiting = [await own.led(order("a"))] + [await jobs.submit(order(name)) for name in "bcd"]
+        await until(lambda: sum(len(each.members) for each in own.cache._flights._flights.values()) == 4)
+        own.provider.gate.set()
+        await until(lambda: sum(len(each.members) for each in own.cache._flights._flights.values()) == 3)
+        await until(lambda: len(own.provider.made) == 2)
+        own.provider.gate.set()
+        ended = [await jobs.wait(job) for job in waiting]
+    assert [job.state for job in ended] == [JobState.SUCCEEDED] * 4
+    assert len(own.provider.made) == 2, "one of the followers has made it for all of them"
+    assert sorted(job.cache for job in ended) == sorted([MISS, MISS, SHARED, SHARED])
+    for job in ended[1:]:
+        assert await own.store.get(job.assets[0].name)
 
 
 def asking(name):
