@@ -88,6 +88,12 @@ class SqlAssets:
             mine = select(ASSETS.c.name).where(ASSETS.c.tenant == tenant, ASSETS.c.name.in_(list(names))).order_by(ASSETS.c.name)
             return await _drop(connection, (await connection.execute(mine.with_for_update())).scalars().all())
 
+    async def discard(self, tenant: str, job_id: str) -> int:
+        """The same for all that a job of ``tenant`` has made."""
+        async with self._database.writing() as connection:
+            made = select(ASSETS.c.name).where(ASSETS.c.job_id == job_id, ASSETS.c.tenant == tenant).order_by(ASSETS.c.name)
+            return await _drop(connection, (await connection.execute(made.with_for_update())).scalars().all())
+
     async def expire(self, now: float, most: int) -> int:
         """Let go of up to ``most`` assets whose time is over; how many."""
         over = select(ASSETS.c.name).where(ASSETS.c.expires <= now).order_by(ASSETS.c.expires).limit(most)

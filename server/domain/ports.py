@@ -346,6 +346,10 @@ class AssetStore(Protocol):
         """Let go of those that are ``tenant``'s; how many there were."""
         ...
 
+    async def discard(self, tenant: str, job_id: str) -> int:
+        """Let go of all that a job of ``tenant`` has made; how many there were."""
+        ...
+
     async def signed(self, asset: Asset, seconds: float) -> str | None:
         """A URL in the store itself that anybody can read it by for so long; None if this store has no URLs."""
         ...
@@ -393,6 +397,10 @@ class AssetRepository(Protocol):
 
     async def delete(self, tenant: str, names: Iterable[str]) -> int:
         """Forget those of ``tenant``, and doom the blobs that nobody has then."""
+        ...
+
+    async def discard(self, tenant: str, job_id: str) -> int:
+        """The same for all that a job of ``tenant`` has made; how many."""
         ...
 
     async def expire(self, now: float, most: int) -> int:

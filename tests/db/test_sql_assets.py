@@ -87,6 +87,15 @@ async def test_equal_bytes_of_one_tenant_are_stored_once(shelf):
     assert shelf.files() == [other.path]
 
 
+async def test_all_that_a_job_has_made_goes_with_it(shelf):
+    mine = [await shelf.put(data, job_id="a") for data in (b"1", b"2", b"2")]
+    others = [await shelf.put(b"1", job_id="b"), await shelf.put(b"3", "two", job_id="a")]
+    assert await shelf.store.discard("one", "a") == 3
+    assert await shelf.store.discard("one", "a") == 0
+    assert [await shelf.store.get(asset.name) for asset in (*mine, *others)] == [None] * 3 + [b"1", b"3"]
+    assert (await shelf.collector.collect()).files == 1
+
+
 async def test_again_is_a_new_asset_without_a_copy(shelf):
     first = await shelf.put(b"bytes")
     second = await shelf.store.again(first, "two", "other-job")

@@ -129,10 +129,12 @@ async def forget(
 ) -> None:
     """Forget a job that is over, and its pictures."""
     found = await _own(request, jobs, job_id)
-    if not found.state.final or not await jobs.delete(job_id):
+    if not found.state.final:
         msg = f"The job is {found.state.value}; cancel it first."
         raise InvalidRequest(msg, param="job_id")
-    await store.delete(found.order.tenant, [asset.name for asset in found.assets])
+    # In this order: whoever dies in between leaves a job that can be deleted again, and no picture without one.
+    await store.discard(found.order.tenant, job_id)
+    await jobs.delete(job_id)
 
 
 async def _own(request: AnyRequest, jobs: JobService, job_id: str) -> Job:
