@@ -141,20 +141,7 @@ class Cached:
             if remembered is not None and (found := await self._again(remembered, call)) is not None:
                 return found
 
-        async def work(request: ImageRequest, call: Call) -> Finished:
-            return await self._make(keys, request, delivery, call)
-
-        while True:
-            landed = await self._flights.join(flight, request, call, work)
-            finished = landed.finished
-            if landed.owner:
-                return self._told(CacheResult.MISS, finished)
-            if (assets := await self._copies(finished.assets, call)) is not None:
-                break
-            # Its pictures are gone already: they are made anew, by one of those who still want them.
-        if not landed.payer:
-            finished = self._priced(replace(finished, stats=_NOTHING), call)
-        return self._told(CacheResult.SHARED, replace(finished, assets=assets))
+        return await self._made_once(flight, keys, request, delivery, call)
 
     async def _keys(self, request: ImageRequest, delivery: Delivery, call: Call) -> Keys | None:
         """Those of a request that may be answered by an earlier picture, or answer a later one."""
@@ -209,6 +196,24 @@ class Cached:
                 return None
             made.append(copy)
         return tuple(made)
+
+    async def _made_once(self, flight: str, keys: Keys, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
+        """Make it, or wait for whoever makes it already."""
+
+        async def work(request: ImageRequest, call: Call) -> Finished:
+            return await self._make(keys, request, delivery, call)
+
+        while True:
+            landed = await self._flights.join(flight, request, call, work)
+            finished = landed.finished
+            if landed.owner:
+                return self._told(CacheResult.MISS, finished)
+            if (assets := await self._copies(finished.assets, call)) is not None:
+                break
+            # The pictures are gone already: they are made anew, by one of those who still want them.
+        if not landed.payer:
+            finished = self._priced(replace(finished, stats=_NOTHING), call)
+        return self._told(CacheResult.SHARED, replace(finished, assets=assets))
 
     async def _make(self, keys: Keys, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
         finished = await self._inner.generate(request, delivery, call)
