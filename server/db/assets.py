@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from msgspec.structs import asdict, replace
-from sqlalchemy import delete, exists, func, insert, select, text, update
+from sqlalchemy import delete, exists, func, insert, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -136,9 +136,12 @@ class SqlAssets:
                 await connection.execute(update(BLOBS).where(BLOBS.c.id.in_(ids)).values(_DOOMED))
         return len(ids)
 
-    async def doomed(self, most: int) -> tuple[Blob, ...]:
-        """Some blobs whose file is to be deleted."""
-        wanted = select(BLOBS).where(BLOBS.c.state == BlobState.DOOMED.value).order_by(BLOBS.c.created).limit(most)
+    async def doomed(self, most: int, after: tuple[float, str] | None = None) -> tuple[Blob, ...]:
+        """Blobs whose file is to be deleted, the oldest first, from the one after ``after`` (creation time and id) on."""
+        order = (BLOBS.c.created, BLOBS.c.id)
+        wanted = select(BLOBS).where(BLOBS.c.state == BlobState.DOOMED.value).order_by(*order).limit(most)
+        if after is not None:
+            wanted = wanted.where(tuple_(*order) > tuple_(*after))
         async with self._database.reading() as connection:
             rows = (await connection.execute(wanted)).all()
         return tuple(Blob(row.id, row.tenant, row.digest, row.path, row.bytes, row.created) for row in rows)

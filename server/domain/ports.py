@@ -415,8 +415,8 @@ class AssetRepository(Protocol):
         """Doom up to ``most`` blobs whose writing began before that Unix time and never ended; how many."""
         ...
 
-    async def doomed(self, most: int) -> tuple[Blob, ...]:
-        """Some blobs whose file is to be deleted."""
+    async def doomed(self, most: int, after: tuple[float, str] | None = None) -> tuple[Blob, ...]:
+        """Blobs whose file is to be deleted, the oldest first, from the one after ``after`` (creation time and id) on."""
         ...
 
     async def forget(self, blobs: Iterable[Blob]) -> None:

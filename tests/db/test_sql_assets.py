@@ -96,6 +96,48 @@ async def test_all_that_a_job_has_made_goes_with_it(shelf):
     assert (await shelf.collector.collect()).files == 1
 
 
+async def doomed(shelf, count):
+    """So many deleted assets of different age, their files where ``shelf`` has them."""
+    made = []
+    for index in range(count):
+        shelf.clock.advance(1.0)
+        made.append(await shelf.put(str(index).encode()))
+    await shelf.store.delete("one", [asset.name for asset in made])
+    return made
+
+
+def stuck(shelf, asset):
+    """Nobody can delete a file that is a folder with something in it."""
+    path = shelf.folder / asset.path
+    path.unlink()
+    path.mkdir()
+    (path / "x").touch()
+    return path
+
+
+async def test_a_file_that_cannot_be_deleted_holds_up_no_others(shelf):
+    made = await doomed(shelf, 5)
+    path = stuck(shelf, made[1])
+    done = await shelf.collector.collect()
+    assert (done.files, done.failed) == (4, 1)
+    assert (await shelf.collector.collect()).failed == 1
+    (path / "x").unlink()
+    path.rmdir()
+    assert (await shelf.collector.collect()).files == 1
+    assert await shelf.rows.doomed(10) == ()
+
+
+async def test_a_place_that_is_away_is_left_alone_and_later_ones_get_their_turn(shelf):
+    made = await doomed(shelf, 20)
+    for asset in made[:10]:
+        stuck(shelf, asset)
+    done = await shelf.collector.collect()
+    assert (done.files, done.failed) == (0, 8), "it looked like a place that is away"
+    done = await shelf.collector.collect()
+    assert (done.files, done.failed) == (10, 2), "the next run begins behind them"
+    assert (await shelf.collector.collect()).failed == 8, "and then they are tried again"
+
+
 async def test_again_is_a_new_asset_without_a_copy(shelf):
     first = await shelf.put(b"bytes")
     second = await shelf.store.again(first, "two", "other-job")
