@@ -113,6 +113,9 @@ class SqlAssets:
             whose = (ASSETS.c.tenant == tenant,) if tenant is not None else ()
             oldest = select(ASSETS.c.name, ASSETS.c.blob, ASSETS.c.bytes).where(*whose)
             rows = (await connection.execute(oldest.order_by(ASSETS.c.created, ASSETS.c.name).limit(most))).all()
+            # What somebody lets go of at this moment is not waited for, as he may wait for others of them; it counts as gone.
+            free = select(ASSETS.c.name).where(ASSETS.c.name.in_([row.name for row in rows])).order_by(ASSETS.c.name)
+            mine = set((await connection.execute(free.with_for_update(skip_locked=True))).scalars())
             shared = select(ASSETS.c.blob, func.count().label("uses")).where(
                 ASSETS.c.blob.in_({row.blob for row in rows}), *whose
             )
@@ -122,7 +125,8 @@ class SqlAssets:
             for row in rows:
                 if excess <= 0:
                     break
-                going.append(row.name)
+                if row.name in mine:
+                    going.append(row.name)
                 left[row.blob] -= 1
                 excess -= row.bytes if left[row.blob] == 0 else 0
             return await _drop(connection, going)

@@ -7,10 +7,11 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, select
+from sqlalchemy import delete, make_url, select
 
 from server.db.assets import SqlAssets
 from server.db.database import Database
+from server.db.migrating import migrate
 from server.db.tables import ASSETS, BLOBS
 from server.domain.asset import Asset, Format
 from server.domain.clock import SetClock
@@ -96,12 +97,18 @@ async def test_all_that_a_job_has_made_goes_with_it(shelf):
     assert (await shelf.collector.collect()).files == 1
 
 
-async def doomed(shelf, count):
-    """So many deleted assets of different age, their files where ``shelf`` has them."""
+async def several(shelf, count):
+    """So many assets of one byte, each older than the next."""
     made = []
     for index in range(count):
         shelf.clock.advance(1.0)
-        made.append(await shelf.put(str(index).encode()))
+        made.append(await shelf.put(bytes([index])))
+    return made
+
+
+async def doomed(shelf, count):
+    """The same, deleted; their files are where ``shelf`` has them."""
+    made = await several(shelf, count)
     await shelf.store.delete("one", [asset.name for asset in made])
     return made
 
@@ -195,6 +202,19 @@ async def test_assets_that_share_their_bytes_go_together_or_free_nothing(tmp_pat
     assert (done.assets, done.files, done.bytes) == (2, 1, 600)
     assert await shelf.store.get(first.name) is None
     assert await shelf.store.get(again.name) == b"a" * 1000
+
+
+async def test_who_trims_waits_for_nobody_who_deletes(tmp_path, postgres_url):
+    databases = [Database(make_url(postgres_url).set(drivername="postgresql+asyncpg")) for _ in range(2)]
+    await migrate(databases[0])
+    shelf = Shelf(tmp_path / "results", databases[0])
+    first, second, third = await several(shelf, 3)
+    async with asyncio.timeout(30), databases[1].writing() as connection:
+        await connection.execute(delete(ASSETS).where(ASSETS.c.name == first.name))
+        assert await shelf.rows.trim(1, 10) == 1
+    assert [await shelf.store.get(each.name) for each in (first, second, third)] == [None, None, bytes([2])]
+    for each in databases:
+        await each.close()
 
 
 async def test_a_file_that_somebody_deleted_is_written_again(shelf):
