@@ -172,8 +172,8 @@ def test_secrets_can_be_changed():
     assert both.valid("name.png", 99, signature)
     assert not new.valid("name.png", 99, signature)
     assert new.valid("name.png", 99, both.sign("name.png", 99))
-    for name, expires, shown in (("nome.png", 99, signature), ("name.png", 98, signature), ("name.png", 99, signature + "é")):
-        assert not old.valid(name, expires, shown)
+    for name, expires, given in (("nome.png", 99, signature), ("name.png", 98, signature), ("name.png", 99, signature + "é")):
+        assert not old.valid(name, expires, given)
 
 
 async def test_a_place_that_is_away_is_no_full_one(s3, monkeypatch, tmp_path):
