@@ -37,5 +37,5 @@ def _told(policies: Mapping[str, Policy], scope: Scope) -> bool:
     """Whether to tell, by the policy of the caller, who gets only what is its own, or else of the picture's owner."""
     state = scope.get("state", {})
     caller = state.get("caller")
-    tenant = state.get("owner") if caller is None else caller.tenant
+    tenant = state.get("owner", DEFAULT) if caller is None else caller.tenant
     return (policies.get(tenant) or policies[DEFAULT]).disclosure.header
