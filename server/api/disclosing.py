@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import Any
 
+from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.types import BeforeMessageSendHookHandler, Message, Scope
 
@@ -11,6 +13,11 @@ from server.catalog.policies import DEFAULT, Policy
 PICTURES = "pictures"
 """Name of a route's option: true if what it answers is pictures that were made here, or leads to them."""
 HEADER = (b"x-ai-generated", b"true")
+
+
+def disclose_for(connection: ASGIConnection[Any, Any, Any, Any], tenant: str) -> None:
+    """Note whose picture ``connection`` is answered with, where no key says who asks."""
+    connection.state.owner = tenant
 
 
 def disclosing(policies: Callable[[], Mapping[str, Policy]]) -> BeforeMessageSendHookHandler:
@@ -27,8 +34,8 @@ def disclosing(policies: Callable[[], Mapping[str, Policy]]) -> BeforeMessageSen
 
 
 def _told(policies: Mapping[str, Policy], scope: Scope) -> bool:
-    """Whether to tell whoever asks. A stored file does not know its tenant: there it is told if anybody wants it told."""
-    caller = scope.get("state", {}).get("caller")
-    if caller is None:
-        return any(policy.disclosure.header for policy in policies.values())
-    return (policies.get(caller.tenant) or policies[DEFAULT]).disclosure.header
+    """Whether to tell, by the policy of the caller, who gets only what is its own, or else of the picture's owner."""
+    state = scope.get("state", {})
+    caller = state.get("caller")
+    tenant = state.get("owner", DEFAULT) if caller is None else caller.tenant
+    return (policies.get(tenant) or policies[DEFAULT]).disclosure.header

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from typing import Any
+from collections.abc import Awaitable, Iterable
+from typing import Any, TypeVar
 
 from litestar import Request
 
@@ -12,6 +13,8 @@ from server.domain.clock import Clock
 from server.domain.failures import StorageFailure
 from server.domain.ports import AssetStore
 from server.storage.signing import LinkSigner
+
+T = TypeVar("T")
 
 OUTPUTS = "/outputs"
 
@@ -76,3 +79,8 @@ class Links:
         step = max(1.0, self._seconds / _STEPS)
         expires = math.ceil(math.ceil((self._clock.time() + self._seconds) / step) * step)
         return f"{base}{OUTPUTS}/{name}?expires={expires}&signature={self._signer.sign(name, expires)}"
+
+
+async def gathered(works: Iterable[Awaitable[T]]) -> list[T]:
+    """What all of ``works`` come to, in their order; a store that is slow to sign is waited for once, not at each."""
+    return list(await asyncio.gather(*works))

@@ -11,7 +11,7 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi.spec import Operation
 from litestar.params import FromPath, FromQuery
 
-from server.api.disclosing import PICTURES
+from server.api.disclosing import PICTURES, disclose_for
 from server.api.documenting import FILE, failures
 from server.api.links import OUTPUTS, Links
 from server.api.sending import STATUSES, sent
@@ -64,5 +64,6 @@ async def output(
     stored = await store.facts(name)
     if stored is None:
         raise NotFoundException
+    disclose_for(request, stored.tenant)
     # For ever: a name is never used twice.
     return await sent(request, stored, store, "private, max-age=31536000, immutable")

@@ -22,6 +22,7 @@ from server.api.native import usage as spending
 from server.api.native.answers import Results
 from server.api.native.batch_intake import Bounds, Intake
 from server.api.native.standing import Standing
+from server.api.nul import refuse_nul
 from server.api.openai import moderations
 from server.api.openai import provenance as checks
 from server.api.openai import routes as openai
@@ -138,6 +139,7 @@ def application(parts: Parts) -> Litestar:
         exception_handlers={Exception: renderer({"/v1": openai_envelope, "/api": native_envelope}, parts.log)},
         before_send=[disclosing(lambda: parts.current.catalog.policies)],
         before_request=replaying,
+        guards=[refuse_nul],
         lifespan=[lifespan],
         request_max_body_size=settings.max_upload_bytes,
         # JSON only: the pages that render it load their scripts from other people's servers.

@@ -30,6 +30,7 @@ def collect(**flags: Any) -> None:
     """Let go of results that are over their time or too many, as servers do by themselves once a minute."""
     done = _run(flags, lambda collector: collector.collect())
     click.echo(f"{done.assets} results let go, {done.files} files deleted, {done.bytes} bytes")
+    _all(done.failed)
 
 
 @storage.command()
@@ -39,6 +40,14 @@ def strays(*, delete: bool, **flags: Any) -> None:
     """Count files that the database does not know, as after it was restored from a copy."""
     found = _run(flags, lambda collector: collector.strays(delete=delete))
     click.echo(f"{found.files} stray files {'deleted' if delete else 'found'}, {found.bytes} bytes")
+    _all(found.failed)
+
+
+def _all(failed: int) -> None:
+    """End with an error if some files are still there."""
+    if failed:
+        msg = f"{failed} files could not be deleted"
+        raise click.ClickException(msg)
 
 
 def _run(flags: dict[str, Any], work: Callable[[Any], Awaitable[T]]) -> T:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec.structs import asdict, replace
-from sqlalchemy import delete, exists, func, insert, select, text, update
+from sqlalchemy import delete, exists, func, insert, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -83,6 +83,12 @@ class SqlAssets:
             mine = select(ASSETS.c.name).where(ASSETS.c.tenant == tenant, ASSETS.c.name.in_(list(names))).order_by(ASSETS.c.name)
             return await _drop(connection, (await connection.execute(mine.with_for_update())).scalars().all())
 
+    async def discard(self, tenant: str, job_id: str) -> int:
+        """The same for all that a job of ``tenant`` has made."""
+        async with self._database.writing() as connection:
+            made = select(ASSETS.c.name).where(ASSETS.c.job_id == job_id, ASSETS.c.tenant == tenant).order_by(ASSETS.c.name)
+            return await _drop(connection, (await connection.execute(made.with_for_update())).scalars().all())
+
     async def expire(self, now: float, most: int) -> int:
         """Let go of up to ``most`` assets whose time is over; how many."""
         over = select(ASSETS.c.name).where(ASSETS.c.expires <= now).order_by(ASSETS.c.expires).limit(most)
@@ -102,6 +108,9 @@ class SqlAssets:
             whose = (ASSETS.c.tenant == tenant,) if tenant is not None else ()
             oldest = select(ASSETS.c.name, ASSETS.c.blob, ASSETS.c.bytes).where(*whose)
             rows = (await connection.execute(oldest.order_by(ASSETS.c.created, ASSETS.c.name).limit(most))).all()
+            # What somebody lets go of at this moment is not waited for, as he may wait for others of them; it counts as gone.
+            free = select(ASSETS.c.name).where(ASSETS.c.name.in_([row.name for row in rows])).order_by(ASSETS.c.name)
+            mine = set((await connection.execute(free.with_for_update(skip_locked=True))).scalars())
             shared = select(ASSETS.c.blob, func.count().label("uses")).where(
                 ASSETS.c.blob.in_({row.blob for row in rows}), *whose
             )
@@ -111,7 +120,8 @@ class SqlAssets:
             for row in rows:
                 if excess <= 0:
                     break
-                going.append(row.name)
+                if row.name in mine:
+                    going.append(row.name)
                 left[row.blob] -= 1
                 excess -= row.bytes if left[row.blob] == 0 else 0
             return await _drop(connection, going)
@@ -125,9 +135,12 @@ class SqlAssets:
                 await connection.execute(update(BLOBS).where(BLOBS.c.id.in_(ids)).values(_DOOMED))
         return len(ids)
 
-    async def doomed(self, most: int) -> tuple[Blob, ...]:
-        """Some blobs whose file is to be deleted."""
-        wanted = select(BLOBS).where(BLOBS.c.state == BlobState.DOOMED.value).order_by(BLOBS.c.created).limit(most)
+    async def doomed(self, most: int, after: tuple[float, str] | None = None) -> tuple[Blob, ...]:
+        """Blobs whose file is to be deleted, the oldest first, from the one after ``after`` (creation time and id) on."""
+        order = (BLOBS.c.created, BLOBS.c.id)
+        wanted = select(BLOBS).where(BLOBS.c.state == BlobState.DOOMED.value).order_by(*order).limit(most)
+        if after is not None:
+            wanted = wanted.where(tuple_(*order) > tuple_(*after))
         async with self._database.reading() as connection:
             rows = (await connection.execute(wanted)).all()
         return tuple(Blob(row.id, row.tenant, row.digest, row.path, row.bytes, row.created) for row in rows)

@@ -54,10 +54,11 @@ class SqlCache:
         async with self._database.writing() as connection:
             await connection.execute(insert.on_conflict_do_update(index_elements=[CACHE.c.key], set_=values))
 
-    async def drop(self, key: str) -> None:
-        """Forget what was kept under the exact ``key``."""
+    async def drop(self, kept: Kept) -> None:
+        """Forget ``kept``, and nothing that was kept in its place since."""
+        mine = (CACHE.c.key == kept.keys.exact) & (CACHE.c.created == kept.created)
         async with self._database.writing() as connection:
-            await connection.execute(delete(CACHE).where(CACHE.c.key == key))
+            await connection.execute(delete(CACHE).where(mine))
 
     async def touch(self, used: Mapping[str, float]) -> None:
         """Those exact keys were used at those Unix times."""

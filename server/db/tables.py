@@ -170,6 +170,7 @@ ASSETS = Table(
     Index("ix_assets_expires", "expires"),
     Index("ix_assets_created", "created"),
     Index("ix_assets_tenant", "tenant", "created"),
+    Index("ix_assets_job", "job_id", "tenant"),
 )
 """`server.domain.stored.Stored`, a row each. Seeds are text: they have 64 bits without a sign."""
 

@@ -28,7 +28,7 @@ class CacheResult(StrEnum):
     SHARED = "shared"
     """The same request was being made for somebody else at that moment, and its pictures were given to both."""
     MISS = "miss"
-    """They were made, and are kept for the next one."""
+    """They were made, and are kept for the next one if they are what was wanted (`server.gateway.lasting`)."""
     OFF = "off"
     """They were made, and nothing was looked for or kept."""
 

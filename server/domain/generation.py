@@ -13,9 +13,11 @@ LOCAL = "local"
 AUTO = "auto"
 """The road that the router chooses."""
 
-
 CACHE = "cache"
 """No road, but what is charged for pictures that were there is written down as if it were one."""
+
+WORDS_MISSING = "words_missing"
+"""The code of an attempt whose picture lacks the words that were asked for."""
 
 
 class Attempt(msgspec.Struct, frozen=True):

@@ -163,8 +163,8 @@ class CacheRepository(Protocol):
         """Remember ``kept``, in the place of what has its exact key."""
         ...
 
-    async def drop(self, key: str) -> None:
-        """Forget what was kept under the exact ``key``."""
+    async def drop(self, kept: Kept) -> None:
+        """Forget ``kept``, and nothing that was kept in its place since."""
         ...
 
     async def touch(self, used: Mapping[str, float]) -> None:
@@ -346,6 +346,10 @@ class AssetStore(Protocol):
         """Let go of those that are ``tenant``'s; how many there were."""
         ...
 
+    async def discard(self, tenant: str, job_id: str) -> int:
+        """Let go of all that a job of ``tenant`` has made; how many there were."""
+        ...
+
     async def signed(self, asset: Asset, seconds: float) -> str | None:
         """A URL in the store itself that anybody can read it by for so long; None if this store has no URLs."""
         ...
@@ -395,6 +399,10 @@ class AssetRepository(Protocol):
         """Forget those of ``tenant``, and doom the blobs that nobody has then."""
         ...
 
+    async def discard(self, tenant: str, job_id: str) -> int:
+        """The same for all that a job of ``tenant`` has made; how many."""
+        ...
+
     async def expire(self, now: float, most: int) -> int:
         """The same for up to ``most`` assets whose time is over; how many."""
         ...
@@ -407,8 +415,8 @@ class AssetRepository(Protocol):
         """Doom up to ``most`` blobs whose writing began before that Unix time and never ended; how many."""
         ...
 
-    async def doomed(self, most: int) -> tuple[Blob, ...]:
-        """Some blobs whose file is to be deleted."""
+    async def doomed(self, most: int, after: tuple[float, str] | None = None) -> tuple[Blob, ...]:
+        """Blobs whose file is to be deleted, the oldest first, from the one after ``after`` (creation time and id) on."""
         ...
 
     async def forget(self, blobs: Iterable[Blob]) -> None:

@@ -15,6 +15,6 @@ def check_url(url: str, param: str) -> None:
     except ValueError:
         parts, port = urlsplit(""), None
     fine = parts.scheme in ("http", "https") and parts.hostname and not parts.username and port != 0
-    if not fine or len(url) > _LONGEST or not url.isascii() or any(character.isspace() for character in url):
+    if not fine or len(url) > _LONGEST or not url.isascii() or not url.isprintable() or " " in url:
         msg = f"{param!r} must be an http(s) URL such as https://shop.example/hooks, of at most {_LONGEST} characters."
         raise InvalidRequest(msg, param=param)

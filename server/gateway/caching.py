@@ -10,19 +10,18 @@ import msgspec
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
-from pipelines.contract.errors import EngineFailure
 from pipelines.contract.messages import RunStats
 from pipelines.contract.request import ImageRequest
 from server.domain.asset import Asset, Delivery
 from server.domain.caching import CacheResult, CacheUse, Kept, Keys
 from server.domain.call import Call
 from server.domain.clock import Clock
-from server.domain.failures import BudgetSpent
 from server.domain.generation import Usage
 from server.domain.ports import AssetStore, CacheRepository
 from server.gateway.finish import Finished, Finisher
 from server.gateway.flights import Flights
 from server.gateway.identity import Identity
+from server.gateway.lasting import lasting
 from server.telemetry.metrics import Metrics
 
 _NOTHING = RunStats(0.0, 0.0, 0.0, 0.0, 0, 0.0)
@@ -142,20 +141,7 @@ class Cached:
             if remembered is not None and (found := await self._again(remembered, call)) is not None:
                 return found
 
-        async def work(request: ImageRequest, call: Call) -> Finished:
-            return await self._make(keys, request, delivery, call)
-
-        landed = await self._flights.join(flight, request, call, work)
-        finished = landed.finished
-        if landed.owner:
-            return self._told(CacheResult.MISS, finished)
-        assets = await self._copies(finished.assets, call)
-        if assets is None:
-            msg = "The finished image is gone: the space for results is too small."
-            raise EngineFailure(msg)
-        if not landed.payer:
-            finished = self._priced(replace(finished, stats=_NOTHING), call)
-        return self._told(CacheResult.SHARED, replace(finished, assets=assets))
+        return await self._made_once(flight, keys, request, delivery, call)
 
     async def _keys(self, request: ImageRequest, delivery: Delivery, call: Call) -> Keys | None:
         """Those of a request that may be answered by an earlier picture, or answer a later one."""
@@ -165,7 +151,11 @@ class Cached:
 
     async def _hit(self, keys: Keys, call: Call) -> Finished | None:
         for key in ([keys.exact] if call.seeded else []) + ([keys.loose] if call.cache is CacheUse.ANY else []):
-            kept = self._remembered(key) or await self._look_up(key, loose=key == keys.loose)
+            kept = self._remembered(key)
+            if kept is not None and (found := await self._again(kept, call)) is not None:
+                return found
+            # What another server has made since may be there still.
+            kept = await self._look_up(key, loose=key == keys.loose)
             if kept is not None and (found := await self._again(kept, call)) is not None:
                 return found
         return None
@@ -191,7 +181,7 @@ class Cached:
         if assets is None:
             self._forget(kept)
             with self._minor("the cache cannot be written"):
-                await self._repository.drop(kept.keys.exact)
+                await self._repository.drop(kept)
             return None
         self._remember(kept)
         self._used[kept.keys.exact] = self._clock.time()
@@ -207,10 +197,27 @@ class Cached:
             made.append(copy)
         return tuple(made)
 
+    async def _made_once(self, flight: str, keys: Keys, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
+        """Make it, or wait for whoever makes it already."""
+
+        async def work(request: ImageRequest, call: Call) -> Finished:
+            return await self._make(keys, request, delivery, call)
+
+        while True:
+            landed = await self._flights.join(flight, request, call, work)
+            finished = landed.finished
+            if landed.owner:
+                return self._told(CacheResult.MISS, finished)
+            if (assets := await self._copies(finished.assets, call)) is not None:
+                break
+            # The pictures are gone already: they are made anew, by one of those who still want them.
+        if not landed.payer:
+            finished = self._priced(replace(finished, stats=_NOTHING), call)
+        return self._told(CacheResult.SHARED, replace(finished, assets=assets))
+
     async def _make(self, keys: Keys, request: ImageRequest, delivery: Delivery, call: Call) -> Finished:
         finished = await self._inner.generate(request, delivery, call)
-        if any(attempt.code == BudgetSpent.code for attempt in finished.route.tried):
-            # A makeshift: whoever asks with money left gets what was asked for.
+        if not lasting(finished, call):
             return finished
         kept = Kept(keys, call.tenant, finished.assets, finished.route, finished.usage, self._clock.time(), finished.verdicts)
         if kept.bytes <= self._bounds.bytes:
@@ -242,7 +249,7 @@ class Cached:
 
     def _forget(self, kept: Kept) -> None:
         for key in (kept.keys.exact, kept.keys.loose):
-            if key in self._recent and self._recent[key].keys.exact == kept.keys.exact:
+            if self._recent.get(key) == kept:
                 del self._recent[key]
 
     async def _tend(self, closing: asyncio.Event) -> None:

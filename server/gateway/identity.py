@@ -5,7 +5,7 @@ All of it counts unless it is named in `_BESIDE`: a field that a request gets on
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -18,10 +18,11 @@ from pipelines.contract.preprocessing import card_for, find
 from pipelines.contract.request import ImageRequest, Priority
 from server.catalog.catalog import Catalog
 from server.catalog.current import CurrentCatalog
+from server.catalog.upstreams import Timeouts, Upstream
 from server.domain.asset import Delivery
 from server.domain.caching import Keys
 from server.domain.call import Call
-from server.domain.generation import LOCAL
+from server.domain.generation import AUTO, LOCAL
 from server.domain.wishes import Wishes
 from server.fleet.roster import bare
 from server.gateway.weights import Weights
@@ -31,6 +32,21 @@ FORM = 1
 
 _BESIDE: dict[str, Any] = {"id": "", "priority": Priority.NORMAL, "deadline": None, "preview_every": 0}
 """Fields of a request that no pixel depends on, and what stands in their place."""
+
+_ASIDE: dict[str, Any] = {
+    "key_env": None,
+    "file_hosts": None,
+    "concurrency": 1,
+    "queue": 0,
+    "attempts": 1,
+    "idempotent": False,
+    "timeouts": Timeouts(),
+    "owned_by": "",
+    "description": "",
+    "enabled": True,
+    "on": True,
+}
+"""The same of an upstream's entry: how it is asked, and not what."""
 
 _OURS = frozenset({"seed", "seeds", "cache", "previews", "response_format"})
 
@@ -78,6 +94,8 @@ class Identity:
             "tenant": "" if self._shared else call.tenant,
             "policy": catalog.policy(call.tenant),
             "road": call.road,
+            "upstreams": _upstreams(catalog, call.road),
+            "chain": catalog.fallback(request.model) if call.road == AUTO else None,
             "files": self._files,
             "origins": call.origins,
             "wishes": None if call.road == LOCAL else _heard(call.wishes),
@@ -85,17 +103,22 @@ class Identity:
             "cards": cards,
             "weights": await self._weights.marks(cards),
         }
-        surroundings = _ENCODER.encode(around)
-        if request.init or request.controls or request.references:
-            return await asyncio.to_thread(_pictured, request, surroundings)
+        if request.init or request.controls or request.references or call.origins:
+            return await asyncio.to_thread(_pictured, request, around)
         # As it would come over a wire: what is a float there is one, however it was written.
         whole = msgspec.convert(msgspec.to_builtins(request), ImageRequest)
-        return _keys(surroundings, whole, replace(whole, seeds=(len(request.seeds),)))
+        return _keys(around, whole, replace(whole, seeds=(len(request.seeds),)))
 
 
 def _heard(wishes: Wishes) -> Wishes:
     """``wishes`` without what says nothing of the picture that is not in the request."""
     return replace(wishes, said=tuple(sorted({*wishes.said} - _OURS)))
+
+
+def _upstreams(catalog: Catalog, road: str) -> tuple[Upstream, ...]:
+    """Those that may make it, in the order in which they are preferred."""
+    able = (upstream for upstream in catalog.upstreams.values() if upstream.on and road in (AUTO, upstream.name))
+    return tuple(replace(upstream, inputs=dict(upstream.inputs or {}), **_ASIDE) for upstream in able)
 
 
 def _preprocessors(request: ImageRequest, catalog: Catalog) -> Iterator[PreprocessorCard]:
@@ -106,14 +129,16 @@ def _preprocessors(request: ImageRequest, catalog: Catalog) -> Iterator[Preproce
             yield weights
 
 
-def _pictured(request: ImageRequest, around: bytes) -> Keys:
+def _pictured(request: ImageRequest, around: Mapping[str, object]) -> Keys:
+    """The same for what is too large for the event loop; runs in a thread."""
     whole = _canonical(msgspec.to_builtins(request, builtin_types=(bytes,)))
     return _keys(around, whole, {**whole, "seeds": [len(request.seeds)]})
 
 
-def _keys(around: bytes, whole: object, seedless: object) -> Keys:
+def _keys(around: Mapping[str, object], whole: object, seedless: object) -> Keys:
+    surroundings = _ENCODER.encode(around)
     # Not the same digest for one image with the seed 1 as for any one image.
-    return Keys(_digest(b"exact", around, whole), _digest(b"loose", around, seedless))
+    return Keys(_digest(b"exact", surroundings, whole), _digest(b"loose", surroundings, seedless))
 
 
 def _canonical(value: Any) -> Any:

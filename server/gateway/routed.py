@@ -12,7 +12,7 @@ from server.catalog.catalog import Catalog
 from server.catalog.routing import Chain, Routing, entry
 from server.domain.call import Call
 from server.domain.failures import UpstreamMisconfigured
-from server.domain.generation import AUTO, LOCAL, Attempt, Generation, Route, Usage
+from server.domain.generation import AUTO, LOCAL, WORDS_MISSING, Attempt, Generation, Route, Usage
 from server.gateway.legible import missing
 from server.gateway.ocr import Reader
 from server.gateway.retarget import Retargeted, retargeted
@@ -21,8 +21,6 @@ from server.gateway.routing import Facts, Plan, Question, decide, may_follow
 from server.gateway.text_intent import TextNeed, text_intent
 from server.telemetry.metrics import Metrics
 
-WORDS_MISSING = "words_missing"
-"""The code of an attempt whose picture lacks the words that were asked for."""
 _MADE = "made"
 
 

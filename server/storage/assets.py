@@ -130,6 +130,13 @@ class Assets:
             self._deleted()
         return count
 
+    async def discard(self, tenant: str, job_id: str) -> int:
+        """Let go of all that a job of ``tenant`` has made, also of what it does not know itself; how many there were."""
+        count = await self._repository.discard(tenant, job_id)
+        if count:
+            self._deleted()
+        return count
+
     async def signed(self, asset: Asset, seconds: float) -> str | None:
         """A URL in the bucket itself that anybody can read it by for so long; None if it has none."""
         return await self._bucket.signed(asset.path, seconds) if asset.path else None

@@ -22,6 +22,9 @@ _PIECE = 256 * 1024
 """Bytes that are read at a time, at least: many readers of large files hold that much each."""
 
 _THREADS = 16
+_SIGNING_THREADS = 4
+"""Of their own: links are wanted within seconds, and a place that is slow to take files holds up the others for minutes."""
+
 _RETRY_SECONDS = 60.0
 _FULL = ("os error 28", "os error 122", "No space left", "507 ", "XMinioStorageFull", "QuotaExceeded", "InsufficientStorage")
 """How file systems (ENOSPC, EDQUOT) and servers say that there is no room."""
@@ -30,12 +33,13 @@ _FULL = ("os error 28", "os error 122", "No space left", "507 ", "XMinioStorageF
 class Bucket:
     """One place. Raises `StorageFull` where there is no room, `StorageFailure` where it does not do what it should."""
 
-    __slots__ = ("_log", "_place", "_pool", "_store")
+    __slots__ = ("_log", "_place", "_pool", "_signing", "_store")
 
     def __init__(self, place: Place, log: FilteringBoundLogger) -> None:
         self._place, self._log = place, log
         self._store: Any = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage")
+        self._signing = ThreadPoolExecutor(_SIGNING_THREADS, thread_name_prefix="signing")
 
     @property
     def remote(self) -> bool:
@@ -86,8 +90,10 @@ class Bucket:
             return None
         from obstore import sign  # noqa: PLC0415
 
-        url: str = await self._do(lambda store: sign(store, "GET", path, timedelta(seconds=seconds)))
-        return url
+        def work(store: Any) -> str:
+            return str(sign(store, "GET", path, timedelta(seconds=seconds)))
+
+        return await asyncio.get_running_loop().run_in_executor(self._signing, self._work, work)
 
     async def listing(self) -> AsyncIterator[list[tuple[str, int, datetime]]]:
         """Pages of all files: path, bytes, time of writing."""
@@ -97,7 +103,8 @@ class Bucket:
 
     def close(self) -> None:
         """End the threads once they are done."""
-        self._pool.shutdown(wait=False)
+        for pool in (self._pool, self._signing):
+            pool.shutdown(wait=False)
 
     async def _pieces(self, stream: Any) -> AsyncIterator[bytes]:
         while (piece := await self._do(lambda _store: next(stream, None))) is not None:

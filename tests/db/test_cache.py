@@ -1,6 +1,7 @@
 """The cache's table, on both databases."""
 
 import asyncio
+import math
 
 from msgspec.structs import replace
 
@@ -23,8 +24,19 @@ async def test_what_is_kept_is_found_whole_until_it_is_too_old(database):
     assert await cache.find("b", 0.0) is None
     await cache.keep(kept("a", created=2000.0))
     assert (await cache.find("a", 1500.0)).created == 2000.0
-    await cache.drop("a")
+    await cache.drop(kept("a", created=1000.0))
+    assert (await cache.find("a", 0.0)).created == 2000.0
+    await cache.drop(kept("a", created=2000.0))
     assert await cache.find("a", 0.0) is None
+
+
+async def test_times_of_any_fraction_are_told_apart(database):
+    cache = SqlCache(database)
+    for created in (1_795_401_940.1234567, 1_795_401_940.1234569, 0.1 + 0.2):
+        await cache.keep(kept("a", created=created))
+        await cache.drop(kept("a", created=math.nextafter(created, 0.0)))
+        await cache.drop(await cache.find("a", 0.0))
+        assert await cache.find("a", 0.0) is None
 
 
 async def test_of_equals_but_for_the_seeds_the_one_used_last_is_found(database):

@@ -7,10 +7,11 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, select
+from sqlalchemy import delete, make_url, select
 
 from server.db.assets import SqlAssets
 from server.db.database import Database
+from server.db.migrating import migrate
 from server.db.tables import ASSETS, BLOBS
 from server.domain.asset import Asset, Format
 from server.domain.clock import SetClock
@@ -87,6 +88,63 @@ async def test_equal_bytes_of_one_tenant_are_stored_once(shelf):
     assert shelf.files() == [other.path]
 
 
+async def test_all_that_a_job_has_made_goes_with_it(shelf):
+    mine = [await shelf.put(data, job_id="a") for data in (b"1", b"2", b"2")]
+    others = [await shelf.put(b"1", job_id="b"), await shelf.put(b"3", "two", job_id="a")]
+    assert await shelf.store.discard("one", "a") == 3
+    assert await shelf.store.discard("one", "a") == 0
+    assert [await shelf.store.get(asset.name) for asset in (*mine, *others)] == [None] * 3 + [b"1", b"3"]
+    assert (await shelf.collector.collect()).files == 1
+
+
+async def several(shelf, count):
+    """So many assets of one byte, each older than the next."""
+    made = []
+    for index in range(count):
+        shelf.clock.advance(1.0)
+        made.append(await shelf.put(bytes([index])))
+    return made
+
+
+async def doomed(shelf, count):
+    """The same, deleted; their files are where ``shelf`` has them."""
+    made = await several(shelf, count)
+    await shelf.store.delete("one", [asset.name for asset in made])
+    return made
+
+
+def stuck(shelf, asset):
+    """Nobody can delete a file that is a folder with something in it."""
+    path = shelf.folder / asset.path
+    path.unlink()
+    path.mkdir()
+    (path / "x").touch()
+    return path
+
+
+async def test_a_file_that_cannot_be_deleted_holds_up_no_others(shelf):
+    made = await doomed(shelf, 5)
+    path = stuck(shelf, made[1])
+    done = await shelf.collector.collect()
+    assert (done.files, done.failed) == (4, 1)
+    assert (await shelf.collector.collect()).failed == 1
+    (path / "x").unlink()
+    path.rmdir()
+    assert (await shelf.collector.collect()).files == 1
+    assert await shelf.rows.doomed(10) == ()
+
+
+async def test_a_place_that_is_away_is_left_alone_and_later_ones_get_their_turn(shelf):
+    made = await doomed(shelf, 20)
+    for asset in made[:10]:
+        stuck(shelf, asset)
+    done = await shelf.collector.collect()
+    assert (done.files, done.failed) == (0, 8), "it looked like a place that is away"
+    done = await shelf.collector.collect()
+    assert (done.files, done.failed) == (10, 2), "the next run begins behind them"
+    assert (await shelf.collector.collect()).failed == 8, "and then they are tried again"
+
+
 async def test_again_is_a_new_asset_without_a_copy(shelf):
     first = await shelf.put(b"bytes")
     second = await shelf.store.again(first, "two", "other-job")
@@ -144,6 +202,19 @@ async def test_assets_that_share_their_bytes_go_together_or_free_nothing(tmp_pat
     assert (done.assets, done.files, done.bytes) == (2, 1, 600)
     assert await shelf.store.get(first.name) is None
     assert await shelf.store.get(again.name) == b"a" * 1000
+
+
+async def test_who_trims_waits_for_nobody_who_deletes(tmp_path, postgres_url):
+    databases = [Database(make_url(postgres_url).set(drivername="postgresql+asyncpg")) for _ in range(2)]
+    await migrate(databases[0])
+    shelf = Shelf(tmp_path / "results", databases[0])
+    first, second, third = await several(shelf, 3)
+    async with asyncio.timeout(30), databases[1].writing() as connection:
+        await connection.execute(delete(ASSETS).where(ASSETS.c.name == first.name))
+        assert await shelf.rows.trim(1, 10) == 1
+    assert [await shelf.store.get(each.name) for each in (first, second, third)] == [None, None, bytes([2])]
+    for each in databases:
+        await each.close()
 
 
 async def test_a_file_that_somebody_deleted_is_written_again(shelf):

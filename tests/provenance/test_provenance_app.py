@@ -3,6 +3,7 @@
 import base64
 
 import msgspec
+import pytest
 from authorities import xmp
 from litestar.testing import TestClient
 
@@ -64,14 +65,17 @@ def test_a_policy_can_keep_it_quiet(tmp_path):
     assert (check["outcome"], check["validation_state"]) == ("not_detected", "not_present")
 
 
-def test_a_file_says_so_if_one_tenant_wants_it(tmp_path):
-    """Whose it is nobody knows from its name."""
-    mixed = "tenants: {default: {disclosure: {header: false}}, press: {disclosure: {header: true}}}"
+@pytest.mark.parametrize(("own", "others"), [(True, False), (False, True)])
+def test_a_file_says_so_if_its_own_tenant_wants_it(tmp_path, own, others):
+    mixed = f"tenants: {{default: {{disclosure: {{header: {others}}}}}, local: {{disclosure: {{header: {own}}}}}}}"
     with client(tmp_path, Settings(home=tmp_path, devices=("fake",)), mixed) as server:
         answer = server.post("/v1/images/generations", json={"prompt": "x", "response_format": "url"})
         file = server.get(answer.json()["data"][0]["url"])
-    assert "x-ai-generated" not in answer.headers
-    assert file.headers["x-ai-generated"] == "true"
+        known = server.get(answer.json()["data"][0]["url"], headers={"If-None-Match": file.headers["etag"]})
+        altered = server.get(answer.json()["data"][0]["url"] + "A")
+    assert (answer.status_code, file.status_code, known.status_code, altered.status_code) == (200, 200, 304, 403)
+    told = ["x-ai-generated" in each.headers for each in (answer, file, known, altered)]
+    assert told == [own, own, own, False]
 
 
 def test_certificate_and_key_by_their_paths(tmp_path, ours):

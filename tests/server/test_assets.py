@@ -1,12 +1,16 @@
 """Results in a folder and in a real S3 server: the same store, the same promises."""
 
+import asyncio
+import threading
+
 import httpx
 import pytest
 
+from server.api.native.standing import shown
 from server.db.assets import SqlAssets
 from server.db.database import Database, beside
 from server.db.migrating import migrate
-from server.domain.asset import Format
+from server.domain.asset import Asset, Format
 from server.domain.clock import SystemClock
 from server.domain.failures import StorageFailure
 from server.storage.bucket import Bucket
@@ -113,6 +117,29 @@ def check_signed(url, short, asset, other, until):
     until(lambda: httpx.get(short).status_code == 403)
 
 
+async def test_links_do_not_wait_for_files_on_their_way(tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "x")
+    bucket, go = Bucket(place("s3://results/x", tmp_path, "http://127.0.0.1:1"), silent()), threading.Event()
+    slow = [asyncio.create_task(bucket._do(lambda _store: go.wait())) for _ in range(64)]
+    async with asyncio.timeout(30):
+        assert (await bucket.signed("a/b.png", 60)).startswith("http://127.0.0.1:1/results/x/a/b.png?")
+    go.set()
+    await asyncio.gather(*slow)
+    bucket.close()
+
+
+async def test_links_of_several_results_are_made_together():
+    all_asked = asyncio.Barrier(3)
+
+    async def link(asset):
+        async with asyncio.timeout(30), all_asked:
+            return asset.name
+
+    assets = tuple(Asset(f"{name}.png", Format.PNG, 1, 1, 7, 1) for name in "abc")
+    assert [image.url for image in await shown(assets, link)] == ["a.png", "b.png", "c.png"]
+
+
 async def test_a_place_that_is_not_there_is_said_to_be(s3, monkeypatch, tmp_path):
     for name, value in {**s3.environment, "AWS_SECRET_ACCESS_KEY": "wrong"}.items():
         monkeypatch.setenv(name, value)
@@ -145,8 +172,8 @@ def test_secrets_can_be_changed():
     assert both.valid("name.png", 99, signature)
     assert not new.valid("name.png", 99, signature)
     assert new.valid("name.png", 99, both.sign("name.png", 99))
-    for name, expires, shown in (("nome.png", 99, signature), ("name.png", 98, signature), ("name.png", 99, signature + "é")):
-        assert not old.valid(name, expires, shown)
+    for name, expires, given in (("nome.png", 99, signature), ("name.png", 98, signature), ("name.png", 99, signature + "é")):
+        assert not old.valid(name, expires, given)
 
 
 async def test_a_place_that_is_away_is_no_full_one(s3, monkeypatch, tmp_path):

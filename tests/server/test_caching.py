@@ -22,9 +22,10 @@ from server.domain.caching import CacheResult, CacheUse
 from server.domain.call import Call, ignore
 from server.domain.clock import SetClock
 from server.domain.failures import BudgetSpent
-from server.domain.generation import Attempt, Route, Usage
+from server.domain.generation import AUTO, LOCAL, WORDS_MISSING, Attempt, Route, Usage
 from server.domain.job import JobState, Order
 from server.domain.ports import JobFilter
+from server.domain.verdict import Action, Stage, Verdict
 from server.gateway.caching import CacheBounds, Cached
 from server.gateway.finish import Gateway
 from server.gateway.identity import Identity
@@ -40,11 +41,11 @@ CARD = ModelCard("m", "fake:", Family.FAKE)
 HIT, MISS, SHARED, OFF = CacheResult.HIT, CacheResult.MISS, CacheResult.SHARED, CacheResult.OFF
 
 
-def order(name, *, prompt="p", seeds=(1,), use=CacheUse.EXACT, seeded=True, tenant="local", **fields):
+def order(name, *, prompt="p", seeds=(1,), use=CacheUse.EXACT, seeded=True, tenant="local", road="openai", **fields):
     request = ImageRequest(
         id=name, model="m", prompt=prompt, width=8, height=8, seeds=seeds, sampling=Sampling("euler", 4, 1.0), **fields
     )
-    return Order(request, Delivery(Format.PNG), tenant, cards=(CARD,), cache=use, seeded=seeded)
+    return Order(request, Delivery(Format.PNG), tenant, cards=(CARD,), road=road, cache=use, seeded=seeded)
 
 
 class Provider:
@@ -52,7 +53,7 @@ class Provider:
 
     def __init__(self):
         self.made, self.stopped, self.gate, self.error = [], [], asyncio.Event(), None
-        self.tried = ()
+        self.tried, self.verdicts = (), ()
         self.gate.set()
 
     async def __call__(self, request, call):
@@ -65,7 +66,25 @@ class Provider:
             raise
         if self.error is not None:
             raise self.error
-        return replace(flat(request), usage=Usage(usd=0.5, gpu_seconds=2.0), route=Route("openai", "big", tried=self.tried))
+        route = Route("openai", "big", tried=self.tried)
+        return replace(flat(request), usage=Usage(usd=0.5, gpu_seconds=2.0), route=route, verdicts=self.verdicts)
+
+
+class Forgetful:
+    """A store that loses ``lose`` pictures at the moment when they are to be given to somebody else, and has no more made."""
+
+    def __init__(self, store, provider):
+        self._store, self._provider, self.lose = store, provider, 0
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def again(self, asset, tenant, job_id):
+        if self.lose:
+            self.lose -= 1
+            self._provider.gate.clear()
+            await self._store.delete(tenant, [asset.name])
+        return await self._store.again(asset, tenant, job_id)
 
 
 async def nothing(_job):
@@ -80,12 +99,13 @@ class Bench:
         self.charged = []
         self.database = Database(beside(folder))
         self.store = stored_in(folder / "outputs", self.database, self.clock)
+        self.forgetful = Forgetful(self.store, self.provider)
         self.table = SqlCache(self.database)
         self.cache = Cached(
             Gateway(FunctionProvider(self.provider), self.store, self.metrics),
             Identity(CurrentCatalog(None, clock=self.clock, log=silent()), Weights(self.clock), shared=shared, engine="1.0"),
             self.table,
-            self.store,
+            self.forgetful,
             bounds=CacheBounds(**bounds),
             clock=self.clock,
             metrics=self.metrics,
@@ -219,14 +239,34 @@ async def test_one_tenants_budget_is_no_other_tenants_answer(bench):
     assert own.provider.made == ["a", "b"], "each has its own budget asked"
 
 
-async def test_what_was_made_for_want_of_money_is_not_kept(bench):
-    own = bench()
+NOT_SEEN = Verdict(Stage.OUTPUT, Action.SKIPPED, "nudenet", image=0)
+FLAGGED = Verdict(Stage.PROMPT, Action.FLAG, "lists", ("violence",))
+BLIND = Attempt("local", WORDS_MISSING, "OCR does not find “CAT” in the picture.")
+
+
+@pytest.mark.parametrize(
+    ("made", "kept"),
+    [
+        ({}, True),
+        ({"road": AUTO}, True),
+        ({"road": LOCAL}, False),
+        ({"tried": (Attempt("better", BudgetSpent.code, "spent"),)}, False),
+        ({"road": AUTO, "tried": (Attempt("better", "upstream_unavailable", "down"),)}, False),
+        ({"road": AUTO, "tried": (BLIND,)}, True),
+        ({"road": AUTO, "tried": (replace(BLIND, road="openai"),)}, False),
+        ({"road": AUTO, "tried": (BLIND, Attempt("better", "upstream_unavailable", "down"))}, False),
+        ({"verdicts": (FLAGGED,)}, True),
+        ({"verdicts": (FLAGGED, NOT_SEEN)}, False),
+    ],
+    ids=["wanted", "auto", "overflown", "poor", "away", "read", "unreadable", "read and away", "flagged", "skipped"],
+)
+async def test_what_is_not_what_it_should_be_is_not_kept(bench, made, kept):
+    own, road = bench(), made.get("road", "openai")
     async with own.running():
-        own.provider.tried = (Attempt("better", BudgetSpent.code, "spent"),)
-        await own.do(order("a"))
-        own.provider.tried = (Attempt("better", "upstream_unavailable", "down"),)
-        assert (await own.do(order("b"))).cache is MISS
-        assert (await own.do(order("c"))).cache is HIT
+        own.provider.tried, own.provider.verdicts = made.get("tried", ()), made.get("verdicts", ())
+        assert (await own.do(order("a", road=road))).cache is MISS
+        own.provider.tried, own.provider.verdicts = (), ()
+        assert (await own.do(order("b", road=road))).cache is (HIT if kept else MISS)
 
 
 async def test_what_is_too_old_answers_nothing(bench):
@@ -270,8 +310,41 @@ async def test_a_file_that_is_gone_is_a_miss_and_the_entry_goes(bench):
     assert (await own.table.trim(0.0, 1 << 30, 100)).entries == 0
 
 
+async def test_a_newer_picture_of_another_server_survives_the_loss_of_an_older_one(bench):
+    old, new = bench(), bench()
+    async with old.running(), new.running():
+        first = await old.do(order("a"))
+        await old.store.delete("local", [first.assets[0].name])
+        new.clock.advance(5)
+        # Loses the old entry, and makes another.
+        assert (await new.do(order("b"))).cache is MISS
+        # Still remembers the old one, and finds the other in its place.
+        assert (await old.do(order("c"))).cache is HIT
+        assert (await new.do(order("d"))).cache is HIT
+    assert (old.provider.made, new.provider.made) == (["a"], ["b"])
+
+
+async def test_who_shares_a_picture_that_is_gone_gets_another(bench):
+    own = bench()
+    async with own.running() as jobs:
+        own.provider.gate.clear()
+        own.forgetful.lose = 1
+        waiting = [await own.led(order("a"))] + [await jobs.submit(order(name)) for name in "bcd"]
+        await until(lambda: sum(len(each.members) for each in own.cache._flights._flights.values()) == 4)
+        own.provider.gate.set()
+        await until(lambda: sum(len(each.members) for each in own.cache._flights._flights.values()) == 3)
+        await until(lambda: len(own.provider.made) == 2)
+        own.provider.gate.set()
+        ended = [await jobs.wait(job) for job in waiting]
+    assert [job.state for job in ended] == [JobState.SUCCEEDED] * 4
+    assert len(own.provider.made) == 2, "one of the followers has made it for all of them"
+    assert sorted(job.cache for job in ended) == sorted([MISS, MISS, SHARED, SHARED])
+    for job in ended[1:]:
+        assert await own.store.get(job.assets[0].name)
+
+
 def asking(name):
-    return Call(name, cards=(CARD,), cache=CacheUse.EXACT, seeded=True)
+    return Call(name, cards=(CARD,), road="openai", cache=CacheUse.EXACT, seeded=True)
 
 
 async def test_switched_off_it_knows_nothing(bench):

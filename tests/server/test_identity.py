@@ -235,6 +235,54 @@ async def test_weights_that_are_replaced_change_the_key(tmp_path):
     assert await own.of(asked, Delivery(), CALL) != before
 
 
+UPSTREAMS = """
+server: {default_model: m}
+models: {m: {source: "fake:", family: fake}}
+upstreams:
+  one: {kind: openai, key_env: null, model: big, base_url: "http://127.0.0.1:1/v1"}
+  two: {kind: replicate, key_env: null, model: a/b}
+"""
+
+
+def edited(old, new):
+    assert old in UPSTREAMS
+    return UPSTREAMS.replace(old, new)
+
+
+async def of_road(tmp_path, text, road):
+    return (await maker(tmp_path, text).of(TEXT, Delivery(), replace(CALL, road=road))).exact
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        (edited("model: big", "model: small"), {"one", "auto"}),
+        (edited("127.0.0.1:1", "127.0.0.1:2"), {"one", "auto"}),
+        (edited("kind: openai", "kind: stability"), {"one", "auto"}),
+        (edited("model: big", "model: big, sizes: [[512, 512]]"), {"one", "auto"}),
+        (edited("model: big", "model: big, successors: [small]"), {"one", "auto"}),
+        (edited("model: a/b", "model: a/b, inputs: {prompt: text}"), {"two", "auto"}),
+        (edited("  two: {", "  two: {enabled: false, "), {"two", "auto"}),
+        (edited("models: {m: {", "models: {m: {fallback: [two], "), {"auto"}),
+        (edited("model: big", "model: big, concurrency: 2, timeouts: {total: 9}, monthly_budget_usd: 1, owned_by: us"), set()),
+        (edited("model: a/b", "model: a/b, queue: 3, attempts: 2, file_hosts: [x.example], description: new"), set()),
+    ],
+    ids=["model", "server", "kind", "sizes", "successors", "inputs", "off", "chain", "pace", "talk"],
+)
+async def test_an_upstream_is_what_its_entry_says(tmp_path, text, changes):
+    roads = ("one", "two", "auto", "local")
+    before = {road: await of_road(tmp_path, UPSTREAMS, road) for road in roads}
+    after = {road: await of_road(tmp_path, text, road) for road in roads}
+    assert {road for road in roads if before[road] != after[road]} == changes
+
+
+async def test_which_upstream_is_preferred_counts_where_the_server_chooses(tmp_path):
+    one, two = (line for line in UPSTREAMS.splitlines() if line.startswith("  "))
+    turned = UPSTREAMS.replace(f"{one}\n{two}", f"{two}\n{one}")
+    assert await of_road(tmp_path, turned, "auto") != await of_road(tmp_path, UPSTREAMS, "auto")
+    assert await of_road(tmp_path, turned, "one") == await of_road(tmp_path, UPSTREAMS, "one")
+
+
 async def test_weights_of_preprocessors_count(tmp_path):
     text = 'server: {default_model: m}\nmodels: {m: {source: "fake:", family: fake}}\n'
     text += 'preprocessors: {depth_midas: {source: "file:/x/%s.safetensors"}}\n'

@@ -1,7 +1,9 @@
 """Results over HTTP: links that expire, parts of files, what is known of a result, and whose it is."""
 
+import contextlib
 import io
 import json
+import sqlite3
 
 import httpx
 import pytest
@@ -173,6 +175,23 @@ def test_results_are_their_tenant_s_and_go_with_their_job(serve, until):
     assert server.client.delete(f"/api/jobs/{job}", headers=mine).status_code == 204
     assert httpx.get(image["url"]).status_code == 404
     until(lambda: not list(files.rglob("*.png")))
+
+
+def test_a_job_whose_deletion_was_cut_off_can_be_deleted_again(serve, until):
+    server = serve().until_ready()
+    job = server.client.post("/api/jobs", json={"prompt": "a cat"}).json()["id"]
+    image = until(lambda: server.client.get(f"/api/jobs/{job}").json()["images"])[0]
+    with contextlib.closing(sqlite3.connect(server.home / "state" / "aquatint.db", timeout=30)) as database:
+        database.execute("CREATE TRIGGER no BEFORE DELETE ON jobs BEGIN SELECT RAISE(ABORT, 'no'); END")
+        database.commit()
+        assert server.client.delete(f"/api/jobs/{job}").status_code == 500
+        database.execute("DROP TRIGGER no")
+        database.commit()
+    until(lambda: not list((server.home / "outputs").rglob("*.png")))
+    assert httpx.get(image["url"]).status_code == 404
+    assert server.client.get(f"/api/jobs/{job}").status_code == 200
+    assert server.client.delete(f"/api/jobs/{job}").status_code == 204
+    assert server.client.get(f"/api/jobs/{job}").status_code == 404
 
 
 def test_a_server_on_s3(serve, s3, until):

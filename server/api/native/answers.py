@@ -13,7 +13,7 @@ from pipelines.contract.errors import AquatintError, EngineFailure
 from pipelines.contract.messages import Preview
 from server.api.delivering import result
 from server.api.errors import native_envelope, problem
-from server.api.links import Links
+from server.api.links import Links, gathered
 from server.api.native.bodies import Generated, GeneratedImage, Spent, Timings
 from server.api.native.generating import Generation
 from server.api.native.noting import notes
@@ -51,7 +51,7 @@ class Results:
             model=job.order.request.model,
             size=f"{size[0]}x{size[1]}",
             seeds=[asset.seed for asset in job.assets],
-            images=[await self._image(request, asset, inline=inline) for asset in job.assets],
+            images=await gathered(self._image(request, asset, inline=inline) for asset in job.assets),
             timings=Timings(
                 queue=round(stats.queue_seconds, 4),
                 encode=round(stats.encode_seconds, 4),

@@ -22,12 +22,13 @@ from server.domain.asset import Format
 from server.domain.key import Scope
 from server.domain.ports import AssetStore, InputStore
 from server.domain.stored import Stored
+from server.storage.kinds import media_type
 
 AnyRequest = Request[Any, Any, Any]
 
 _JSON = "application/json"
 _LIVE = {"Cache-Control": "no-store"}
-_SIGNATURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp", b"GIF8": "image/gif"}
+_OFFERED = (*(form.media_type for form in Format), "image/gif")
 
 
 @post("/api/assets", operation_class=Store, responses=failures(NativeErrorBody, (400, 413, *READING, 507)))
@@ -69,10 +70,9 @@ async def fetch(
     if described:
         facts = await uploads.checked(data, "asset_id")
         return Response(StoredAsset(asset_id, facts.format, facts.width, facts.height, len(data)), headers=_LIVE)
-    media = next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), "application/octet-stream")
     return Response(
         data,
-        media_type=media,
+        media_type=media_type(data) or "application/octet-stream",
         headers={"Cache-Control": "private, no-cache", **SAFE},
     )
 
@@ -92,7 +92,7 @@ async def forget(
 
 def _wants_json(request: AnyRequest) -> bool:
     """Whether the description is asked for by name: browsers and most programs would take anything, and get the image."""
-    best = request.accept.best_match([*_SIGNATURES.values(), Format.AVIF.media_type, _JSON], default=None)
+    best = request.accept.best_match([*_OFFERED, _JSON], default=None)
     return best == _JSON
 
 

@@ -18,6 +18,7 @@ from server.api.native.batch_files import MOST_LINE, Sent, portions
 from server.api.native.batch_inputs import Gathered, pictured, with_names
 from server.api.native.bodies import GenerateRequest
 from server.api.native.generating import generation
+from server.api.nul import check_nul
 from server.api.orders import Supplied
 from server.api.pictures import Pictures
 from server.api.uploads import Uploads
@@ -198,6 +199,7 @@ class _Reading:
         return True
 
     async def _line(self, number: int, sent: BatchLine) -> Line:
+        check_nul(sent.custom_id, "custom_id")
         before = self._names.setdefault(sent.custom_id, number)
         if before != number:
             msg = f"'custom_id' is that of line {before} already."

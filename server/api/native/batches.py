@@ -16,7 +16,7 @@ from server.api.documenting import READING, failures
 from server.api.errors import UnknownBatch
 from server.api.guard import SCOPE, tenant_of
 from server.api.idempotency import BY_ITSELF, Replaying, chosen_id, tried_before
-from server.api.links import Links
+from server.api.links import Links, gathered
 from server.api.native import paging
 from server.api.native.batch_bodies import BatchCounts, BatchErrorBody, BatchList, BatchResult, BatchView
 from server.api.native.batch_files import received
@@ -130,7 +130,9 @@ async def results(
         last = after
         while some := await batches.results(found.id, last, _AT_ONCE):
             last = some[-1].number
-            yield b"".join([msgspec.json.encode(await _result(each, links, base)) + b"\n" for each in some])
+            yield b"".join(
+                msgspec.json.encode(line) + b"\n" for line in await gathered(_result(each, links, base) for each in some)
+            )
 
     return Stream(told_of(), media_type="application/x-ndjson", headers=_LIVE)
 

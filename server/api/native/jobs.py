@@ -16,7 +16,7 @@ from server.api.documenting import READING, WORKING, failures
 from server.api.errors import UnknownJob
 from server.api.guard import SCOPE, tenant_of
 from server.api.idempotency import chosen_id, tried_before
-from server.api.links import Links
+from server.api.links import Links, gathered
 from server.api.native import paging
 from server.api.native.bodies import JobAccepted, JobList, JobRequest, JobView, NativeErrorBody
 from server.api.native.following import followed
@@ -80,7 +80,7 @@ async def page(
     found = await jobs.page(wanted, paging.after(cursor), limit)
     last = found.jobs[-1] if found.more else None
     return JobList(
-        data=[await standing.view(request, job) for job in found.jobs],
+        data=await gathered(standing.view(request, job) for job in found.jobs),
         next=None if last is None else paging.cursor(last.created, last.id),
     )
 
@@ -129,10 +129,12 @@ async def forget(
 ) -> None:
     """Forget a job that is over, and its pictures."""
     found = await _own(request, jobs, job_id)
-    if not found.state.final or not await jobs.delete(job_id):
+    if not found.state.final:
         msg = f"The job is {found.state.value}; cancel it first."
         raise InvalidRequest(msg, param="job_id")
-    await store.delete(found.order.tenant, [asset.name for asset in found.assets])
+    # In this order: whoever dies in between leaves a job that can be deleted again, and no picture without one.
+    await store.discard(found.order.tenant, job_id)
+    await jobs.delete(job_id)
 
 
 async def _own(request: AnyRequest, jobs: JobService, job_id: str) -> Job:

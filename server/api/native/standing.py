@@ -6,7 +6,7 @@ from typing import Any
 from litestar import Request
 
 from pipelines.contract.errors import ErrorReport
-from server.api.links import Links
+from server.api.links import Links, gathered
 from server.api.native.answers import spent
 from server.api.native.bodies import GeneratedImage, JobTimings, JobView, NativeError
 from server.api.native.noting import notes
@@ -65,9 +65,11 @@ class Standing:
 
 async def shown(assets: Iterable[Asset], link: Callable[[Asset], Awaitable[str]]) -> list[GeneratedImage]:
     """Stored images, with the addresses that ``link`` makes of them."""
+    assets = tuple(assets)
+    urls = await gathered(link(asset) for asset in assets)
     return [
-        GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, url=await link(asset), id=asset.name)
-        for asset in assets
+        GeneratedImage(asset.seed, asset.width, asset.height, asset.format.value, url=url, id=asset.name)
+        for asset, url in zip(assets, urls, strict=True)
     ]
 
 

@@ -8,7 +8,7 @@ from litestar import Request
 
 from pipelines.contract.errors import EngineFailure
 from server.api.delivering import result
-from server.api.links import Links
+from server.api.links import Links, gathered
 from server.api.openai.schemas import ImageItem, ImagesResponse, InputTokens, TokenUsage
 from server.api.openai.translate import Asked
 from server.domain.asset import Asset
@@ -30,7 +30,7 @@ class Answers:
         """The whole answer."""
         return ImagesResponse(
             created=int(job.created),
-            data=[await self._item(request, asked, asset, seeded=job.route.road == LOCAL) for asset in job.assets],
+            data=await gathered(self._item(request, asked, asset, seeded=job.route.road == LOCAL) for asset in job.assets),
             background=background_of(asked),
             output_format=asked.order.delivery.format.value,
             quality=asked.quality,

@@ -137,15 +137,9 @@ class Bench:
         judged = await _together(questions)
         noted = tuple(verdict for verdict in judged if verdict.action is not Action.ALLOW)
         hidden = {verdict.image for verdict in noted if verdict.action is Action.BLUR}
-        if not hidden:
-            return replace(generation, verdicts=(*generation.verdicts, *noted))
-        pictures = [
-            await asyncio.to_thread(blurred, picture) if index in hidden else picture
-            for index, picture in enumerate(generation.pictures)
-        ]
-        # An upstream's own file would show what was blurred.
-        files = tuple(None if index in hidden else file for index, file in enumerate(generation.files))
-        return replace(generation, pictures=tuple(pictures), files=files, verdicts=(*generation.verdicts, *noted))
+        for index in sorted(index for index in hidden if index is not None):
+            generation = generation.with_picture(index, await asyncio.to_thread(blurred, generation.pictures[index]))
+        return replace(generation, verdicts=(*generation.verdicts, *noted))
 
     def problems(self, policies: Sequence[ModerationPolicy]) -> tuple[str, ...]:
         """What ``policies`` ask for and cannot have as things stand, for the operator."""
