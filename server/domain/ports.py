@@ -303,8 +303,8 @@ class IdempotencyRepository(Protocol):
         """The same request may come again at once."""
         ...
 
-    async def renew(self, owner: str, lease: float) -> None:
-        """Hold on to every key of ``owner`` until ``lease``."""
+    async def renew(self, owner: str, resources: Iterable[str], lease: float) -> None:
+        """Hold on to the keys of ``owner`` whose requests make those ``resources`` until ``lease``."""
         ...
 
     async def release_all(self) -> None:
