@@ -210,15 +210,18 @@ class BatchRepository(Protocol):
     """Remembers batches and their lines; every change has happened, for good, once the call returns."""
 
     async def begin(self, batch: Batch) -> None:
-        """Insert ``batch``, whose lines come; what is left of one of that id that was never accepted goes first."""
+        """Insert ``batch``, whose lines come; what is left of one of that id that was never accepted goes first.
+
+        Raises `EngineFailure` if another server has accepted it meanwhile.
+        """
         ...
 
-    async def receive(self, batch_id: str, lines: Sequence[Line], inputs: Mapping[str, bytes]) -> None:
-        """Add lines, and pictures that they are the first to name."""
+    async def receive(self, batch: Batch, lines: Sequence[Line], inputs: Mapping[str, bytes]) -> None:
+        """Add lines, and pictures that they are the first to name. Raises `EngineFailure` as `accept` does."""
         ...
 
     async def accept(self, batch: Batch) -> None:
-        """From now on every line of it will be done."""
+        """From now on every line of it will be done. Raises `EngineFailure` if another server receives it by now."""
         ...
 
     async def get(self, batch_id: str) -> Batch | None:

@@ -11,7 +11,7 @@ from server.api.native.bodies import GenerateRequest
 from server.api.options import ControlOption, ReferenceOption
 from server.api.pictures import Pictures, inline
 from server.api.uploads import Uploads
-from server.domain.batch import Line, Pictured
+from server.domain.batch import Batch, Line, Pictured
 from server.domain.job import Order
 from server.domain.ports import BatchRepository, InputSource
 
@@ -26,11 +26,11 @@ class Gathered:
     They are copied, so that the batch is done whatever becomes of the uploads meanwhile.
     """
 
-    __slots__ = ("_batch_id", "_batches", "_fresh", "_known", "_left", "_most", "_uploads")
+    __slots__ = ("_batch", "_batches", "_fresh", "_known", "_left", "_most", "_uploads")
 
-    def __init__(self, uploads: InputSource, batches: BatchRepository, batch_id: str, most: int) -> None:
+    def __init__(self, uploads: InputSource, batches: BatchRepository, batch: Batch, most: int) -> None:
         """``most``: bytes of all of them together."""
-        self._uploads, self._batches, self._batch_id = uploads, batches, batch_id
+        self._uploads, self._batches, self._batch = uploads, batches, batch
         self._known: set[str] = set()
         self._fresh: dict[str, bytes] = {}
         self._most = self._left = most
@@ -40,7 +40,7 @@ class Gathered:
         if asset_id in self._fresh:
             return self._fresh[asset_id]
         if asset_id in self._known:
-            return await self._batches.input(self._batch_id, asset_id)
+            return await self._batches.input(self._batch.id, asset_id)
         data = await self._uploads.get(tenant, asset_id)
         if data is not None:
             await self._keep(asset_id, data)
@@ -60,7 +60,7 @@ class Gathered:
         """Write down what was gathered since the last call."""
         fresh, self._fresh = self._fresh, {}
         if fresh:
-            await self._batches.receive(self._batch_id, (), fresh)
+            await self._batches.receive(self._batch, (), fresh)
 
     async def _keep(self, name: str, data: bytes) -> None:
         self._left -= len(data)

@@ -81,7 +81,7 @@ class Intake:
             msg = f"There are {MOST_OPEN} batches of yours that are not over; the limit is {MOST_OPEN}."
             raise Overloaded(msg, retry_after=60.0)
         batch = Batch(batch_id, tenant, BatchState.RECEIVING, self._clock.time())
-        gathered = Gathered(self._inputs, self._batches, batch_id, self._bounds.bytes)
+        gathered = Gathered(self._inputs, self._batches, batch, self._bounds.bytes)
         pictures = Pictures(self._uploads, gathered, self._max_pixels)
         reading = _Reading(request, batch, catalog=catalog, gathered=gathered, pictures=pictures, head=sent.head)
         await self._batches.begin(batch)
@@ -89,7 +89,7 @@ class Intake:
             async for portion in portions(sent.file):
                 found = await reading.read(portion)
                 await gathered.flush()
-                await self._batches.receive(batch_id, found, {})
+                await self._batches.receive(batch, found, {})
                 if reading.count > self._bounds.lines or len(reading.problems) >= MOST_PROBLEMS:
                     break
             reading.check(self._bounds.lines)
