@@ -9,7 +9,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
@@ -50,8 +50,10 @@ class Pace(msgspec.Struct, frozen=True):
 @dataclass(slots=True, eq=False)
 class _Held:
     job: Job
-    task: asyncio.Task[None]
     claimed: bool
+    before: "_Held | None"
+    """The same job, lost here and taken again, as long as that has not come to its end."""
+    task: asyncio.Task[None] = field(init=False)
     stop: bool = False
     """It is not to go on."""
     lost: bool = False
@@ -140,10 +142,11 @@ class Runner:
             msg = "The server is not running."
             raise EngineFailure(msg)
         self._idle.clear()
-        task = self._group.create_task(self._run(job), name=f"job {job.id}")
-        self._held[job.id] = _Held(job, task, claimed)
-        task.add_done_callback(lambda _task: self._over(job))
-        return task
+        held = _Held(job, claimed, before=self._held.get(job.id))
+        held.task = self._group.create_task(self._run(held), name=f"job {job.id}")
+        self._held[job.id] = held
+        held.task.add_done_callback(lambda _task: self._over(held))
+        return held.task
 
     def at_work(self, tenant: str) -> int:
         """Images of ``tenant`` that are waited for or made here."""
@@ -218,8 +221,14 @@ class Runner:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._pace.lease / 3)
 
-    async def _run(self, job: Job) -> None:
-        held = self._held[job.id]
+    async def _run(self, held: _Held) -> None:
+        job = held.job
+        if held.before is not None:
+            # Whoever makes the images knows them by the job's id.
+            held.before.lost = True
+            held.before.interrupt()
+            await asyncio.wait([held.before.task])
+            held.before = None
         happening = await self._work(job, held)
         if held.lost:
             return
@@ -274,9 +283,10 @@ class Runner:
         )
         self._ended(job)
 
-    def _over(self, job: Job) -> None:
-        self._held.pop(job.id, None)
-        self._admission.leave(job.images)
+    def _over(self, held: _Held) -> None:
+        if self._held.get(held.job.id) is held:
+            del self._held[held.job.id]
+        self._admission.leave(held.job.images)
         if self._crowded:
             self._news.set()
         if not self._held:

@@ -393,6 +393,36 @@ async def test_a_server_that_fell_silent_does_not_end_its_jobs(bench):
         assert (taken.attempts, kept.state, kept.owner) == (2, JobState.RUNNING, "other")
 
 
+async def test_a_job_that_is_lost_and_taken_again_is_held_for_as_long_as_it_runs(bench):
+    gate, stuck, calls = Gate(), asyncio.Event(), []
+
+    async def function(request, call):
+        calls.append(call.attempt)
+        try:
+            return await gate(request, call)
+        finally:
+            if call.attempt == 1:
+                await stuck.wait()  # it takes a while to stop
+
+    own = bench(function)
+    async with own.running() as jobs:
+        await jobs.enqueue(order("a"))
+        await gate.entered.wait()
+        await own.repository.sweep(everybody=True)
+        jobs.arrived(await jobs.get("a"))
+        first = jobs._runner.task("a")
+        while jobs._runner.task("a") is first:  # noqa: ASYNC110 - the runner tells nobody of its claims
+            await asyncio.sleep(0.01)
+        stuck.set()
+        await asyncio.wait_for(asyncio.wait([first]), 60)
+        assert jobs._runner.task("a") is not None, "the end of the one is not that of the other"
+        gate.open.set()
+        await asyncio.wait_for(jobs.idle(), 60)
+        done = await jobs.get("a")
+        assert (done.state, done.attempts, calls) == (JobState.SUCCEEDED, 2, [1, 2])
+    assert own.admission.images == 0
+
+
 def test_parameters_read_like_those_of_other_tools():
     request = msgspec.structs.replace(order().request, negative_prompt="blur", clip_skip=1)
     assert parameters(request, 9) == (
