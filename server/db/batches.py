@@ -100,6 +100,12 @@ class SqlBatches:
             if not (await connection.execute(update(BATCHES).where(_coming_in(batch)).values(changes))).rowcount:
                 raise _taken_over()
 
+    async def abandon(self, batch: Batch) -> None:
+        """Forget it unless it was accepted, or another server receives it by now."""
+        async with self._database.writing() as connection:
+            there = select(BATCHES.c.id).where(_coming_in(batch)).with_for_update()
+            await _delete(connection, (await connection.execute(there)).scalars().all())
+
     async def get(self, batch_id: str) -> Batch | None:
         """The batch; None if it is not known, or not accepted."""
         query = select(BATCHES).where(BATCHES.c.id == batch_id, BATCHES.c.state != BatchState.RECEIVING.value)
@@ -258,9 +264,9 @@ class SqlBatches:
         return tuple(ended)
 
     async def delete(self, batch_id: str) -> bool:
-        """Forget a batch that is over or was never accepted; False if there is none such."""
+        """Forget a batch that is over; False if there is none such."""
         async with self._database.writing() as connection:
-            over = select(BATCHES.c.id).where(BATCHES.c.id == batch_id, BATCHES.c.state.notin_(_LIVE)).with_for_update()
+            over = select(BATCHES.c.id).where(BATCHES.c.id == batch_id, BATCHES.c.finished.is_not(None)).with_for_update()
             if (await connection.execute(over)).first() is None:
                 return False
             await _delete(connection, [batch_id])

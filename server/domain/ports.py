@@ -224,6 +224,10 @@ class BatchRepository(Protocol):
         """From now on every line of it will be done. Raises `EngineFailure` if another server receives it by now."""
         ...
 
+    async def abandon(self, batch: Batch) -> None:
+        """Forget it unless it was accepted, or another server receives it by now."""
+        ...
+
     async def get(self, batch_id: str) -> Batch | None:
         """The batch; None if it is not known, or not accepted."""
         ...
@@ -280,7 +284,7 @@ class BatchRepository(Protocol):
         ...
 
     async def delete(self, batch_id: str) -> bool:
-        """Forget a batch that is over or was never accepted; False if there is none such."""
+        """Forget a batch that is over; False if there is none such."""
         ...
 
     async def forget(self, finished_before: float, touched_before: float) -> int:
