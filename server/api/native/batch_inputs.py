@@ -103,8 +103,9 @@ def pictured(body: GenerateRequest) -> Pictured:
         tuple(option.images) if option.images else () if option.image is None else (option.image,)
         for option in body.references or ()
     )
+    single = tuple(not option.images for option in body.references or ())
     controls = tuple(option.image for option in body.controls or () if option.image is not None)
-    return Pictured(body.image, body.mask, controls, references)
+    return Pictured(body.image, body.mask, controls, references, single)
 
 
 class Refilling:
@@ -112,10 +113,11 @@ class Refilling:
 
     __slots__ = ("_batches", "_pictures", "_uploads")
 
-    def __init__(self, uploads: Uploads, batches: BatchRepository, max_pixels: int) -> None:
+    def __init__(self, uploads: Uploads, batches: BatchRepository, max_pixels: int, *, origins: int = 0) -> None:
+        """``origins``: bytes of signed files that are kept beside the pixels of one line; 0 where nothing is signed."""
         self._uploads, self._batches = uploads, batches
         # Here the "tenant" is the batch: it has its own copies.
-        self._pictures = Pictures(uploads, _Kept(batches), max_pixels)
+        self._pictures = Pictures(uploads, _Kept(batches), max_pixels, origins=origins)
 
     async def __call__(self, batch_id: str, line: Line) -> Order:
         """The whole order of a line of that batch."""
@@ -134,10 +136,14 @@ class Refilling:
             controls.append(replace(use, picture=await source.picture(name, f"controls[{index}].image")))
         references: list[ReferenceUse] = []
         for index, (shown, names) in enumerate(zip(request.references, named.references, strict=True)):
-            several = [await source.picture(name, f"references[{index}]") for name in names]
+            # Named as the caller did: manifests tell of an input by its place.
+            where = f"references[{index}]"
+            single = index < len(named.single) and named.single[index]
+            places = [f"{where}.image"] if single else [f"{where}.images[{each}]" for each in range(len(names))]
+            several = [await source.picture(name, place) for name, place in zip(names, places, strict=True)]
             references.append(replace(shown, pictures=tuple(several)))
         whole = replace(request, init=init, controls=tuple(controls), references=tuple(references))
-        return await self._pictures.trimmed(replace(order, request=whole))
+        return await self._pictures.trimmed(replace(order, request=whole, origins=source.origins))
 
 
 class _Kept:
