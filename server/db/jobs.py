@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 from sqlalchemy import bindparam, delete, func, insert, select, true, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.db.database import Database
 from server.db.tables import INPUTS, JOBS, WEBHOOKS
+from server.db.upserting import upsert
 from server.db.webhooks import Ends
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
@@ -53,8 +53,7 @@ class SqlJobs:
         if jobs:
             async with self._database.writing() as connection:
                 # Whoever has not heard that they were written tries again.
-                dialect = postgresql if self._database.postgres else sqlite
-                await connection.execute(dialect.insert(JOBS).on_conflict_do_nothing(), [_columns(job) for job in jobs])
+                await connection.execute(upsert(self._database, JOBS).on_conflict_do_nothing(), [_columns(job) for job in jobs])
                 await self._outbox.put(connection, jobs, self._clock.time())
 
     async def get(self, job_id: str) -> Job | None:
