@@ -204,7 +204,13 @@ async def test_nobody_there_and_nonsense_are_noted(bench):
 
 
 async def test_an_address_that_cannot_be_resolved_holds_up_nobody(bench):
-    hosts = ["http://a..example/", f"http://{'a' * 64}.example/", f"http://10.0.0.1{'/' * 9}", "http://\u00fc..x/", "http://[::1/"]
+    hosts = [
+        "http://a..example/",
+        f"http://{'a' * 64}.example/",
+        f"http://10.0.0.1{'/' * 9}",
+        "http://\u00fc..x/",
+        "http://[::1/",
+    ]
     async with Receiver().listening() as receiver:
         for index, url in enumerate(hosts):
             await bench.ended(f"bad{index}", url)
