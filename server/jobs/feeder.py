@@ -157,5 +157,5 @@ class Feeder:
         """What goes wrong is tried again in the next round; the operator hears of it."""
         try:
             yield
-        except Exception:
+        except Exception:  # noqa: BLE001 - a database that is away comes back
             self._log.exception(what, **of)
