@@ -81,10 +81,11 @@ class JobRepository(Protocol):
         """
         ...
 
-    async def claim(self, owner: str, lease: float, images: int) -> tuple[Job, ...]:
-        """Take queued jobs for ``owner`` until ``lease``: the most urgent, then the oldest; whole orders.
+    async def claim(self, owner: str, lease: float, images: int, bulk: int | None = None) -> tuple[Job, ...]:
+        """Take queued jobs for ``owner`` until ``lease``: the most urgent, and of those by turns of the tenants; whole orders.
 
-        As many as make up to ``images`` images, one at least.
+        As many as make up to ``images`` images, one at least. Bulk ones fill what the others leave of ``bulk`` images, of
+        ``images`` if it is None. Several servers may do this at the same time: none gets what another has.
         """
         ...
 

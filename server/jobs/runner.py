@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import AquatintError, EngineFailure
 from pipelines.contract.errors import Cancelled as CancelledError
+from pipelines.contract.request import Priority
 from server.domain.call import Call, Emit, ignore
 from server.domain.clock import Clock
 from server.domain.failures import ModerationBlocked
@@ -44,7 +45,10 @@ class Pace(msgspec.Struct, frozen=True):
     keep: float = 24 * 3600.0
     """How long jobs that are over are remembered."""
     window: int = 64
-    """Images of claimed jobs at work at the same time: enough to fill batches, few enough that new urgent ones come soon."""
+    """Images of claimed jobs at work at the same time: enough to fill batches, few enough that new urgent ones come soon.
+
+    Bulk ones fill what the others leave of it, and are not counted against them.
+    """
 
 
 @dataclass(slots=True, eq=False)
@@ -185,11 +189,14 @@ class Runner:
         while not self._cut_off:
             self._news.clear()
             self._crowded = True
-            room = self._pace.window - sum(held.job.images for held in self._held.values() if held.claimed)
+            claimed_before = [held.job for held in self._held.values() if held.claimed]
+            left = self._pace.window - sum(job.images for job in claimed_before)
+            # Bulk jobs take no room from the others, as those go before them at the worker too.
+            room = left + sum(job.images for job in claimed_before if job.order.priority is Priority.BULK)
             if room > 0 and not self._admission.closed:
                 with _told(self._log, "the queue cannot be read"):
-                    claimed = await self._repository.claim(self.owner, self.lease, room)
-                    self._crowded = room - sum(job.images for job in claimed) < _LARGEST
+                    claimed = await self._repository.claim(self.owner, self.lease, room, left)
+                    self._crowded = left - sum(job.images for job in claimed) < _LARGEST
                     for job in claimed:
                         self._begin(job)
             with contextlib.suppress(TimeoutError):

@@ -9,7 +9,7 @@ from PIL import Image
 from pipelines.contract.errors import EngineFailure, InvalidRequest, Overloaded, ShuttingDown
 from pipelines.contract.messages import Progress
 from pipelines.contract.picture import Picture
-from pipelines.contract.request import ImageRequest, Init, Sampling
+from pipelines.contract.request import ImageRequest, Init, Priority, Sampling
 from server.access.limits import Allowances
 from server.catalog.allowances import Limits
 from server.db.database import Database, beside
@@ -307,6 +307,38 @@ async def test_more_than_the_queue_holds_is_refused(bench):
         async for _ in jobs.follow("b"):
             pass
         assert (await jobs.get("b")).state is JobState.SUCCEEDED
+
+
+async def test_bulk_jobs_take_no_room_from_others_and_only_what_those_leave(bench):
+    gate, begun, changed = asyncio.Event(), [], asyncio.Condition()
+
+    async def function(request, _call):
+        async with changed:
+            begun.append(request.id)
+            changed.notify_all()
+        await gate.wait()
+        return flat(request)
+
+    async def begins(*names):
+        async with changed:
+            await asyncio.wait_for(changed.wait_for(lambda: set(begun) == set(names)), 60)
+
+    def bulk(name):
+        return msgspec.structs.replace(order(name), priority=Priority.BULK)
+
+    own = bench(function, window=2)
+    async with own.running() as jobs:
+        for index in range(3):
+            await jobs.enqueue(bulk(f"bulk{index}"))
+        await begins("bulk0", "bulk1")
+        await jobs.enqueue(order("one"))
+        await begins("bulk0", "bulk1", "one")
+        await jobs.enqueue(order("two"))
+        await begins("bulk0", "bulk1", "one", "two")
+        await jobs.enqueue(order("three"))
+        gate.set()
+        await begins("bulk0", "bulk1", "bulk2", "one", "two", "three")
+        await asyncio.wait_for(jobs.idle(), 60)
 
 
 async def test_what_is_queued_outlives_the_server(bench):
