@@ -20,7 +20,7 @@ _QUEUED = literal_column("state") == literal_column(f"'{JobState.QUEUED.value}'"
 _CLASS = JOBS.c.priority == bindparam("priority")
 _ENDS = (
     select(JOBS.c.turn + JOBS.c.images)
-    .where(_QUEUED, _CLASS, JOBS.c.tenant == bindparam("tenant"))
+    .where(_QUEUED, _CLASS, JOBS.c.tenant == bindparam("tenant"), JOBS.c.turn.is_not(None))
     .order_by(JOBS.c.turn.desc())
     .limit(1)
 )
