@@ -28,10 +28,12 @@ class Feed(msgspec.Struct, frozen=True):
 
     ahead: int = 64
     """Images of all batches that are queued at the same time: enough for a server's hands, few enough to take turns."""
-    poll: float = 1.0
-    """Batches are looked after at least so often: other servers take jobs, and batches, too."""
+    poll: float = 3.0
+    """Batches are looked after at least so often: other servers take jobs, and batches, too. Its own are heard of at once."""
     pause: float = 0.05
     """And at most so often."""
+    tidy: float = 60.0
+    """What is to be forgotten is looked for so often."""
     keep: float = 30 * 24 * 3600.0
     """How long batches that are over are remembered."""
     stale: float = 3600.0
@@ -45,7 +47,7 @@ class Feed(msgspec.Struct, frozen=True):
 class Feeder:
     """Looks after all batches. Several servers may do so over one database."""
 
-    __slots__ = ("_batches", "_clock", "_closing", "_ended", "_feed", "_jobs", "_log", "_news", "_refill", "_setbacks")
+    __slots__ = ("_batches", "_clock", "_closing", "_ended", "_feed", "_jobs", "_log", "_news", "_refill", "_setbacks", "_tidied")
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Feeder:
         self._batches, self._jobs, self._refill, self._ended = batches, jobs, refill, ended
         self._clock, self._log, self._feed = clock, log, feed
         self._setbacks = Setbacks(feed.setback, feed.patience)
+        self._tidied = float("-inf")
         self._news, self._closing = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
@@ -104,7 +107,9 @@ class Feeder:
 
     async def _forget(self) -> None:
         now = self._clock.time()
-        await self._batches.forget(now - self._feed.keep, now - self._feed.stale)
+        if now >= self._tidied + self._feed.tidy:
+            self._tidied = now
+            await self._batches.forget(now - self._feed.keep, now - self._feed.stale)
 
     async def _top_up(self) -> None:
         """Fill the queue up to the mark, in gulps; what is left of it is shared by the batches that wait."""
