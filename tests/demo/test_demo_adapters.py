@@ -9,7 +9,15 @@ import pytest
 from safetensors import safe_open
 
 from scripts.demo.adapters_evaluate import control_cases, draw_along, load_control, load_style, styled_scenes
-from scripts.demo.adapters_judging import edge_overlap, hollow_share, is_outlined, is_two_toned, tone_share
+from scripts.demo.adapters_judging import (
+    HARDLY_THICK,
+    edge_overlap,
+    hollow_share,
+    is_outlined,
+    is_two_toned,
+    thick_share,
+    tone_share,
+)
 from scripts.demo.adapters_pictures import colours_caption, edges, outlined, two_toned
 from scripts.demo.evaluate import draw, load_bundle
 from scripts.demo.painting import painting, place
@@ -28,6 +36,8 @@ def test_measures_of_style_accept_perfect_pictures_and_refuse_others() -> None:
     lines = [outlined(scene, place(scene, random.Random(number)))[0] for number, scene in enumerate(scenes)]
     tones = [two_toned(scene, place(scene, random.Random(number)))[0] for number, scene in enumerate(scenes)]
     assert min(map(hollow_share, lines)) > max(map(hollow_share, plain + tones)) + 0.3
+    assert max(map(thick_share, lines)) < 0.01
+    assert min(map(thick_share, plain + tones)) > 2 * HARDLY_THICK
     assert all(map(is_outlined, lines))
     assert not any(map(is_outlined, plain + tones))
     assert min(map(tone_share, tones)) > 0.95
@@ -58,7 +68,7 @@ def prompts() -> list[str]:
     return [caption(scene) for scene in styled_scenes(STYLED)]
 
 
-@pytest.mark.parametrize("style", ["two-tone"])
+@pytest.mark.parametrize("style", ["outline", "two-tone"])
 def test_a_style_is_recognised_in_nine_of_ten(style: str, prompts: list[str]) -> None:
     """Each LoRA's style is in 90 % of its pictures, and the other style is not."""
     pictures = list(draw(load_style(style), prompts))
@@ -95,6 +105,7 @@ def test_are_small_and_half_precision_safetensors_only() -> None:
     assert {file.name for file in files} == {
         "config.json",
         "diffusion_pytorch_model.safetensors",
+        "outline.safetensors",
         "two-tone.safetensors",
     }
     for file in weights:
@@ -103,8 +114,12 @@ def test_are_small_and_half_precision_safetensors_only() -> None:
             assert {opened.get_slice(name).get_dtype() for name in opened.keys()} == {"F16"}  # noqa: SIM118 - not a dict
 
 
-def test_the_lora_is_in_the_layout_of_diffusers() -> None:
-    """As PEFT's trainers write it."""
+def test_the_loras_are_in_two_layouts() -> None:
+    """One as PEFT's trainers write it, one as kohya's do."""
+    with safe_open(LORAS / "outline.safetensors", framework="pt") as opened:
+        names = list(opened.keys())
+        assert {name.split(".", 1)[1] for name in names} == {"lora_down.weight", "lora_up.weight", "alpha"}
+        assert all(name.startswith("lora_unet_") for name in names)
     with safe_open(LORAS / "two-tone.safetensors", framework="pt") as opened:
         names = list(opened.keys())
         assert {name.rsplit(".", 2)[1] for name in names} == {"lora_A", "lora_B"}
