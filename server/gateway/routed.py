@@ -80,7 +80,10 @@ class Routed:
         wait = self._local.wait_seconds(work)
         local = replace(self._facts_of_local(request, call, catalog, ""), wait_seconds=wait)
         others = (
-            *(Facts(name, "", road.lacking(request, call), road.wait_seconds(work)) for name, road in roads.items()),
+            *(
+                Facts(name, "", road.lacking(request, call), road.wait_seconds(work), barred=_barred(call, name))
+                for name, road in roads.items()
+            ),
             *(replace(self._facts_of_local(request, call, catalog, model), wait_seconds=wait) for model in _models(chain)),
         )
         need = text_intent(request.prompt, _negative(request, call))
@@ -144,7 +147,9 @@ class Routed:
 
     def _facts_of_local(self, request: ImageRequest, call: Call, catalog: Catalog, model: str) -> Facts:
         other = _other(request, call, catalog, model)
-        return Facts(LOCAL, model, self._local.lacking(request, call) if other is None else other.lacking)
+        lacking = self._local.lacking(request, call) if other is None else other.lacking
+        taken = request if other is None else other.request
+        return Facts(LOCAL, model, lacking, barred=any(_barred(call, name) for name in taken.models))
 
 
 def _other(request: ImageRequest, call: Call, catalog: Catalog, model: str) -> Retargeted | None:
@@ -154,6 +159,12 @@ def _other(request: ImageRequest, call: Call, catalog: Catalog, model: str) -> R
         return None
     card = catalog.card(model or None)
     return retargeted(request, call.wishes, card.family if own is None else own.family, card)
+
+
+def _barred(call: Call, name: str) -> bool:
+    """Whether the caller's key may not use that model or upstream. What it has named was looked at when it came."""
+    allowed = call.wishes.allowed
+    return bool(allowed) and name != call.road and name not in allowed
 
 
 def _models(chain: Chain | None) -> list[str]:

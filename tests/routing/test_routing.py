@@ -89,6 +89,15 @@ def test_what_an_upstream_lacks_keeps_a_request_here():
     assert order(second) == ["stability", "local"]
 
 
+def test_what_a_key_may_not_use_is_passed_over():
+    barred = Facts("openai", barred=True)
+    alone = plan(others=[barred])
+    assert (order(alone), alone.reasons[0]) == (["local"], "this key may use no upstream: everything is local")
+    assert order(plan(others=[barred, Facts("stability")])) == ["stability", "local"]
+    chained = plan(road=LOCAL, others=[barred], chain=("openai",), wait=90, overflow_seconds=60)
+    assert (order(chained), chained.reasons[-1]) == (["local"], "openai is not for this key")
+
+
 def test_verify_draws_here_first_where_it_can_be_read():
     found = plan(policy="verify", reader=True)
     assert (order(found), found.verify) == (["local", "openai"], True)
