@@ -68,7 +68,7 @@ class Resilient:
         """Run ``request`` there, in as many attempts as it takes and is allowed.
 
         Raises `UpstreamAmbiguous` if an attempt may have been charged, else the last attempt's error: `UpstreamUnavailable` if it
-        could be tried later, `DeadlineExceeded` if it was too late before anything was sent.
+        could be tried later, `DeadlineExceeded` if the call's own deadline had passed before anything was sent.
         """
         until = self._until(call)
         if not call.durable or self._upstream.idempotent:
@@ -126,11 +126,27 @@ class Resilient:
 
     async def _in_turn(self, request: ImageRequest, call: Call, until: float) -> Generation | AquatintError:
         """What comes of one attempt; raises what keeps it from being sent."""
+        self._check_time(call, until)
+        try:
+            async with self._lane.turn(until):
+                # Its turn may have come late.
+                self._check_time(call, until)
+                return await self._attempt(request, call, until)
+        except UpstreamBusy:
+            # Nobody can help whose own time is over; else another road may.
+            self._check_deadline(call)
+            raise
+
+    def _check_time(self, call: Call, until: float) -> None:
+        self._check_deadline(call)
         if self._clock.monotonic() >= until:
+            msg = f"The turn of the request to the upstream {self._upstream.name!r} did not come in time."
+            raise UpstreamBusy(msg)
+
+    def _check_deadline(self, call: Call) -> None:
+        if call.deadline is not None and self._clock.time() >= call.deadline:
             msg = f"There was no time left to ask the upstream {self._upstream.name!r}."
             raise DeadlineExceeded(msg)
-        async with self._lane.turn(until):
-            return await self._attempt(request, call, until)
 
     async def _before_next(self, attempt: int, error: AquatintError, doubt: UpstreamAmbiguous | None, until: float) -> None:
         """Wait for the next attempt; if there is to be none raise ``doubt``, or else ``error``."""

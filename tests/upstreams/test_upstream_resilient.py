@@ -160,6 +160,32 @@ async def test_the_calls_own_deadline_counts():
     assert len(show.asked) == 2
 
 
+@pytest.mark.parametrize(("deadline", "error"), [(20.0, DeadlineExceeded), (None, UpstreamBusy)])
+async def test_a_turn_that_comes_too_late_is_not_taken(deadline, error):
+    show = Show()
+    async with show.lane.turn(100.0):
+        async with show.lane.turn(100.0):
+            until = None if deadline is None else show.clock.time() + deadline
+            late = asyncio.create_task(show.run(deadline=until, durable=True))
+            while not show.lane.waiting:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0)
+            show.clock.advance(60.0)
+        with pytest.raises(error):
+            await late
+    assert (show.asked, show.doubtful, show.records.begun) == ([], False, set())
+    await show.run()
+
+
+async def test_nobody_waits_for_a_place_beyond_the_time():
+    show = Show(total=0.05)
+    async with show.lane.turn(100.0), show.lane.turn(100.0):
+        with pytest.raises(UpstreamBusy, match="in time"):
+            await show.run()
+        assert (show.lane.active, show.lane.waiting) == (2, 0)
+    await show.run()
+    assert show.asked == ["r"]
+
+
 async def test_an_open_circuit_sends_nothing():
     show = Show(*[UpstreamUnavailable("no")] * FAILURES, attempts=FAILURES)
     with pytest.raises(UpstreamUnavailable):
