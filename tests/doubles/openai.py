@@ -34,6 +34,7 @@ from wire import Connection, Reply, Request, Wire
 FAULTS = {
     "429": "429 with Retry-After",
     "500": "a server error",
+    "504": "a gateway that lost patience while the work was done",
     "503-no-retry": "a server error with x-should-retry: false",
     "slow": "headers come late",
     "cut": "the stream, or the body, ends in the middle",
@@ -49,7 +50,7 @@ FAULTS = {
     "empty": "no picture in the answer",
     "not-a-picture": "bytes that are no picture",
 }
-CHARGED = {"cut", "json", "type", "reset", "hang", "empty", "not-a-picture"}
+CHARGED = {"504", "cut", "json", "type", "reset", "hang", "empty", "not-a-picture"}
 """Faults after the work was done: the vendor's bill has it, whatever the client saw."""
 KNOWN = [{"id": f"gpt-image-{name}"} for name in ("2.6-flare", "2.6-sunburst", "2.5-flare", "2", "1.5", "1-mini")]
 COLOURS = ((200, 40, 40), (40, 160, 60), (50, 80, 200), (220, 180, 40))
@@ -137,6 +138,8 @@ class Double:
         if fault == "reset":
             connection.reset()
             return None
+        if fault == "504":
+            return Reply(504, b"<html>Gateway Time-out</html>", {"content-type": "text/html"})
         if fault == "slow":
             await asyncio.sleep(self.pause)
         if fault == "type":
