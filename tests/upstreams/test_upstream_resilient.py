@@ -313,6 +313,61 @@ async def test_several_images_are_several_requests_and_one_answer():
         await Each(FunctionProvider(Show(ModerationBlocked("no")).attempt)).generate(many, Call("r"))
 
 
+class Images:
+    """A provider of one image at a time: by seed it makes it, sends it and hangs, or raises."""
+
+    def __init__(self, **steps):
+        self.steps, self.doubtful, self.sent = steps, False, asyncio.Event()
+
+    async def one(self, request, call):
+        step = self.steps[f"s{request.seeds[0]}"]
+        if step == "unsent":
+            await asyncio.Event().wait()
+        call.sending()
+        if step == "hang":
+            self.sent.set()
+            await asyncio.Event().wait()
+        if isinstance(step, Exception):
+            await self.sent.wait()
+            if not isinstance(step, UpstreamAmbiguous):
+                call.spared()
+            raise step
+        self.sent.set()
+        return flat(request)
+
+    def doubt(self, doubtful):
+        self.doubtful = doubtful
+
+    async def run(self):
+        many = msgspec.structs.replace(REQUEST, seeds=(1, 2))
+        heard = {"sending": lambda: self.doubt(True), "spared": lambda: self.doubt(False)}
+        await Each(FunctionProvider(self.one)).generate(many, Call("r", **heard))
+
+
+@pytest.mark.parametrize("other", ["made", "hang"])
+@pytest.mark.parametrize("error", [UpstreamUnavailable("no"), UpstreamMisconfigured("key"), UpstreamAmbiguous("?")])
+async def test_what_failed_beside_what_may_be_charged_is_ambiguous(other, error):
+    images = Images(s1=error, s2=other)
+    with pytest.raises(UpstreamAmbiguous):
+        await images.run()
+    assert images.doubtful
+
+
+async def test_a_refusal_beside_what_may_be_charged_is_a_refusal():
+    images = Images(s1=ModerationBlocked("no"), s2="made")
+    with pytest.raises(ModerationBlocked):
+        await images.run()
+    assert images.doubtful, "the other is on the bill"
+
+
+async def test_what_failed_before_anything_was_made_is_what_it_is():
+    images = Images(s1=UpstreamUnavailable("no"), s2="unsent")
+    images.sent.set()
+    with pytest.raises(UpstreamUnavailable):
+        await images.run()
+    assert not images.doubtful
+
+
 async def test_attempts_are_in_the_metrics():
     show = Show(UpstreamBusy("later"))
     await show.run()
