@@ -3,10 +3,10 @@
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from pipelines.contract.errors import AquatintError
 from pipelines.contract.messages import RunStats
@@ -27,8 +27,9 @@ from server.providers.sizes import ratio_name
 from server.providers.succession import Listed, Succession
 
 RATIOS = ("21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "4:5", "3:4", "2:3", "9:16", "9:21")
-WAIT_SECONDS = 55
-"""For the answer of the first request; they allow 60."""
+WAIT_SECONDS = 2
+"""For the answer of the first request: fast models are done by then. They allow 60, but until it answers a prediction has no name
+by which it could be cancelled."""
 POLL_SECONDS = 1.0
 _CANCEL_SECONDS = 10.0
 _MOST_POLL_FAILURES = 5
@@ -39,7 +40,7 @@ _FILTERED = ("nsfw", "safety", "sensitive", "flagged")
 class ReplicateProvider:
     """One upstream of kind replicate. ``sleep`` and ``poll`` pace the looking."""
 
-    __slots__ = ("_clock", "_fetcher", "_http", "_poll", "_sleep", "_succession", "_upstream")
+    __slots__ = ("_clock", "_ending", "_fetcher", "_http", "_poll", "_sleep", "_succession", "_upstream")
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class ReplicateProvider:
         self._http = HttpUpstream(upstream, {"authorization": f"Bearer {key}"}, heard)
         self._upstream, self._succession, self._fetcher, self._clock = upstream, succession, fetcher, clock
         self._sleep, self._poll = sleep, poll
+        self._ending: set[asyncio.Task[None]] = set()
+        """What is being cancelled there; nobody waits for it but `close`."""
 
     async def generate(self, request: ImageRequest, call: Call) -> Generation:
         """One attempt at one picture; cancelling the task cancels the prediction."""
@@ -93,10 +96,21 @@ class ReplicateProvider:
         return ()
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, once what is being cancelled is cancelled."""
+        if self._ending:
+            await asyncio.wait(self._ending)
         await self._http.close()
 
     async def _begun(self, model: str, inputs: dict[str, Any], request: ImageRequest) -> dict[str, Any]:
+        """The prediction's beginning; who leaves before it has a name has it cancelled as soon as it has one."""
+        creating = asyncio.create_task(self._created(model, inputs, request))
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            self._end(self._abandon(creating))
+            raise
+
+    async def _created(self, model: str, inputs: dict[str, Any], request: ImageRequest) -> dict[str, Any]:
         name, _, version = model.partition(":")
         body: dict[str, Any] = {"input": inputs}
         path = f"/v1/models/{name}/predictions"
@@ -115,11 +129,11 @@ class ReplicateProvider:
 
     async def _over(self, prediction: dict[str, Any]) -> dict[str, Any]:
         """Wait until it is over; whoever leaves earlier, by deadline or by cancelling, cancels it there."""
-        place = f"/v1/predictions/{prediction['id']}"
+        place = _place(prediction)
         try:
             prediction = await self._followed(place, prediction)
         except BaseException:
-            await asyncio.shield(self._cancel(place))
+            self._end(self._cancel(place))
             raise
         if prediction["status"] == "succeeded":
             return prediction
@@ -151,6 +165,20 @@ class ReplicateProvider:
                 raise UpstreamAmbiguous(msg)
         return prediction
 
+    def _end(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"cancel at {self._upstream.name}")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _abandon(self, creating: asyncio.Task[dict[str, Any]]) -> None:
+        try:
+            async with asyncio.timeout(_CANCEL_SECONDS):
+                prediction = await creating
+        except (TimeoutError, AquatintError):
+            return  # there is none, or it never told its name
+        if prediction.get("status") not in _OVER:
+            await self._cancel(_place(prediction))
+
     async def _cancel(self, place: str) -> None:
         try:
             async with asyncio.timeout(_CANCEL_SECONDS):
@@ -159,9 +187,14 @@ class ReplicateProvider:
             return  # it ends there by itself
 
     async def _file(self, output: str) -> bytes:
-        if output[:5].lower() == "data:":
-            return base64.b64decode(output.partition(",")[2])
-        if not urlsplit(output).hostname:
+        try:
+            if output[:5].lower() == "data:":
+                return await asyncio.to_thread(_from_data_url, output)
+            found = urlsplit(output).hostname
+        except ValueError as error:
+            msg = f"The upstream {self._upstream.name!r} answered with a picture that cannot be read; it may have been charged."
+            raise UpstreamAmbiguous(msg) from error
+        if not found:
             msg = f"The upstream {self._upstream.name!r} answered with text instead of a picture; it may have been charged."
             raise UpstreamAmbiguous(msg)
         return await fetched(self._fetcher, output)
@@ -195,6 +228,21 @@ def _inputs(request: ImageRequest, call: Call, names: Mapping[str, str], shown: 
         if shown.mask is not None:
             known["mask"] = _data_url(pixels.png(shown.mask))
     return {names[option]: value for option, value in known.items() if option in names}
+
+
+def _place(prediction: Mapping[str, Any]) -> str:
+    return f"/v1/predictions/{prediction['id']}"
+
+
+def _from_data_url(url: str) -> bytes:
+    """What is in it; raises `ValueError`."""
+    head, comma, content = url.partition(",")
+    if not comma:
+        msg = "there is no comma in it"
+        raise ValueError(msg)
+    if head.lower().endswith(";base64"):
+        return base64.b64decode(unquote_to_bytes(content), validate=True)
+    return unquote_to_bytes(content)
 
 
 def _data_url(data: bytes) -> str:
