@@ -18,7 +18,7 @@ from server.catalog.upstreams import Upstream
 from server.domain.asset import Format
 from server.domain.call import Call
 from server.domain.clock import Clock
-from server.domain.failures import UpstreamAmbiguous, UpstreamModelGone, UpstreamUnavailable
+from server.domain.failures import UpstreamAmbiguous, UpstreamUnavailable
 from server.domain.generation import Generation, Route, Usage
 from server.egress.fetching import Fetcher
 from server.providers import pixels
@@ -69,17 +69,8 @@ class OpenAIProvider:
         self._opening = asyncio.Lock()
 
     async def generate(self, request: ImageRequest, call: Call) -> Generation:
-        """One attempt, or two if the configured model turns out to be gone and has a successor."""
-        named = self._upstream.means(request.model)
-        model = named or self._succession.model
-        try:
-            return await self._made(request, call, model)
-        except UpstreamModelGone:
-            # A model that the caller named is what it gets, or nothing.
-            after = None if named else self._succession.gone(model)
-            if after is None:
-                raise
-            return await self._made(request, call, after)
+        """One attempt, or more if the configured model turns out to be gone and has successors."""
+        return await self._succession.asked(self._upstream.means(request.model), lambda model: self._made(request, call, model))
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:  # noqa: ARG002 - the protocol's signature
         """There is no telling."""

@@ -62,7 +62,23 @@ class ReplicateProvider:
 
     async def generate(self, request: ImageRequest, call: Call) -> Generation:
         """One attempt at one picture; cancelling the task cancels the prediction."""
-        model = self._upstream.means(request.model) or self._succession.model
+        return await self._succession.asked(self._upstream.means(request.model), lambda model: self._made(request, call, model))
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:  # noqa: ARG002 - the protocol's signature
+        """There is no telling."""
+        return 1.0
+
+    async def listed(self) -> tuple[Listed, ...]:
+        """It has no list with ends."""
+        return ()
+
+    async def close(self) -> None:
+        """Close the connections, once what is being cancelled is cancelled."""
+        if self._ending:
+            await asyncio.wait(self._ending)
+        await self._http.close()
+
+    async def _made(self, request: ImageRequest, call: Call, model: str) -> Generation:
         began = time.perf_counter()
         shown = None if request.init is None else await asyncio.to_thread(pixels.canvas, request, request.init)
         inputs = await asyncio.to_thread(_inputs, request, call, self._upstream.inputs or {}, shown)
@@ -86,20 +102,6 @@ class ReplicateProvider:
             usage=Usage(gpu_seconds=float(took) if isinstance(took, int | float) else 0.0),
             files=(data if done is came else None,),
         )
-
-    def wait_seconds(self, pixel_steps: int = 0) -> float:  # noqa: ARG002 - the protocol's signature
-        """There is no telling."""
-        return 1.0
-
-    async def listed(self) -> tuple[Listed, ...]:
-        """It has no list with ends."""
-        return ()
-
-    async def close(self) -> None:
-        """Close the connections, once what is being cancelled is cancelled."""
-        if self._ending:
-            await asyncio.wait(self._ending)
-        await self._http.close()
 
     async def _begun(self, model: str, inputs: dict[str, Any], request: ImageRequest) -> dict[str, Any]:
         """The prediction's beginning; who leaves before it has a name has it cancelled as soon as it has one."""

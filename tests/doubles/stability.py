@@ -16,7 +16,7 @@ from ledger import Ledger
 from openai import main
 from wire import Connection, Reply, Request, Wire
 
-FAULTS = ("429", "500", "moderation", "filtered", "credit", "key", "hang", "reset", "not-a-picture")
+FAULTS = ("429", "500", "moderation", "filtered", "credit", "key", "hang", "reset", "not-a-picture", "gone")
 RATIOS = {"1:1": (1024, 1024), "16:9": (1344, 768), "9:16": (768, 1344), "3:2": (1216, 832), "2:3": (832, 1216)}
 
 
@@ -61,6 +61,8 @@ class Double:
                 return failure(403, "content_moderation", "your request was flagged")
             case "credit":
                 return failure(402, "payment_required", "you lack sufficient credits")
+            case "gone":
+                return failure(404, "not_found", "the requested resource was not found")
             case "key":
                 return failure(401, "unauthorized", "invalid key")
         ledger.charge(1, request.headers.get("idempotency-key"))

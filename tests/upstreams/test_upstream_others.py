@@ -141,6 +141,28 @@ async def test_faults_of_stability(stability_double, fault, error, charged):
     assert (stability_double.ledger["attempts"], stability_double.ledger["charged"]) == (1, charged)
 
 
+async def test_a_retired_model_has_a_successor_everywhere(stability_double, replicate_double):
+    gone = "[fault:gone*2]"
+    made, ledger = await ask(stability_double, request(LOCAL, prompt=gone), model="sd4", successors=("ultra", "core"))
+    assert [each["operation"] for each in ledger["requests"]] == ["generate/sd4", "generate/ultra", "generate/core"]
+    assert made.route.model == "generate/core"
+    made, ledger = await ask(
+        replicate_double, request(LOCAL, prompt=gone), kind=Kind.REPLICATE, model="a/x", successors=("a/y", "a/z")
+    )
+    assert [each["path"].split("/")[4] for each in ledger["requests"]] == ["x", "y", "z"]
+    assert (made.route.model, ledger["charged"]) == ("a/z", 1)
+
+
+async def test_an_address_that_is_gone_is_no_model_that_is(stability_double):
+    asked = request(LOCAL, prompt="x [fault:gone*2]", init=replace(INIT, mask=MASK))
+    with pytest.raises(UpstreamMisconfigured) as caught:
+        await ask(stability_double, asked, model="ultra", successors=("core",))
+    assert type(caught.value) is UpstreamMisconfigured
+    assert stability_double.ledger["attempts"] == 1
+    with pytest.raises(UpstreamModelGone):
+        await ask(stability_double, request("stability/core", prompt="[fault:gone]"), model="ultra", successors=("sd3.5-large",))
+
+
 SDXL = {"model": "stability-ai/sdxl:" + "0" * 64} | {
     "inputs": {name: name for name in ("prompt", "seed", "width", "height", "image", "mask", "negative_prompt")}
     | {"steps": "num_inference_steps", "strength": "prompt_strength"}
