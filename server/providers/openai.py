@@ -38,6 +38,8 @@ _QUALITIES: Mapping[str, tuple[str, ...]] = {
     "max": ("max", "xhigh", "high"),
 }
 """What a word becomes where it is not known: the first of these that is."""
+_PARTIAL = ("image_generation.partial_image", "image_edit.partial_image")
+_COMPLETED = ("image_generation.completed", "image_edit.completed")
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -120,7 +122,7 @@ class OpenAIProvider:
         async with self._translating():
             raw = await (images.edit(**arguments) if "image" in arguments else images.generate(**arguments))
             self._heard(raw.headers)
-            found = _parsed(raw.content, self._upstream.name)
+            found = await asyncio.to_thread(_parsed, raw.content, self._upstream.name)
         data = found.get("data") if isinstance(found.get("data"), list) else []
         made = [await self._image(item) for item in data or [] if isinstance(item, dict)]
         return Answer(tuple(made), raw.headers.get("x-request-id"), _usage(found.get("usage")))
@@ -137,14 +139,15 @@ class OpenAIProvider:
             stream: Any = raw.parse()
             try:
                 async for event in stream:
-                    kind, data = str(getattr(event, "type", "")), _decoded(getattr(event, "b64_json", None))
-                    if kind.endswith(".partial_image"):
+                    # Events of other kinds may come any day, and are none of ours.
+                    kind = getattr(event, "type", None)
+                    if kind in _PARTIAL:
                         shown += 1
-                        picture = await asyncio.to_thread(pixels.decoded, data)
+                        picture = await asyncio.to_thread(_shown, event.b64_json)
                         steps = request.sampling.steps
                         call.emit(Preview(request.id, 0, min(steps, shown * request.preview_every), picture))
-                    elif kind.endswith(".completed"):
-                        done.append(data)
+                    elif kind in _COMPLETED:
+                        done.append(await asyncio.to_thread(_decoded, event.b64_json))
                         usage = _usage(_plain_usage(getattr(event, "usage", None)))
             finally:
                 await stream.close()
@@ -155,7 +158,7 @@ class OpenAIProvider:
 
     async def _image(self, item: dict[str, Any]) -> bytes:
         if item.get("b64_json"):
-            return _decoded(item["b64_json"])
+            return await asyncio.to_thread(_decoded, item["b64_json"])
         if isinstance(item.get("url"), str):
             return await fetched(self._fetcher, item["url"])
         msg = f"The upstream {self._upstream.name!r} answered without a picture; it may have been charged."
@@ -299,6 +302,11 @@ def _decoded(text: object) -> bytes:
     except (binascii.Error, ValueError) as error:
         msg = "The upstream's picture is no base64; it may have been charged."
         raise UpstreamAmbiguous(msg) from error
+
+
+def _shown(text: object) -> Picture:
+    """A partial image."""
+    return pixels.decoded(_decoded(text))
 
 
 def _plain_usage(usage: object) -> object:

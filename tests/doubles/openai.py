@@ -49,6 +49,7 @@ FAULTS = {
     "gone": "the model is unknown",
     "empty": "no picture in the answer",
     "not-a-picture": "bytes that are no picture",
+    "chatter": "events in the stream that nobody knows",
 }
 CHARGED = {"504", "cut", "json", "type", "reset", "hang", "empty", "not-a-picture"}
 """Faults after the work was done: the vendor's bill has it, whatever the client saw."""
@@ -187,6 +188,11 @@ class Double:
     async def _stream(self, connection: Connection, body: dict[str, Any], kind: str, fault: str | None) -> None:
         await connection.begin(200, {"content-type": "text/event-stream", "connection": "close", **self._headers()})
         shape = {**self._shape(body), "created_at": int(time.time())}
+        if fault == "chatter":
+            await connection.write(b": a comment\n\n")
+            await connection.event("ping", {})
+            await connection.event("image_generation.queued", {"type": "image_generation.queued", "place": 3})
+            await connection.event("image_safety.completed", {"type": "image_safety.completed", "b64_json": None})
         for index in range(int(body.get("partial_images") or 0)):
             name = f"{kind}.partial_image"
             part = {"type": name, "b64_json": self._picture(body, index + 1, None), "partial_image_index": index, **shape}

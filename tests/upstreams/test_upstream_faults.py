@@ -34,6 +34,7 @@ STREAMED = {
     "reset": ("upstream_ambiguous", 1, 1),
     "type": ("upstream_ambiguous", 1, 1),
     "moderation": ("moderation_blocked", 1, 0),
+    "chatter": ("a picture", 1, 1),
 }
 
 
