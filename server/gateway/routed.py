@@ -1,5 +1,6 @@
 """Carries a plan out: the first road, and if it cannot, the next one that may and can."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -137,7 +138,8 @@ class Routed:
                 # The picture is there; that it cannot be read is no reason to pay for another.
                 self._log.exception("a result cannot be read")
                 return ()
-            if lost := missing(literals, lines):
+            # A page of text against long literals takes up to a second.
+            if lost := await asyncio.to_thread(missing, literals, lines):
                 return lost
         return ()
 
