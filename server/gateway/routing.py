@@ -77,6 +77,8 @@ class _Choice(msgspec.Struct, frozen=True):
     verify: bool = False
     stay: bool = False
     """Whatever fails, nothing leaves the house."""
+    busy: bool = False
+    """It would be our own workers, if they had less to do."""
 
 
 def decide(asked: Question) -> Plan:
@@ -152,7 +154,7 @@ def _overflowing(asked: Question, choice: _Choice) -> _Choice:
     if found is None:
         return choice
     reason = f"the local queue of {choice.first.wait_seconds:.0f} s is longer than {limit:.0f} s"
-    return _Choice(found, (*choice.reasons, reason))
+    return _Choice(found, (*choice.reasons, reason), busy=True)
 
 
 def _rest(asked: Question, choice: _Choice) -> tuple[list[Facts], list[str]]:
@@ -162,8 +164,12 @@ def _rest(asked: Question, choice: _Choice) -> tuple[list[Facts], list[str]]:
     else:
         known = {each.label: each for each in (asked.local, *asked.others)}
         named = [known[label] for label in asked.chain if label in known]
-    if asked.call.road == LOCAL and choice.first != asked.local:
-        named = [asked.local, *named]  # it was only too busy
+    if choice.busy and asked.call.road == LOCAL:
+        named = [asked.local, *named]  # it was asked for by name
+    elif choice.busy and asked.chain is None:
+        named = [*_upstreams(asked), asked.local]
+    elif choice.busy:
+        named = [*named, asked.local]  # where the chain has it, it stays there
     others = [each for each in _once(named) if each.label != choice.first.label]
     rest = [each for each in others if each.able and not (choice.stay and each.road != LOCAL)]
     # An upstream that was passed over is of interest even if no chain names it.

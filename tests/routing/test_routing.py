@@ -113,6 +113,13 @@ def test_overflow():
     assert order(plan(PLAIN, wait=30, overflow_seconds=60)) == ["local", "openai"]
     assert order(plan(PLAIN, wait=90)) == ["local", "openai"]
     assert order(plan(PLAIN, wait=90, overflow_seconds=60, policy="local_only")) == ["local"]
+    # Who has too much to do is asked last, but is asked; a chain that says where stays as it is.
+    busy = {"wait": 90, "overflow_seconds": 60, "others": [OPENAI, Facts("stability")]}
+    assert order(plan(PLAIN, **busy)) == ["openai", "stability", "local"]
+    assert order(plan(PLAIN, **busy, chain=("stability",))) == ["openai", "stability", "local"]
+    assert order(plan(PLAIN, **busy, chain=())) == ["openai", "local"]
+    assert order(plan(PLAIN, **busy, chain=("local", "stability"))) == ["openai", "local", "stability"]
+    assert order(plan(TEXT, **busy, chain=())) == ["openai"], "it was not too busy: it was not wanted"
     # A model asked for by name only overflows where the operator's chain says so, and local is still the next best.
     assert order(plan(road=LOCAL, wait=90, overflow_seconds=60)) == ["local"]
     assert order(plan(road=LOCAL, wait=90, overflow_seconds=60, chain=("openai",))) == ["openai", "local"]
