@@ -160,12 +160,12 @@ class Resilient:
         await self._sleep(wait)
 
     async def _attempt(self, request: ImageRequest, call: Call, until: float) -> Generation | AquatintError:
-        self._breaker.admit()
         began = self._clock.monotonic()
         seconds = min(self._upstream.timeouts.attempt, until - began)
         outcome: Generation | AquatintError
-        call.sending()
+        self._breaker.admit()
         try:
+            call.sending()
             async with asyncio.timeout(seconds):
                 outcome = await self._provider.generate(request, call)
         except TimeoutError:

@@ -199,6 +199,16 @@ async def test_an_open_circuit_sends_nothing():
     assert len(show.asked) == FAILURES + 2
 
 
+async def test_a_probe_that_is_cancelled_leaves_the_way_to_the_next_one():
+    show = Show(*[UpstreamUnavailable("no")] * FAILURES, "hang", attempts=FAILURES)
+    with pytest.raises(UpstreamUnavailable):
+        await show.run()
+    show.clock.advance(60)
+    await show.left(lambda: len(show.asked) == FAILURES + 1)
+    await show.run()
+    assert show.breaker.state == "closed"
+
+
 async def test_refusals_and_rate_limits_open_no_circuit():
     show = Show(*[ModerationBlocked("no"), UpstreamBusy("later"), UpstreamMisconfigured("key")] * FAILURES, attempts=1)
     for _ in range(3 * FAILURES):
