@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipelines.contract.errors import AquatintError
-from pipelines.contract.messages import Preview, RunStats
+from pipelines.contract.messages import Preview, Progress, RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
 from server.catalog.upstreams import Upstream
@@ -143,9 +143,10 @@ class OpenAIProvider:
                     kind = getattr(event, "type", None)
                     if kind in _PARTIAL:
                         shown += 1
-                        picture = await asyncio.to_thread(_shown, event.b64_json)
-                        steps = request.sampling.steps
-                        call.emit(Preview(request.id, 0, min(steps, shown * request.preview_every), picture))
+                        step = min(request.sampling.steps, shown * request.preview_every)
+                        call.emit(Progress(request.id, 0, step, request.sampling.steps))
+                        if (picture := await asyncio.to_thread(_shown, event.b64_json)) is not None:
+                            call.emit(Preview(request.id, 0, step, picture))
                     elif kind in _COMPLETED:
                         done.append(await asyncio.to_thread(_decoded, event.b64_json))
                         usage = _usage(_plain_usage(getattr(event, "usage", None)))
@@ -304,9 +305,12 @@ def _decoded(text: object) -> bytes:
         raise UpstreamAmbiguous(msg) from error
 
 
-def _shown(text: object) -> Picture:
-    """A partial image."""
-    return pixels.decoded(_decoded(text))
+def _shown(text: object) -> Picture | None:
+    """A partial image; None if it cannot be read, for what counts is still to come."""
+    try:
+        return pixels.decoded(_decoded(text))
+    except UpstreamAmbiguous:
+        return None
 
 
 def _plain_usage(usage: object) -> object:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from pipelines.contract.errors import AquatintError
-from pipelines.contract.messages import RunStats
+from pipelines.contract.messages import Progress, RunStats
 from pipelines.contract.request import ImageRequest
 from server.catalog.upstreams import Upstream
 from server.domain.call import Call
@@ -17,7 +17,7 @@ from server.domain.clock import Clock
 from server.domain.failures import ModerationBlocked, UpstreamAmbiguous, UpstreamFailure, UpstreamUnavailable
 from server.domain.generation import Generation, Route, Usage
 from server.egress.fetching import Fetcher
-from server.providers import pixels
+from server.providers import percent, pixels
 from server.providers.fetched import fetched
 from server.providers.http import HttpUpstream, Reply
 from server.providers.lane import Sleep
@@ -35,6 +35,9 @@ _CANCEL_SECONDS = 10.0
 _MOST_POLL_FAILURES = 5
 _OVER = ("succeeded", "failed", "canceled", "aborted")
 _FILTERED = ("nsfw", "safety", "sensitive", "flagged")
+
+Tell = Callable[[Mapping[str, Any]], None]
+"""Hears of a prediction that is not over, as it is at the moment."""
 
 
 class ReplicateProvider:
@@ -82,7 +85,7 @@ class ReplicateProvider:
         began = time.perf_counter()
         shown = None if request.init is None else await asyncio.to_thread(pixels.canvas, request, request.init)
         inputs = await asyncio.to_thread(_inputs, request, call, self._upstream.inputs or {}, shown)
-        prediction = await self._over(await self._begun(model, inputs, request))
+        prediction = await self._over(await self._begun(model, inputs, request), _teller(request, call))
         output = prediction.get("output")
         output = output[0] if isinstance(output, list) and output else output
         if not isinstance(output, str):
@@ -129,11 +132,11 @@ class ReplicateProvider:
             raise UpstreamAmbiguous(msg)
         return prediction
 
-    async def _over(self, prediction: dict[str, Any]) -> dict[str, Any]:
+    async def _over(self, prediction: dict[str, Any], tell: Tell) -> dict[str, Any]:
         """Wait until it is over; whoever leaves earlier, by deadline or by cancelling, cancels it there."""
         place = _place(prediction)
         try:
-            prediction = await self._followed(place, prediction)
+            prediction = await self._followed(place, prediction, tell)
         except BaseException:
             self._end(self._cancel(place))
             raise
@@ -149,9 +152,10 @@ class ReplicateProvider:
         msg = f"The prediction was cancelled at the upstream {self._upstream.name!r}."
         raise UpstreamUnavailable(msg)
 
-    async def _followed(self, place: str, prediction: dict[str, Any]) -> dict[str, Any]:
+    async def _followed(self, place: str, prediction: dict[str, Any], tell: Tell) -> dict[str, Any]:
         failures = 0
         while prediction.get("status") not in _OVER:
+            tell(prediction)
             await self._sleep(self._poll)
             try:
                 reply = await self._http.send("GET", place)
@@ -230,6 +234,20 @@ def _inputs(request: ImageRequest, call: Call, names: Mapping[str, str], shown: 
         if shown.mask is not None:
             known["mask"] = _data_url(pixels.png(shown.mask))
     return {names[option]: value for option, value in known.items() if option in names}
+
+
+def _teller(request: ImageRequest, call: Call) -> Tell:
+    """Makes progress of what a prediction's logs say; a model may write several bars, and none runs backwards."""
+    steps, most = request.sampling.steps, 0
+
+    def tell(prediction: Mapping[str, Any]) -> None:
+        nonlocal most
+        step = min(int(percent.done(prediction.get("logs")) * steps), steps - 1)
+        if step > most:
+            most = step
+            call.emit(Progress(request.id, 0, step, steps))
+
+    return tell
 
 
 def _place(prediction: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from typing import Protocol
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import AquatintError, DeadlineExceeded, InvalidRequest
+from pipelines.contract.messages import Progress
 from pipelines.contract.request import ImageRequest
 from server.catalog.upstreams import Upstream
 from server.domain.call import Call
@@ -166,8 +167,10 @@ class Resilient:
         self._breaker.admit()
         try:
             call.sending()
+            _tell(request, call, 0)
             async with asyncio.timeout(seconds):
                 outcome = await self._provider.generate(request, call)
+            _tell(request, call, request.sampling.steps)
         except TimeoutError:
             msg = f"The upstream {self._upstream.name!r} did not answer within {seconds:.3g} s; it may have been charged."
             outcome = UpstreamAmbiguous(msg)
@@ -186,3 +189,9 @@ class Resilient:
         else:
             self._breaker.succeeded()
         return outcome
+
+
+def _tell(request: ImageRequest, call: Call, step: int) -> None:
+    """Whoever watches sees when it leaves for the upstream, and when it is back: some upstreams say nothing between."""
+    for image in range(len(request.seeds)):
+        call.emit(Progress(request.id, image, step, request.sampling.steps))

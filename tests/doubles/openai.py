@@ -49,6 +49,7 @@ FAULTS = {
     "gone": "the model is unknown",
     "empty": "no picture in the answer",
     "not-a-picture": "bytes that are no picture",
+    "partial": "partial images that are no pictures",
     "chatter": "events in the stream that nobody knows",
 }
 CHARGED = {"504", "cut", "json", "type", "reset", "hang", "empty", "not-a-picture"}
@@ -193,9 +194,10 @@ class Double:
             await connection.event("ping", {})
             await connection.event("image_generation.queued", {"type": "image_generation.queued", "place": 3})
             await connection.event("image_safety.completed", {"type": "image_safety.completed", "b64_json": None})
+        broken = "not-a-picture" if fault == "partial" else None
         for index in range(int(body.get("partial_images") or 0)):
             name = f"{kind}.partial_image"
-            part = {"type": name, "b64_json": self._picture(body, index + 1, None), "partial_image_index": index, **shape}
+            part = {"type": name, "b64_json": self._picture(body, index + 1, broken), "partial_image_index": index, **shape}
             await connection.event(name, part)
             if fault in ("cut", "stream-error"):
                 break
