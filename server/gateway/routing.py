@@ -115,7 +115,7 @@ def _upstreams(asked: Question) -> tuple[Facts, ...]:
     return tuple(each for each in asked.others if each.road != LOCAL)
 
 
-def _chosen(asked: Question) -> _Choice:  # noqa: PLR0911 - one for each rule
+def _chosen(asked: Question) -> _Choice:  # noqa: C901, PLR0911 - one for each rule
     rules, need, local = asked.rules, asked.need, asked.local
     upstreams = _upstreams(asked)
     able = [each for each in upstreams if each.able]

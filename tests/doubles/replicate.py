@@ -21,7 +21,22 @@ from ledger import Ledger
 from openai import main
 from wire import Connection, Reply, Request, Wire
 
-FAULTS = ("429", "500", "failed", "moderation", "credit", "key", "hang", "foreign-host", "text", "gone", "data", "data-broken", "url-broken", "waited")
+FAULTS = (
+    "429",
+    "500",
+    "failed",
+    "moderation",
+    "credit",
+    "key",
+    "hang",
+    "foreign-host",
+    "text",
+    "gone",
+    "data",
+    "data-broken",
+    "url-broken",
+    "waited",
+)
 
 
 class Double:
