@@ -76,7 +76,12 @@ def litellm(command: str, upstream: str, folder: Path, core: int | None) -> Chil
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [command, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
-    child = Child(words, folder / "litellm.log", core, {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"})
+    own = {
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # open on loopback, as ours is
+    }
+    child = Child(words, folder / "litellm.log", core, own)
     child.url = f"http://127.0.0.1:{port}"
     _until(child, lambda: _listens(port))
     return child

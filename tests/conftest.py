@@ -149,9 +149,9 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def launch() -> Iterator[Callable[..., Server]]:
-    """Starts servers in folders of the test's choice, in the same one again if it likes; they are stopped at the very end."""
+    """Starts servers in folders of the test's choice, in the same one again if it likes; they are stopped with their module."""
     started: list[Server] = []
 
     def start(folder: Path, *flags: str, **options: Any) -> Server:

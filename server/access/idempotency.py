@@ -35,7 +35,8 @@ class Keeper:
     def __init__(self, repository: IdempotencyRepository, clock: Clock, log: FilteringBoundLogger, keeping: Keeping) -> None:
         self.owner = secrets.token_hex(8)
         self._repository, self._clock, self._log, self._keeping = repository, clock, log, keeping
-        self._at_work = 0
+        # A list: a key that was lost and taken again here is at work twice.
+        self._at_work: list[str] = []
         self._closing = asyncio.Event()
 
     @asynccontextmanager
@@ -56,7 +57,7 @@ class Keeper:
         now = self._clock.time()
         found = await self._repository.reserve(wanted, now + self._keeping.lease, now - self._keeping.seconds)
         if isinstance(found, Reservation):
-            self._at_work += 1
+            self._at_work.append(found.resource)
         return found
 
     async def settle(self, held: Reservation, answer: Answer | None) -> None:
@@ -69,14 +70,14 @@ class Keeper:
         except Exception:  # noqa: BLE001 - the caller gets the answer all the same; the key is free when its lease has run out
             self._log.exception("an answer cannot be kept")
         finally:
-            self._at_work -= 1
+            self._at_work.remove(held.resource)
 
     async def _speak(self) -> None:
         while not self._closing.is_set():
             try:
                 now = self._clock.time()
                 if self._at_work:
-                    await self._repository.renew(self.owner, now + self._keeping.lease)
+                    await self._repository.renew(self.owner, tuple(self._at_work), now + self._keeping.lease)
                 await self._repository.forget(now - self._keeping.seconds, self._keeping.most, self._keeping.most_bytes)
             except Exception:  # noqa: BLE001 - a database that is away comes back
                 self._log.exception("idempotency keys cannot be renewed")

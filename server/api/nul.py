@@ -11,8 +11,11 @@ from pipelines.contract.errors import InvalidRequest
 NUL = "\0"
 
 
-def refuse_nul(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """A guard: nothing is at an address with a NUL in it, and no parameter that a route takes may have one."""
+async def refuse_nul(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """A guard: nothing is at an address with a NUL in it, and no parameter that a route takes may have one.
+
+    A coroutine, as Litestar would run a function in a thread, for each request.
+    """
     if NUL in connection.scope["path"]:
         raise NotFoundException
     if b"%00" not in connection.scope["query_string"]:

@@ -75,6 +75,11 @@ class PictureSource:
         """Files that no option has named so far."""
         return sorted(self._unused)
 
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """Files of the pictures so far that somebody has signed."""
+        return tuple(self._origins)
+
     async def supplied(
         self, options: Shaping, image: bytes | str | None, mask: bytes | str | None, *, drawn_mask: bool = False
     ) -> Supplied:
@@ -92,7 +97,7 @@ class PictureSource:
         for index, reference in enumerate(options.references or ()):
             named = _several(reference, f"references[{index}]")
             references.append(tuple([await self.picture(text, where) for where, text in named.items()]))
-        return Supplied(start, kept, tuple(controls), tuple(references), tuple(self._origins))
+        return Supplied(start, kept, tuple(controls), tuple(references), self.origins)
 
     async def picture(self, source: bytes | str, param: str) -> Picture:
         """The picture in ``source``: a file's content, a data: URL, the id of an asset, or the name of a file of the form."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -32,6 +33,9 @@ class Quiet(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say so on stdout: one line that a program can wait for."""
         await super().startup(sockets)
+        # What is there now stays: looking through it for garbage again and again would cost more than most requests do.
+        gc.collect()
+        gc.freeze()
         sys.stdout.write(self._announcement + "\n")
         sys.stdout.flush()
 

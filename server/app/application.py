@@ -34,11 +34,8 @@ from server.api.resolving import one_by_one
 from server.api.tracing import Tracing
 from server.app.exposure import check_exposure
 from server.app.parts import Parts
-from server.app.signing import check_signing, tell_signing
+from server.app.signing import check_signing, signed_inputs, tell_signing
 from server.db.opening import opened
-
-SIGNED_INPUTS = 16 << 20
-"""Bytes of input files that one request may have kept for their manifests."""
 
 _ABOUT = (
     "Image generation. `POST /api/generate` is the one address where everything can be said; the OpenAI Images routes take the "
@@ -85,9 +82,7 @@ def application(parts: Parts) -> Litestar:
         "metrics": parts.metrics,
         "inputs": parts.inputs,
         "uploads": uploads,
-        "pictures": Pictures(
-            uploads, parts.inputs, settings.max_upload_pixels, origins=SIGNED_INPUTS if parts.signer is not None else 0
-        ),
+        "pictures": Pictures(uploads, parts.inputs, settings.max_upload_pixels, origins=signed_inputs(parts.signer)),
         "inspector": parts.inspector,
         "answers": Answers(parts.store, links),
         "results": Results(parts.store, links),

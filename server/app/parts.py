@@ -15,7 +15,7 @@ from server.api.links import Links
 from server.api.native.batch_inputs import Refilling
 from server.api.uploads import Uploads
 from server.app.judging import moderation_bench
-from server.app.signing import signing
+from server.app.signing import signed_inputs, signing
 from server.app.storing import storage
 from server.catalog.current import CurrentCatalog
 from server.catalog.upstreams import Upstream
@@ -225,7 +225,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     feeder = Feeder(
         batches,
         jobs,
-        Refilling(uploads, batches, settings.max_upload_pixels),
+        Refilling(uploads, batches, settings.max_upload_pixels, origins=signed_inputs(signer)),
         ended=courier.look,
         clock=clock,
         log=log,

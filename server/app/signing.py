@@ -11,6 +11,12 @@ from server.storage.provenance.signing import Signer
 
 SOON_DAYS = 30
 """A certificate that has no more left is worth a warning."""
+_SIGNED_INPUTS = 16 << 20
+
+
+def signed_inputs(signer: Signer | None) -> int:
+    """Bytes of input files that one request may have kept for their manifests."""
+    return 0 if signer is None else _SIGNED_INPUTS
 
 
 def signing(settings: Settings, clock: Clock, trusted: bytes) -> Signer | None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import Row, Select, delete, exists, func, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pipelines.contract.errors import Cancelled, ErrorReport
+from pipelines.contract.errors import Cancelled, EngineFailure, ErrorReport
 from server.db.database import Database
 from server.db.jobs import insert_job, packed_inputs
 from server.db.tables import BATCH_INPUTS, BATCH_LINES, BATCHES, JOBS
@@ -69,26 +69,42 @@ class SqlBatches:
         self._database, self._clock, self._compose = database, clock, compose
 
     async def begin(self, batch: Batch) -> None:
-        """Insert ``batch``, whose lines come; what is left of one of that id that was never accepted goes first."""
+        """Insert ``batch``, whose lines come; what is left of one of that id that was never accepted goes first.
+
+        Raises `EngineFailure` if another server has accepted it meanwhile.
+        """
         async with self._database.writing() as connection:
+            there = select(BATCHES.c.state).where(BATCHES.c.id == batch.id).with_for_update()
+            state = (await connection.execute(there)).scalar()
+            if state not in (None, BatchState.RECEIVING.value):
+                raise _taken_over()
             await _delete(connection, [batch.id])
             await connection.execute(insert(BATCHES).values({**_columns(batch), "touched": self._clock.time()}))
 
-    async def receive(self, batch_id: str, lines: Sequence[Line], inputs: Mapping[str, bytes]) -> None:
-        """Add lines, and pictures that they are the first to name."""
-        rows = await asyncio.to_thread(lambda: [_line_columns(batch_id, line) for line in lines])
+    async def receive(self, batch: Batch, lines: Sequence[Line], inputs: Mapping[str, bytes]) -> None:
+        """Add lines, and pictures that they are the first to name. Raises `EngineFailure` as `accept` does."""
+        rows = await asyncio.to_thread(lambda: [_line_columns(batch.id, line) for line in lines])
         async with self._database.writing() as connection:
-            await connection.execute(update(BATCHES).where(BATCHES.c.id == batch_id).values(touched=self._clock.time()))
+            touched = update(BATCHES).where(_coming_in(batch)).values(touched=self._clock.time())
+            if not (await connection.execute(touched)).rowcount:
+                raise _taken_over()
             if rows:
                 await connection.execute(insert(BATCH_LINES), rows)
             for name, data in inputs.items():
-                await connection.execute(insert(BATCH_INPUTS).values(batch_id=batch_id, name=name, data=data))
+                await connection.execute(insert(BATCH_INPUTS).values(batch_id=batch.id, name=name, data=data))
 
     async def accept(self, batch: Batch) -> None:
-        """From now on every line of it will be done."""
+        """From now on every line of it will be done. Raises `EngineFailure` if another server receives it by now."""
         async with self._database.writing() as connection:
             changes = {**_columns(batch), "state": BatchState.RUNNING.value}
-            await connection.execute(update(BATCHES).where(BATCHES.c.id == batch.id).values(changes))
+            if not (await connection.execute(update(BATCHES).where(_coming_in(batch)).values(changes))).rowcount:
+                raise _taken_over()
+
+    async def abandon(self, batch: Batch) -> None:
+        """Forget it unless it was accepted, or another server receives it by now."""
+        async with self._database.writing() as connection:
+            there = select(BATCHES.c.id).where(_coming_in(batch)).with_for_update()
+            await _delete(connection, (await connection.execute(there)).scalars().all())
 
     async def get(self, batch_id: str) -> Batch | None:
         """The batch; None if it is not known, or not accepted."""
@@ -248,9 +264,9 @@ class SqlBatches:
         return tuple(ended)
 
     async def delete(self, batch_id: str) -> bool:
-        """Forget a batch that is over or was never accepted; False if there is none such."""
+        """Forget a batch that is over; False if there is none such."""
         async with self._database.writing() as connection:
-            over = select(BATCHES.c.id).where(BATCHES.c.id == batch_id, BATCHES.c.state.notin_(_LIVE)).with_for_update()
+            over = select(BATCHES.c.id).where(BATCHES.c.id == batch_id, BATCHES.c.finished.is_not(None)).with_for_update()
             if (await connection.execute(over)).first() is None:
                 return False
             await _delete(connection, [batch_id])
@@ -276,6 +292,15 @@ class SqlBatches:
             ids = (await connection.execute(old.with_for_update(skip_locked=True))).scalars().all()
             await _delete(connection, ids)
         return len(ids)
+
+
+def _coming_in(batch: Batch) -> Any:
+    """That it is being received by whoever has begun this very one: another server may have begun it anew."""
+    return (BATCHES.c.id == batch.id) & (BATCHES.c.created == batch.created) & (BATCHES.c.state == BatchState.RECEIVING.value)
+
+
+def _taken_over() -> EngineFailure:
+    return EngineFailure("The batch was taken over by another server; send it again.")
 
 
 async def _end(connection: AsyncConnection, batch_id: str, number: int, state: LineState, ended: Ended) -> None:

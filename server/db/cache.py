@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import msgspec
 from sqlalchemy import bindparam, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.db.database import Database
 from server.db.tables import CACHE
+from server.db.upserting import upsert
 from server.domain.caching import Kept
 from server.domain.ports import Trimmed
 
@@ -49,8 +49,7 @@ class SqlCache:
             "used": kept.created,
             "record": msgspec.msgpack.encode(kept),
         }
-        dialect = postgresql if self._database.postgres else sqlite
-        insert = dialect.insert(CACHE).values(key=kept.keys.exact, **values)
+        insert = upsert(self._database, CACHE).values(key=kept.keys.exact, **values)
         async with self._database.writing() as connection:
             await connection.execute(insert.on_conflict_do_update(index_elements=[CACHE.c.key], set_=values))
 

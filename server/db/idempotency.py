@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -53,10 +54,11 @@ class SqlIdempotency:
         """The same request may come again at once."""
         await self._change(held, {"owner": None, "lease": None})
 
-    async def renew(self, owner: str, lease: float) -> None:
-        """Hold on to every key of ``owner`` until ``lease``."""
+    async def renew(self, owner: str, resources: Iterable[str], lease: float) -> None:
+        """Hold on to the keys of ``owner`` whose requests make those ``resources`` until ``lease``."""
+        at_work = (IDEMPOTENCY.c.owner == owner) & IDEMPOTENCY.c.resource.in_(list(resources))
         async with self._database.writing() as connection:
-            await connection.execute(update(IDEMPOTENCY).where(IDEMPOTENCY.c.owner == owner).values(lease=lease))
+            await connection.execute(update(IDEMPOTENCY).where(at_work).values(lease=lease))
 
     async def release_all(self) -> None:
         """Whoever held anything is known to be dead."""

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import bindparam, delete, func, insert, select, true, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Row, bindparam, delete, func, insert, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.db.database import Database
 from server.db.tables import INPUTS, JOBS, WEBHOOKS
+from server.db.turns import ORDER, next_bulk, next_turn, next_urgent
+from server.db.upserting import upsert
 from server.db.webhooks import Ends
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
@@ -53,8 +54,7 @@ class SqlJobs:
         if jobs:
             async with self._database.writing() as connection:
                 # Whoever has not heard that they were written tries again.
-                dialect = postgresql if self._database.postgres else sqlite
-                await connection.execute(dialect.insert(JOBS).on_conflict_do_nothing(), [_columns(job) for job in jobs])
+                await connection.execute(upsert(self._database, JOBS).on_conflict_do_nothing(), [_columns(job) for job in jobs])
                 await self._outbox.put(connection, jobs, self._clock.time())
 
     async def get(self, job_id: str) -> Job | None:
@@ -81,26 +81,20 @@ class SqlJobs:
                 await self._outbox.put(connection, [after], self._clock.time())
             return after
 
-    async def claim(self, owner: str, lease: float, images: int) -> tuple[Job, ...]:
-        """Take queued jobs for ``owner`` until ``lease``: the most urgent, then the oldest; whole orders.
+    async def claim(self, owner: str, lease: float, images: int, bulk: int | None = None) -> tuple[Job, ...]:
+        """Take queued jobs for ``owner`` until ``lease``: the most urgent, and of those by turns of the tenants; whole orders.
 
-        As many as make up to ``images`` images, one at least.
-        Several servers may do this at the same time: none gets what another has.
+        As many as make up to ``images`` images, one at least. Bulk ones fill what the others leave of ``bulk`` images, of
+        ``images`` if it is None. Several servers may do this at the same time: none gets what another has.
         """
-        wanted = (
-            select(JOBS.c.record, JOBS.c.images)
-            .where(JOBS.c.state == JobState.QUEUED.value)
-            .order_by(JOBS.c.priority, JOBS.c.created, JOBS.c.id)
-            .limit(images)
-            .with_for_update(skip_locked=True)
-        )
         async with self._database.writing() as connection:
-            rows = (await connection.execute(wanted)).all()
-            if not rows:
+            fitting = _fitting((await connection.execute(next_urgent(images))).all(), images)
+            left = (images if bulk is None else bulk) - sum(row.images for row in fitting)
+            if left > 0:
+                fitting += _fitting((await connection.execute(next_bulk(left))).all(), left)
+            if not fitting:
                 return ()
             now = self._clock.time()
-            together = accumulate(row.images for row in rows)
-            fitting = [row for row, sum_ in zip(rows, together, strict=True) if sum_ <= images] or rows[:1]
             jobs = [advance(_job(row.record), Begun(owner, lease), now) for row in fitting]
             await _write(connection, jobs)
             inputs = select(INPUTS.c.job_id, INPUTS.c.order).where(INPUTS.c.job_id.in_([job.id for job in jobs]))
@@ -139,10 +133,10 @@ class SqlJobs:
 
     async def ahead(self, job: Job) -> Ahead:
         """What is queued before ``job``."""
-        order = (JOBS.c.priority, JOBS.c.created, JOBS.c.id)
-        mine = (int(job.order.priority), job.created, job.id)
+        turn = select(JOBS.c.turn).where(JOBS.c.id == job.id).scalar_subquery()
+        mine = (int(job.order.priority), turn, job.created, job.id)
         count = select(func.count(), func.coalesce(func.sum(JOBS.c.work), 0.0)).where(
-            JOBS.c.state == JobState.QUEUED.value, tuple_(*order) < tuple_(*mine)
+            JOBS.c.state == JobState.QUEUED.value, tuple_(*ORDER) < tuple_(*mine)
         )
         async with self._database.reading() as connection:
             jobs, work = (await connection.execute(count)).one()
@@ -200,7 +194,7 @@ async def packed_inputs(job: Job) -> bytes | None:
 
 async def insert_job(connection: AsyncConnection, job: Job, inputs: bytes | None) -> None:
     """Write ``job`` and its `packed_inputs` into the transaction at hand."""
-    await connection.execute(_INSERT, _columns(job))
+    await connection.execute(_INSERT, {**_columns(job), "turn": await next_turn(connection, job)})
     if inputs is not None:
         await connection.execute(insert(INPUTS).values(job_id=job.id, order=inputs))
 
@@ -214,6 +208,12 @@ async def _write(connection: AsyncConnection, jobs: Iterable[Job]) -> None:
     over = [job.id for job in jobs if job.state.final and job.durable]
     if over:
         await connection.execute(delete(INPUTS).where(INPUTS.c.job_id.in_(over)))
+
+
+def _fitting(rows: Sequence[Row[Any]], images: int) -> list[Row[Any]]:
+    """As many of ``rows``, from the first, as make up to ``images`` images; one at least."""
+    together = accumulate(row.images for row in rows)
+    return [row for row, sum_ in zip(rows, together, strict=True) if sum_ <= images] or list(rows[:1])
 
 
 def _columns(job: Job) -> dict[str, Any]:

@@ -45,15 +45,24 @@ JOBS = Table(
     Column("owner", String(64)),
     Column("lease", Float),
     Column("batch", String(64)),
+    Column("turn", BigInteger),
     Column("record", LargeBinary, nullable=False),
-    # For what is next, for the pages of a tenant's jobs, and for the leases that have run out.
-    Index("ix_jobs_next", "state", "priority", "created", "id"),
+    # For what is next, for where a tenant's queue ends, for the pages of a tenant's jobs, and for the leases that have run out.
+    Index("ix_jobs_next", "state", "priority", "turn", "created", "id"),
+    Index(
+        "ix_jobs_turns",
+        "tenant",
+        "priority",
+        "turn",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
+    ),
     Index("ix_jobs_tenant", "tenant", "created", "id"),
     Index("ix_jobs_lease", "state", "lease"),
     Index("ix_jobs_batch", "batch", "state"),
 )
 """One row per job. ``record`` is the whole `server.domain.job.Job` as msgpack, without pictures; the columns are what is searched
-by. Times are Unix seconds."""
+by. Times are Unix seconds. ``turn`` is that of jobs that came into the queue, see `server.db.turns`."""
 
 WEBHOOKS = Table(
     "webhooks",

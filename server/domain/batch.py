@@ -68,6 +68,8 @@ class Pictured(msgspec.Struct, frozen=True):
     mask: str | None = None
     controls: tuple[str, ...] = ()
     references: tuple[tuple[str, ...], ...] = ()
+    single: tuple[bool, ...] = ()
+    """Of each reference: whether its picture was sent as ``image``, not as one of ``images``."""
 
     def __bool__(self) -> bool:
         return self != Pictured()

@@ -81,10 +81,11 @@ class JobRepository(Protocol):
         """
         ...
 
-    async def claim(self, owner: str, lease: float, images: int) -> tuple[Job, ...]:
-        """Take queued jobs for ``owner`` until ``lease``: the most urgent, then the oldest; whole orders.
+    async def claim(self, owner: str, lease: float, images: int, bulk: int | None = None) -> tuple[Job, ...]:
+        """Take queued jobs for ``owner`` until ``lease``: the most urgent, and of those by turns of the tenants; whole orders.
 
-        As many as make up to ``images`` images, one at least.
+        As many as make up to ``images`` images, one at least. Bulk ones fill what the others leave of ``bulk`` images, of
+        ``images`` if it is None. Several servers may do this at the same time: none gets what another has.
         """
         ...
 
@@ -210,15 +211,22 @@ class BatchRepository(Protocol):
     """Remembers batches and their lines; every change has happened, for good, once the call returns."""
 
     async def begin(self, batch: Batch) -> None:
-        """Insert ``batch``, whose lines come; what is left of one of that id that was never accepted goes first."""
+        """Insert ``batch``, whose lines come; what is left of one of that id that was never accepted goes first.
+
+        Raises `EngineFailure` if another server has accepted it meanwhile.
+        """
         ...
 
-    async def receive(self, batch_id: str, lines: Sequence[Line], inputs: Mapping[str, bytes]) -> None:
-        """Add lines, and pictures that they are the first to name."""
+    async def receive(self, batch: Batch, lines: Sequence[Line], inputs: Mapping[str, bytes]) -> None:
+        """Add lines, and pictures that they are the first to name. Raises `EngineFailure` as `accept` does."""
         ...
 
     async def accept(self, batch: Batch) -> None:
-        """From now on every line of it will be done."""
+        """From now on every line of it will be done. Raises `EngineFailure` if another server receives it by now."""
+        ...
+
+    async def abandon(self, batch: Batch) -> None:
+        """Forget it unless it was accepted, or another server receives it by now."""
         ...
 
     async def get(self, batch_id: str) -> Batch | None:
@@ -277,7 +285,7 @@ class BatchRepository(Protocol):
         ...
 
     async def delete(self, batch_id: str) -> bool:
-        """Forget a batch that is over or was never accepted; False if there is none such."""
+        """Forget a batch that is over; False if there is none such."""
         ...
 
     async def forget(self, finished_before: float, touched_before: float) -> int:
@@ -303,8 +311,8 @@ class IdempotencyRepository(Protocol):
         """The same request may come again at once."""
         ...
 
-    async def renew(self, owner: str, lease: float) -> None:
-        """Hold on to every key of ``owner`` until ``lease``."""
+    async def renew(self, owner: str, resources: Iterable[str], lease: float) -> None:
+        """Hold on to the keys of ``owner`` whose requests make those ``resources`` until ``lease``."""
         ...
 
     async def release_all(self) -> None:

@@ -47,7 +47,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             addresses = await asyncio.wait_for(self._resolve(host, port), timeout)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(str(error)) from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter where the host cannot be a name
             raise httpcore.ConnectError(str(error)) from error
         fit = [address for address in addresses if address in self._allowed]
         if not fit:

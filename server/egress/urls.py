@@ -12,6 +12,8 @@ def check_url(url: str, param: str) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
+        # As resolvers encode it: raises for empty labels and those of more than 63 letters.
+        (parts.hostname or "").encode("idna")
     except ValueError:
         parts, port = urlsplit(""), None
     fine = parts.scheme in ("http", "https") and parts.hostname and not parts.username and port != 0

@@ -42,7 +42,7 @@ class Bus:
     __slots__ = ("_channels", "_most")
 
     def __init__(self, most: int = 1000) -> None:
-        """Remember at most ``most`` jobs that are over."""
+        """Remember at most ``most`` jobs, and those that are watched: another server may end what began here, and never tell."""
         self._channels: OrderedDict[str, _Channel] = OrderedDict()
         self._most = most
 
@@ -59,22 +59,17 @@ class Bus:
 
     def queued(self, job: Job) -> None:
         """It waits."""
-        self._put(job.id, "queued", job=job)
+        self._put(job.id, "queued", job=job.without_input())
 
     def started(self, job: Job) -> None:
         """It runs."""
-        self._put(job.id, "started", job=job)
+        self._put(job.id, "started", job=job.without_input())
 
     def finished(self, job: Job) -> None:
         """It is over; nothing comes after this, not even the same once more."""
         if job.id in self._channels and self._channels[job.id].over:
             return
-        self._put(job.id, "finished", job=job)
-        self._channels[job.id].over = True
-        self._channels.move_to_end(job.id)
-        over = [job_id for job_id, channel in self._channels.items() if channel.over]
-        for job_id in over[: max(0, len(over) - self._most)]:
-            del self._channels[job_id]
+        self._put(job.id, "finished", job=job).over = True
 
     async def since(self, job_id: str, after: int, seconds: float) -> tuple[Moment, ...]:
         """The events with numbers above ``after``; none if nothing comes within ``seconds``. Who is slow misses some."""
@@ -82,11 +77,14 @@ class Bus:
         if channel.count <= after:
             channel.watchers += 1
             channel.news.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(channel.news.wait(), seconds)
-            channel.watchers -= 1
-        if not channel.count and not channel.watchers:
-            self._channels.pop(job_id, None)  # nobody has ever said anything of it here
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(channel.news.wait(), seconds)
+            finally:
+                # Whoever watches may hang up at any moment.
+                channel.watchers -= 1
+                if not channel.count and not channel.watchers:
+                    self._channels.pop(job_id, None)  # nobody has ever said anything of it here
         return tuple(moment for moment in channel.moments if moment.number > after)
 
     def remembers(self, job_id: str, after: int) -> bool:
@@ -94,8 +92,17 @@ class Bus:
         channel = self._channels.get(job_id)
         return channel is not None and channel.count > after
 
-    def _put(self, job_id: str, kind: Literal["queued", "started", "progress", "preview", "finished"], **fields: object) -> None:
+    def _put(
+        self, job_id: str, kind: Literal["queued", "started", "progress", "preview", "finished"], **fields: object
+    ) -> _Channel:
         channel = self._channels.setdefault(job_id, _Channel())
         channel.count += 1
         channel.moments.append(Moment(channel.count, kind, **fields))  # type: ignore[arg-type] # one of the three, by name
         channel.news.set()
+        self._channels.move_to_end(job_id)
+        if len(self._channels) > self._most:
+            # The last is the one at hand; those that are watched are as many as there are connections.
+            silent = next((other for other, each in self._channels.items() if not each.watchers and each is not channel), None)
+            if silent is not None:
+                del self._channels[silent]
+        return channel

@@ -5,18 +5,19 @@ A line becomes a job, and ends with it, in one transaction each: whoever dies, a
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from pipelines.contract.errors import AquatintError, ErrorReport
+from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport
 from server.domain.batch import Line
 from server.domain.clock import Clock
 from server.domain.job import Job, Order
 from server.domain.ports import BatchRepository
 from server.jobs.service import JobService
+from server.jobs.setbacks import Setbacks
 
 Refill = Callable[[str, Line], Awaitable[Order]]
 """The order of a line of the batch with that id, with its pictures."""
@@ -27,20 +28,26 @@ class Feed(msgspec.Struct, frozen=True):
 
     ahead: int = 64
     """Images of all batches that are queued at the same time: enough for a server's hands, few enough to take turns."""
-    poll: float = 1.0
-    """Batches are looked after at least so often: other servers take jobs, and batches, too."""
+    poll: float = 3.0
+    """Batches are looked after at least so often: other servers take jobs, and batches, too. Its own are heard of at once."""
     pause: float = 0.05
     """And at most so often."""
+    tidy: float = 60.0
+    """What is to be forgotten is looked for so often."""
     keep: float = 30 * 24 * 3600.0
     """How long batches that are over are remembered."""
     stale: float = 3600.0
     """A batch whose file has stopped coming for so long is nobody's."""
+    setback: float = 10.0
+    """A batch that could not be fed is left alone for so long."""
+    patience: int = 5
+    """After so many setbacks in a row a line that cannot be made ready has failed, whatever the reason."""
 
 
 class Feeder:
     """Looks after all batches. Several servers may do so over one database."""
 
-    __slots__ = ("_batches", "_clock", "_closing", "_ended", "_feed", "_jobs", "_log", "_news", "_refill")
+    __slots__ = ("_batches", "_clock", "_closing", "_ended", "_feed", "_jobs", "_log", "_news", "_refill", "_setbacks", "_tidied")
 
     def __init__(
         self,
@@ -56,6 +63,8 @@ class Feeder:
         """``ended`` hears when batches are over."""
         self._batches, self._jobs, self._refill, self._ended = batches, jobs, refill, ended
         self._clock, self._log, self._feed = clock, log, feed
+        self._setbacks = Setbacks(feed.setback, feed.patience)
+        self._tidied = float("-inf")
         self._news, self._closing = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
@@ -76,35 +85,51 @@ class Feeder:
     async def _work(self) -> None:
         while not self._closing.is_set():
             self._news.clear()
-            try:
-                await self._round()
-            except Exception:  # noqa: BLE001 - a database that is away comes back
-                self._log.exception("batches cannot be fed")
+            # Each by itself: what one of them stumbles over holds up none of the others.
+            for chore in (self._revoke, self._top_up, self._finish, self._forget):
+                with self._told("batches cannot be looked after", chore=chore.__name__):
+                    await chore()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._feed.pause)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), self._feed.poll)
 
-    async def _round(self) -> None:
+    async def _revoke(self) -> None:
         for job_id in await self._batches.cancelling():
-            await self._jobs.revoke(job_id)
-        if not self._jobs.draining:
-            await self._top_up()
+            with self._told("a job of a cancelled batch cannot be stopped", job=job_id):
+                await self._jobs.revoke(job_id)
+
+    async def _finish(self) -> None:
         for batch in await self._batches.finish():
             self._log.info("batch is over", batch=batch.id, state=batch.state.value, lines=batch.lines)
+            self._setbacks.forget(batch.id)
             self._ended()
+
+    async def _forget(self) -> None:
         now = self._clock.time()
-        await self._batches.forget(now - self._feed.keep, now - self._feed.stale)
+        if now >= self._tidied + self._feed.tidy:
+            self._tidied = now
+            await self._batches.forget(now - self._feed.keep, now - self._feed.stale)
 
     async def _top_up(self) -> None:
         """Fill the queue up to the mark, in gulps; what is left of it is shared by the batches that wait."""
+        if self._jobs.draining:
+            return
         free = self._feed.ahead - await self._batches.room()
         if 2 * free < self._feed.ahead:
             return
-        hungry = await self._batches.hungry(free)
-        share = max(1, free // max(1, len(hungry)))
-        for batch_id in hungry:
-            await self._feed_lines(batch_id, await self._batches.waiting(batch_id, share))
+        now = self._clock.monotonic()
+        hungry = await self._batches.hungry(free + len(self._setbacks))
+        well = [batch_id for batch_id in hungry if not self._setbacks.waits(batch_id, now)][:free]
+        share = max(1, free // max(1, len(well)))
+        for batch_id in well:
+            try:
+                await self._feed_lines(batch_id, await self._batches.waiting(batch_id, share))
+            except Exception:  # noqa: BLE001 - the others are to be fed
+                self._log.exception("a batch cannot be fed", batch=batch_id)
+                self._setbacks.note(batch_id, now)
+            else:
+                self._setbacks.forget(batch_id)
 
     async def _feed_lines(self, batch_id: str, lines: Sequence[Line]) -> None:
         portion: dict[int, Job | ErrorReport] = {}
@@ -122,7 +147,20 @@ class Feeder:
             return self._jobs.draft(await self._refill(batch_id, line))
         except AquatintError as error:
             return error.report()
+        except Exception:
+            if not self._setbacks.hopeless(batch_id):
+                raise  # a database that is away comes back
+            self._log.exception("a line is given up", batch=batch_id, line=line.number)
+            return EngineFailure("The server made a mistake; it is logged.").report()
 
     async def _enqueue(self, batch_id: str, portion: dict[int, Job | ErrorReport]) -> None:
         for job in await self._batches.enqueue(batch_id, portion):
             self._jobs.arrived(job)
+
+    @contextlib.contextmanager
+    def _told(self, what: str, **of: str) -> Iterator[None]:
+        """What goes wrong is tried again in the next round; the operator hears of it."""
+        try:
+            yield
+        except Exception:  # noqa: BLE001 - a database that is away comes back
+            self._log.exception(what, **of)

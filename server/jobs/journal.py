@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 from server.domain.job import Job
 from server.domain.ports import JobRepository
 
-_LINGER = 0.05
+_LINGER = 0.2
 """Seconds for which jobs gather before they are written."""
 _PAUSE = 1.0
 """Seconds between attempts, while the database takes nothing."""

@@ -9,13 +9,14 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import AquatintError, EngineFailure
 from pipelines.contract.errors import Cancelled as CancelledError
+from pipelines.contract.request import Priority
 from server.domain.call import Call, Emit, ignore
 from server.domain.clock import Clock
 from server.domain.failures import ModerationBlocked
@@ -44,14 +45,19 @@ class Pace(msgspec.Struct, frozen=True):
     keep: float = 24 * 3600.0
     """How long jobs that are over are remembered."""
     window: int = 64
-    """Images of claimed jobs at work at the same time: enough to fill batches, few enough that new urgent ones come soon."""
+    """Images of claimed jobs at work at the same time: enough to fill batches, few enough that new urgent ones come soon.
+
+    Bulk ones fill what the others leave of it, and are not counted against them.
+    """
 
 
 @dataclass(slots=True, eq=False)
 class _Held:
     job: Job
-    task: asyncio.Task[None]
     claimed: bool
+    before: "_Held | None"
+    """The same job, lost here and taken again, as long as that has not come to its end."""
+    task: asyncio.Task[None] = field(init=False)
     stop: bool = False
     """It is not to go on."""
     lost: bool = False
@@ -140,10 +146,11 @@ class Runner:
             msg = "The server is not running."
             raise EngineFailure(msg)
         self._idle.clear()
-        task = self._group.create_task(self._run(job), name=f"job {job.id}")
-        self._held[job.id] = _Held(job, task, claimed)
-        task.add_done_callback(lambda _task: self._over(job))
-        return task
+        held = _Held(job, claimed, before=self._held.get(job.id))
+        held.task = self._group.create_task(self._run(held), name=f"job {job.id}")
+        self._held[job.id] = held
+        held.task.add_done_callback(lambda _task: self._over(held))
+        return held.task
 
     def at_work(self, tenant: str) -> int:
         """Images of ``tenant`` that are waited for or made here."""
@@ -182,11 +189,14 @@ class Runner:
         while not self._cut_off:
             self._news.clear()
             self._crowded = True
-            room = self._pace.window - sum(held.job.images for held in self._held.values() if held.claimed)
+            claimed_before = [held.job for held in self._held.values() if held.claimed]
+            left = self._pace.window - sum(job.images for job in claimed_before)
+            # Bulk jobs take no room from the others, as those go before them at the worker too.
+            room = left + sum(job.images for job in claimed_before if job.order.priority is Priority.BULK)
             if room > 0 and not self._admission.closed:
                 with _told(self._log, "the queue cannot be read"):
-                    claimed = await self._repository.claim(self.owner, self.lease, room)
-                    self._crowded = room - sum(job.images for job in claimed) < _LARGEST
+                    claimed = await self._repository.claim(self.owner, self.lease, room, left)
+                    self._crowded = left - sum(job.images for job in claimed) < _LARGEST
                     for job in claimed:
                         self._begin(job)
             with contextlib.suppress(TimeoutError):
@@ -218,8 +228,14 @@ class Runner:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._pace.lease / 3)
 
-    async def _run(self, job: Job) -> None:
-        held = self._held[job.id]
+    async def _run(self, held: _Held) -> None:
+        job = held.job
+        if held.before is not None:
+            # Whoever makes the images knows them by the job's id.
+            held.before.lost = True
+            held.before.interrupt()
+            await asyncio.wait([held.before.task])
+            held.before = None
         happening = await self._work(job, held)
         if held.lost:
             return
@@ -274,9 +290,10 @@ class Runner:
         )
         self._ended(job)
 
-    def _over(self, job: Job) -> None:
-        self._held.pop(job.id, None)
-        self._admission.leave(job.images)
+    def _over(self, held: _Held) -> None:
+        if self._held.get(held.job.id) is held:
+            del self._held[held.job.id]
+        self._admission.leave(held.job.images)
         if self._crowded:
             self._news.set()
         if not self._held:

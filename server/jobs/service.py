@@ -120,11 +120,6 @@ class JobService:
         """Whether new work is refused."""
         return self._admission.closed
 
-    @property
-    def bus(self) -> Bus:
-        """What happens to jobs, to be watched."""
-        return self._bus
-
     @asynccontextmanager
     async def running(self, *, alone: bool = False) -> AsyncIterator["JobService"]:
         """Jobs run inside this block; ``alone``: no other server lives, so what dead ones have begun is taken over at once."""

@@ -31,6 +31,9 @@ _AT_ONCE = 16
 _MOST_WAIT = 30.0
 """The outbox is looked into at least so often: other servers and ``aquatint webhooks resend`` put messages there too."""
 
+_MOST_OUTCOME = 512
+"""Characters of what is noted of an attempt: the column's width."""
+
 _GONE, _THROTTLED = 410, frozenset({429, 502, 503, 504})
 
 
@@ -119,9 +122,12 @@ class Courier:
         except TimeoutError:
             return None, f"no answer within {_TIMEOUT:g} s", 0.0
         except Forbidden as error:
-            return None, str(error), 0.0
+            return None, str(error)[:_MOST_OUTCOME], 0.0
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.UnsupportedProtocol) as error:
-            return None, f"{type(error).__name__}: {error}", 0.0
+            return None, _named(error), 0.0
+        except Exception as error:  # noqa: BLE001 - whatever one address brings about, it is noted, and holds up nobody else's
+            self._log.exception("webhook cannot be sent", id=delivery.id)
+            return None, _named(error), 0.0
         asked = _retry_after(response, self._clock.time()) if response.status in _THROTTLED else 0.0
         return response.status, str(response.status), asked
 
@@ -176,6 +182,10 @@ def compose_batch(batch: Batch, standing: Standing) -> bytes:
         "results": f"{base}/api/batches/{batch.id}/results",
     }
     return json.dumps({"type": f"batch.{batch.state.value}", "timestamp": finished.isoformat(), "data": data}).encode()
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:_MOST_OUTCOME]
 
 
 def _retry_after(response: httpcore.Response, now: float) -> float:

@@ -68,7 +68,7 @@ async def accepted(batches, numbers, *, batch="b", tenant="t", created=100.0, no
     """A batch of lines with those numbers."""
     new = Batch(batch, tenant, BatchState.RECEIVING, created)
     await batches.begin(new)
-    await batches.receive(batch, [line(number, batch=batch, images=images) for number in numbers], {"asset_1": b"picture"})
+    await batches.receive(new, [line(number, batch=batch, images=images) for number in numbers], {"asset_1": b"picture"})
     new = msgspec.structs.replace(new, state=BatchState.RUNNING, lines=len(numbers), images=images * len(numbers), notify=notify)
     await batches.accept(new)
     return new
@@ -87,8 +87,9 @@ async def ended(jobs, happening=None):
 
 
 async def test_a_batch_is_nobody_s_before_it_is_accepted(batches):
-    await batches.begin(Batch("b", "t", BatchState.RECEIVING, 1.0))
-    await batches.receive("b", [line(1)], {})
+    half = Batch("b", "t", BatchState.RECEIVING, 1.0)
+    await batches.begin(half)
+    await batches.receive(half, [line(1)], {})
     assert await batches.get("b") is None
     assert (await batches.page("t", None, 9)).batches == ()
     assert await batches.hungry(9) == ()
@@ -97,6 +98,25 @@ async def test_a_batch_is_nobody_s_before_it_is_accepted(batches):
     whole = await accepted(batches, [1, 2])
     assert await batches.get("b") == whole
     assert [each.number for each in await batches.waiting("b", 9)] == [1, 2]
+
+
+async def test_whoever_lost_a_batch_that_comes_in_cannot_touch_another_s(batches, database):
+    lost, taken = (Batch("b", "t", BatchState.RECEIVING, created) for created in (1.0, 2.0))
+    await batches.begin(lost)
+    await batches.receive(lost, [line(1)], {"asset_1": b"one"})
+    await batches.begin(taken)
+    for attempt in (batches.receive(lost, [line(2)], {"asset_2": b"two"}), batches.accept(lost)):
+        with pytest.raises(EngineFailure, match="taken over"):
+            await attempt
+    await batches.receive(taken, [line(1)], {"asset_1": b"one"})
+    await batches.accept(taken)
+    for attempt in (batches.begin(lost), batches.receive(lost, [line(3)], {}), batches.accept(lost), batches.accept(taken)):
+        with pytest.raises(EngineFailure, match="taken over"):
+            await attempt
+    assert (await batches.get("b")).state is BatchState.RUNNING
+    assert [each.number for each in await batches.waiting("b", 9)] == [1]
+    async with database.reading() as connection:
+        assert (await connection.execute(select(BATCH_INPUTS.c.name))).scalars().all() == ["asset_1"]
 
 
 async def test_lines_become_jobs_in_order_and_results_as_they_end(batches, jobs):

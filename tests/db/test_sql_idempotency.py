@@ -6,9 +6,11 @@ import os
 import pytest
 from msgspec.structs import replace
 
+from server.access.idempotency import Keeper, Keeping
 from server.db.idempotency import SqlIdempotency
 from server.domain.clock import SetClock
 from server.domain.idempotency import Answer, KeyInUse, KeyReused, Reservation
+from server.telemetry.logs import silent
 
 ANSWER = Answer(202, (("location", "/x"),), b'{"id": "1"}', "job")
 WANTED = Reservation("t", "key", "f" * 64, "me", "resource-1")
@@ -42,7 +44,8 @@ async def test_whoever_falls_silent_loses_the_key_and_leaves_the_name_of_what_wa
     with pytest.raises(KeyReused):
         await keys.reserve(replace(other, fingerprint="0" * 64), 130.0, 0.0)
     clock.advance(20)
-    await keys.renew("me", 150.0)
+    await keys.renew("me", ["resource-0"], 190.0)  # another of its requests
+    await keys.renew("me", ["resource-0", "resource-1"], 150.0)
     clock.advance(20)
     with pytest.raises(KeyInUse):
         await keys.reserve(other, 170.0, 0.0)
@@ -52,6 +55,44 @@ async def test_whoever_falls_silent_loses_the_key_and_leaves_the_name_of_what_wa
     await keys.answer(WANTED, replace(ANSWER, body=b"late"))
     await keys.answer(taken, ANSWER)
     assert await keys.reserve(WANTED, 190.0, 0.0) == ANSWER
+
+
+class Forgetful:
+    """A repository that keeps no answers for a while; its owner says so often what it holds."""
+
+    def __init__(self, keys):
+        self._keys, self.refuses, self.renewed = keys, True, asyncio.Queue()
+
+    def __getattr__(self, name):
+        return getattr(self._keys, name)
+
+    async def answer(self, held, answer):
+        if self.refuses:
+            raise OSError("disk full")
+        await self._keys.answer(held, answer)
+
+    async def renew(self, owner, resources, lease):
+        await self._keys.renew(owner, resources, lease)
+        self.renewed.put_nowait(lease)
+
+
+async def test_a_key_whose_answer_cannot_be_kept_is_free_once_its_lease_has_run_out(keys, clock):
+    forgetful = Forgetful(keys)
+    async with Keeper(forgetful, clock, silent(), Keeping(lease=0.03)).running() as keeper:
+        lost = await keeper.reserve("t", "lost", "f" * 64)
+        await keeper.reserve("t", "held", "f" * 64)
+        await keeper.settle(lost, ANSWER)
+        clock.advance(0.02)
+        while await asyncio.wait_for(forgetful.renewed.get(), 60) < clock.time() + 0.03:
+            pass
+        clock.advance(0.02)
+        with pytest.raises(KeyInUse):
+            await keeper.reserve("t", "held", "f" * 64)
+        again = await keeper.reserve("t", "lost", "f" * 64)
+        assert (again.resource, again.again) == (lost.resource, True)
+        forgetful.refuses = False
+        await keeper.settle(again, ANSWER)
+        assert await keeper.reserve("t", "lost", "f" * 64) == ANSWER
 
 
 async def test_a_released_key_may_be_tried_again_at_once(keys):

@@ -69,9 +69,9 @@ async def test_what_is_added_is_there_without_its_pictures_and_claimed_with_them
 
 
 async def test_claims_are_by_urgency_then_age(jobs):
-    await jobs.add(job("late", created=3.0))
-    await jobs.add(job("bulk", created=1.0, priority=Priority.BULK))
     await jobs.add(job("early", created=2.0))
+    await jobs.add(job("bulk", created=1.0, priority=Priority.BULK))
+    await jobs.add(job("late", created=3.0))
     await jobs.add(job("now", created=4.0, priority=Priority.INTERACTIVE))
     assert await jobs.ahead(await jobs.get("bulk")) == Ahead(3, 3 * 8 * 8 * 4)
     assert await jobs.queued_images() == 4

@@ -203,6 +203,35 @@ async def test_nobody_there_and_nonsense_are_noted(bench):
         assert "UnsupportedProtocol" in (await bench.after(1, "scheme")).outcome
 
 
+async def test_an_address_that_cannot_be_resolved_holds_up_nobody(bench):
+    hosts = [
+        "http://a..example/",
+        f"http://{'a' * 64}.example/",
+        f"http://10.0.0.1{'/' * 9}",
+        "http://\u00fc..x/",
+        "http://[::1/",
+    ]
+    async with Receiver().listening() as receiver:
+        for index, url in enumerate(hosts):
+            await bench.ended(f"bad{index}", url)
+        await bench.ended("good", receiver.url)
+        async with bench.courier():
+            await bench.until(DeliveryState.DELIVERED, "good")
+            for index in range(len(hosts)):
+                told = await bench.after(1, f"bad{index}")
+                assert (told.state, 0 < len(told.outcome) <= 512) == (DeliveryState.PENDING, True)
+
+
+async def test_what_is_noted_fits_its_column(bench):
+    async def failing(_host, _port):
+        raise OSError("x" * 2000)
+
+    await bench.ended("a", "http://receiver.example/")
+    pool = httpcore.AsyncConnectionPool(network_backend=GuardedBackend(Allowed(), failing))
+    async with Courier(bench.deliveries, pool, (), clock=bench.clock, log=silent()).running():
+        assert len((await bench.after(1, "a")).outcome) == 512
+
+
 async def test_settled_messages_are_forgotten_and_pending_ones_are_not(bench):
     async with Receiver("200 OK", "500 No").listening() as receiver:
         await bench.ended("told", receiver.url)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import secrets
 import subprocess
 from pathlib import Path
@@ -59,7 +60,8 @@ def fill(folder: Path, left: int) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("*") if file.is_file() and file.name != "filler"]
+    # Folders may go while one looks, and `Path.rglob` would stumble over that.
+    return [Path(at, name) for at, _, names in os.walk(folder) for name in names if name != "filler"]
 
 
 def test_a_server_whose_results_do_not_fit(serve, tmp_path, until):

@@ -2,68 +2,20 @@
 
 import contextlib
 import json
-import os
-import signal
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from standardwebhooks import Webhook
 
-SECRET = "whsec_" + "K" * 32
+from tests.doubles.webhooks import ENV, FLAGS, Receiver, kill, pids
+
 LINES = 60
 MODELS = """
 server: {default_model: m}
 models: {m: {source: "fake:?tick=0.01&decode=0.005", family: fake, defaults: {width: 64, height: 64, steps: 10, sampler: euler}}}
 """
-FLAGS = ("--webhook-networks", "127.0.0.1")
-ENV = {"AQUATINT_WEBHOOK_SECRETS": SECRET}
 JSONL = {"content-type": "application/x-ndjson"}
-
-
-class Receiver:
-    """Verifies what it is told, and keeps it by message."""
-
-    def __init__(self):
-        self.told, self.lock = {}, threading.Lock()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["content-length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                said = Webhook(SECRET).verify(body, headers)
-                with receiver.lock:
-                    receiver.told[headers["webhook-id"]] = said
-                self.send_response(204)
-                self.end_headers()
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-
-def kill(server):
-    """SIGKILL for the server and its workers, in one go."""
-    workers = [worker["pid"] for worker in server.ready()["workers"] if worker["pid"]]
-    for pid in (server.process.pid, *workers):
-        os.kill(pid, signal.SIGKILL)
-    server.process.wait()
-    server.client.close()
 
 
 def hand_in(client, receiver):
@@ -141,14 +93,12 @@ def test_a_job_that_was_sent_to_a_dying_server_is_sent_again_and_made_once(launc
             with contextlib.suppress(httpx.HTTPError, RuntimeError):
                 got.append(client.post("/api/jobs", **ask).json()["id"])
 
-        workers = [worker["pid"] for worker in server.ready()["workers"] if worker["pid"]]
+        doomed = pids(server)
         thread = threading.Thread(target=send)
         thread.start()
         threading.Event().wait(moment)
-        for pid in (server.process.pid, *workers):
-            os.kill(pid, signal.SIGKILL)
+        kill(server, doomed)
         thread.join()
-        server.process.wait()
         server = launch(tmp_path / "server", models=MODELS)
         again = [server.client.post("/api/jobs", **ask) for _ in range(2)]
         assert [each.status_code for each in again] == [202, 202]

@@ -1,16 +1,13 @@
 """Accepted means done: the server and its workers are killed again and again, and every job ends once, with one result."""
 
 import json
-import os
-import signal
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from standardwebhooks import Webhook
 
-SECRET = "whsec_" + "K" * 32
+from tests.doubles.webhooks import ENV, FLAGS, Receiver, kill
+
 KILLS = 20
 JOBS = 100
 MODELS = """
@@ -19,56 +16,12 @@ models: {m: {source: "fake:?tick=0.01&decode=0.005", family: fake, defaults: {wi
 """
 
 
-class Receiver:
-    """Verifies what it is told, and counts it."""
-
-    def __init__(self):
-        self.told, self.lock = Counter(), threading.Lock()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["content-length"]))
-                said = Webhook(SECRET).verify(body, {name.lower(): value for name, value in self.headers.items()})
-                with receiver.lock:
-                    receiver.told[said["data"]["id"], said["type"]] += 1
-                self.send_response(204)
-                self.end_headers()
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-
-def kill(server):
-    """SIGKILL for the server and its workers, in one go."""
-    workers = [worker["pid"] for worker in server.ready()["workers"] if worker["pid"]]
-    for pid in (server.process.pid, *workers):
-        os.kill(pid, signal.SIGKILL)
-    server.process.wait()
-    server.client.close()
-
-
 @pytest.mark.timeout(280)
 def test_every_accepted_job_is_done_once_whoever_dies(launch, until, tmp_path):
-    flags = ("--webhook-networks", "127.0.0.1")
-    env = {"AQUATINT_WEBHOOK_SECRETS": SECRET}
     accepted, pace = [], threading.Event()
     with Receiver() as receiver:
         for life in range(KILLS + 1):
-            server = launch(tmp_path / "server", *flags, models=MODELS, env=env)
+            server = launch(tmp_path / "server", *FLAGS, models=MODELS, env=ENV)
             for _ in range(JOBS // KILLS if life < KILLS else 0):
                 answer = server.client.post("/api/jobs", json={"prompt": "p", "webhook": receiver.url, "seed": len(accepted)})
                 assert answer.status_code == 202
@@ -88,19 +41,18 @@ def test_every_accepted_job_is_done_once_whoever_dies(launch, until, tmp_path):
         assert all(len(view["images"]) == 1 for view in views), "one result each"
         assert len({view["images"][0]["url"] for view in views}) == JOBS
         assert [view["images"][0]["seed"] for view in views] == list(range(JOBS))
-        assert {told for told, _ in receiver.told} == set(accepted)
-        assert {kind for _, kind in receiver.told} == {"job.succeeded"}
+        assert {said["data"]["id"] for said in receiver.told.values()} == set(accepted)
+        assert {said["type"] for said in receiver.told.values()} == {"job.succeeded"}
         assert max(view["attempts"] for view in views) > 1, "the kills hit something"
         assert server.stop() == 0
 
 
 @pytest.mark.timeout(280)
 def test_two_servers_on_one_postgresql_share_the_jobs_and_survive_each_other(launch, until, tmp_path, postgres_url):
-    flags = ("--webhook-networks", "127.0.0.1", "--database-url", postgres_url)
-    env = {"AQUATINT_WEBHOOK_SECRETS": SECRET}
+    flags = (*FLAGS, "--database-url", postgres_url)
     folders, accepted = [tmp_path / name for name in ("one", "two")], []
     with Receiver() as receiver:
-        servers = [launch(folder, *flags, models=MODELS, env=env) for folder in folders]
+        servers = [launch(folder, *flags, models=MODELS, env=ENV) for folder in folders]
         for round_ in range(6):
             for index in range(10):
                 asked = {"prompt": "p", "webhook": receiver.url, "seed": len(accepted)}
@@ -108,7 +60,7 @@ def test_two_servers_on_one_postgresql_share_the_jobs_and_survive_each_other(lau
             victim = round_ % 2
             if round_ < 4:
                 kill(servers[victim])
-                servers[victim] = launch(folders[victim], *flags, models=MODELS, env=env)
+                servers[victim] = launch(folders[victim], *flags, models=MODELS, env=ENV)
 
         def over():
             states = Counter(servers[0].client.get(f"/api/jobs/{job_id}").json()["state"] for job_id in accepted)

@@ -106,6 +106,27 @@ def test_a_job_keeps_the_manifests_of_its_inputs(server, client, theirs, until):
     ]
 
 
+def test_lines_of_batches_keep_the_manifests_of_their_inputs(server, client, theirs, until):
+    source = theirs.signer.sign(encoded("JPEG"), "image/jpeg", made(asked(), (), TELLING))
+    asset = server.client.post("/api/assets", content=source).json()["id"]
+    bare = server.client.post("/api/assets", content=encoded()).json()["id"]
+    bodies = [
+        {"prompt": "x", "image": asset, "controls": [{"name": "canny", "image": bare}]},
+        {"prompt": "y", "image": bare, "controls": [{"name": "canny", "image": asset}]},
+    ]
+    lines = "\n".join(json.dumps({"custom_id": str(index), "body": body}) for index, body in enumerate(bodies))
+    headers = {"content-type": "application/x-ndjson"}
+    batch = server.client.post("/api/batches", content=lines, headers=headers).json()["id"]
+    until(lambda: server.client.get(f"/api/batches/{batch}").json()["state"] == "finished", 60)
+    told = [json.loads(line) for line in server.client.get(f"/api/batches/{batch}/results").text.splitlines()]
+    found = [checked(client, server.client.get(each["images"][0]["url"]).content) for each in told]
+    assert [result.validation_state for result in found] == ["trusted"] * 2
+    assert [{part["title"]: part["has_manifest"] for part in result.ingredients} for result in found] == [
+        {"image": True, "controls[0].image": False},
+        {"image": False, "controls[0].image": True},
+    ]
+
+
 def test_answers_and_files_say_what_they_are(server):
     answer = server.client.post("/v1/images/generations", json={"prompt": "x", "response_format": "url"})
     assert answer.headers["x-ai-generated"] == "true"

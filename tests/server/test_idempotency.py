@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 from PIL import Image
+from sqlalchemy import update
 
 from pipelines.contract.errors import EngineFailure
 from pipelines.contract.picture import Picture
@@ -19,6 +20,7 @@ from server.app import application, assemble
 from server.db.batches import LineEnds
 from server.db.idempotency import SqlIdempotency
 from server.db.jobs import SqlJobs
+from server.db.tables import IDEMPOTENCY
 from server.db.webhooks import Outbox
 from server.domain.clock import SystemClock
 from server.gateway.finish import Gateway
@@ -71,7 +73,7 @@ async def served(folder, function=None, most=8 << 20):
     transport = httpx.ASGITransport(app)
     async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
         client.headers["authorization"] = "Bearer a"
-        client.calls = calls
+        client.calls, client.jobs, client.database = calls, jobs, parts.database
         yield client
 
 
@@ -170,6 +172,33 @@ async def test_while_the_first_is_at_work_the_second_is_told_when_to_come_back(t
         assert (await first).status_code == 200
         assert (await client.post("/api/generate", json={"prompt": "x"}, **keyed())).status_code == 200
         assert len(client.calls) == 1
+
+
+async def unanswered(client):
+    """As a server leaves its keys that died between what it made and its answer."""
+    async with client.database.writing() as connection:
+        await connection.execute(update(IDEMPOTENCY).values(answer=None, owner=None, lease=None))
+
+
+async def test_what_was_accepted_before_a_death_is_found_before_anything_is_asked_again(tmp_path):
+    async with served(tmp_path) as client:
+        asset = (await client.post("/api/assets", content=png())).json()["id"]
+        job = {"json": {"prompt": "x", "image": asset, "negative_prompt": "y", "guidance": 1.0}, **keyed("job")}
+        jsonl = {"content-type": "application/x-ndjson", "idempotency-key": "batch"}
+        batch = {"content": json.dumps({"custom_id": "a", "body": {"prompt": "x", "image": asset}}), "headers": jsonl}
+        accepted = [await client.post("/api/jobs", **job), await client.post("/api/batches", **batch)]
+        assert [each.status_code for each in accepted] == [202, 202]
+        assert [each["code"] for each in accepted[0].json()["warnings"]] == ["negative_prompt_unused"]
+        await unanswered(client)
+        # Neither the picture is there any more, nor is anything new taken.
+        assert (await client.delete(f"/api/assets/{asset}")).status_code == 204
+        client.jobs.close()
+        again = [await client.post("/api/jobs", **job), await client.post("/api/batches", **batch)]
+        assert [each.status_code for each in again] == [202, 202]
+        assert again[0].json() == accepted[0].json()
+        assert again[1].json()["id"] == accepted[1].json()["id"]
+        assert [each.headers["location"] for each in again] == [each.headers["location"] for each in accepted]
+        assert (await client.post("/api/jobs", json={"prompt": "x"}, **keyed("new"))).status_code == 503
 
 
 async def test_streams_take_no_key(tmp_path):

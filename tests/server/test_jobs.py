@@ -9,7 +9,7 @@ from PIL import Image
 from pipelines.contract.errors import EngineFailure, InvalidRequest, Overloaded, ShuttingDown
 from pipelines.contract.messages import Progress
 from pipelines.contract.picture import Picture
-from pipelines.contract.request import ImageRequest, Init, Sampling
+from pipelines.contract.request import ImageRequest, Init, Priority, Sampling
 from server.access.limits import Allowances
 from server.catalog.allowances import Limits
 from server.db.database import Database, beside
@@ -309,6 +309,38 @@ async def test_more_than_the_queue_holds_is_refused(bench):
         assert (await jobs.get("b")).state is JobState.SUCCEEDED
 
 
+async def test_bulk_jobs_take_no_room_from_others_and_only_what_those_leave(bench):
+    gate, begun, changed = asyncio.Event(), [], asyncio.Condition()
+
+    async def function(request, _call):
+        async with changed:
+            begun.append(request.id)
+            changed.notify_all()
+        await gate.wait()
+        return flat(request)
+
+    async def begins(*names):
+        async with changed:
+            await asyncio.wait_for(changed.wait_for(lambda: set(begun) == set(names)), 60)
+
+    def bulk(name):
+        return msgspec.structs.replace(order(name), priority=Priority.BULK)
+
+    own = bench(function, window=2)
+    async with own.running() as jobs:
+        for index in range(3):
+            await jobs.enqueue(bulk(f"bulk{index}"))
+        await begins("bulk0", "bulk1")
+        await jobs.enqueue(order("one"))
+        await begins("bulk0", "bulk1", "one")
+        await jobs.enqueue(order("two"))
+        await begins("bulk0", "bulk1", "one", "two")
+        await jobs.enqueue(order("three"))
+        gate.set()
+        await begins("bulk0", "bulk1", "bulk2", "one", "two", "three")
+        await asyncio.wait_for(jobs.idle(), 60)
+
+
 async def test_what_is_queued_outlives_the_server(bench):
     gate = Gate()
     first = bench(gate, window=1)
@@ -391,6 +423,36 @@ async def test_a_server_that_fell_silent_does_not_end_its_jobs(bench):
         await jobs.idle()
         kept = await jobs.get("a")
         assert (taken.attempts, kept.state, kept.owner) == (2, JobState.RUNNING, "other")
+
+
+async def test_a_job_that_is_lost_and_taken_again_is_held_for_as_long_as_it_runs(bench):
+    gate, stuck, calls = Gate(), asyncio.Event(), []
+
+    async def function(request, call):
+        calls.append(call.attempt)
+        try:
+            return await gate(request, call)
+        finally:
+            if call.attempt == 1:
+                await stuck.wait()  # it takes a while to stop
+
+    own = bench(function)
+    async with own.running() as jobs:
+        await jobs.enqueue(order("a"))
+        await gate.entered.wait()
+        await own.repository.sweep(everybody=True)
+        jobs.arrived(await jobs.get("a"))
+        first = jobs._runner.task("a")
+        while jobs._runner.task("a") is first:  # noqa: ASYNC110 - the runner tells nobody of its claims
+            await asyncio.sleep(0.01)
+        stuck.set()
+        await asyncio.wait_for(asyncio.wait([first]), 60)
+        assert jobs._runner.task("a") is not None, "the end of the one is not that of the other"
+        gate.open.set()
+        await asyncio.wait_for(jobs.idle(), 60)
+        done = await jobs.get("a")
+        assert (done.state, done.attempts, calls) == (JobState.SUCCEEDED, 2, [1, 2])
+    assert own.admission.images == 0
 
 
 def test_parameters_read_like_those_of_other_tools():

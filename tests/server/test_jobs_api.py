@@ -115,6 +115,8 @@ def test_pages(api, until):
         ("GET", "/api/jobs?cursor=x", None, 400, "cursor"),
         ("POST", "/api/jobs", {"prompt": "x", "webhook": "ftp://x/"}, 400, "webhook"),
         ("POST", "/api/jobs", {"prompt": "x", "webhook": "http://"}, 400, "webhook"),
+        ("POST", "/api/jobs", {"prompt": "x", "webhook": "http://a..example/"}, 400, "webhook"),
+        ("POST", "/api/jobs", {"prompt": "x", "webhook": f"http://{'a' * 64}.example/"}, 400, "webhook"),
         ("POST", "/api/jobs", {"prompt": "x", "response_format": "b64"}, 400, "response_format"),
         ("POST", "/api/jobs", {"prompt": "x", "steps": 0}, 400, "steps"),
         ("POST", "/api/jobs", {"prompt": "x", "model": "nothing"}, 404, "model"),

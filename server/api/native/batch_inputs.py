@@ -11,7 +11,7 @@ from server.api.native.bodies import GenerateRequest
 from server.api.options import ControlOption, ReferenceOption
 from server.api.pictures import Pictures, inline
 from server.api.uploads import Uploads
-from server.domain.batch import Line, Pictured
+from server.domain.batch import Batch, Line, Pictured
 from server.domain.job import Order
 from server.domain.ports import BatchRepository, InputSource
 
@@ -26,11 +26,11 @@ class Gathered:
     They are copied, so that the batch is done whatever becomes of the uploads meanwhile.
     """
 
-    __slots__ = ("_batch_id", "_batches", "_fresh", "_known", "_left", "_most", "_uploads")
+    __slots__ = ("_batch", "_batches", "_fresh", "_known", "_left", "_most", "_uploads")
 
-    def __init__(self, uploads: InputSource, batches: BatchRepository, batch_id: str, most: int) -> None:
+    def __init__(self, uploads: InputSource, batches: BatchRepository, batch: Batch, most: int) -> None:
         """``most``: bytes of all of them together."""
-        self._uploads, self._batches, self._batch_id = uploads, batches, batch_id
+        self._uploads, self._batches, self._batch = uploads, batches, batch
         self._known: set[str] = set()
         self._fresh: dict[str, bytes] = {}
         self._most = self._left = most
@@ -40,7 +40,7 @@ class Gathered:
         if asset_id in self._fresh:
             return self._fresh[asset_id]
         if asset_id in self._known:
-            return await self._batches.input(self._batch_id, asset_id)
+            return await self._batches.input(self._batch.id, asset_id)
         data = await self._uploads.get(tenant, asset_id)
         if data is not None:
             await self._keep(asset_id, data)
@@ -60,7 +60,7 @@ class Gathered:
         """Write down what was gathered since the last call."""
         fresh, self._fresh = self._fresh, {}
         if fresh:
-            await self._batches.receive(self._batch_id, (), fresh)
+            await self._batches.receive(self._batch, (), fresh)
 
     async def _keep(self, name: str, data: bytes) -> None:
         self._left -= len(data)
@@ -103,8 +103,9 @@ def pictured(body: GenerateRequest) -> Pictured:
         tuple(option.images) if option.images else () if option.image is None else (option.image,)
         for option in body.references or ()
     )
+    single = tuple(not option.images for option in body.references or ())
     controls = tuple(option.image for option in body.controls or () if option.image is not None)
-    return Pictured(body.image, body.mask, controls, references)
+    return Pictured(body.image, body.mask, controls, references, single)
 
 
 class Refilling:
@@ -112,10 +113,11 @@ class Refilling:
 
     __slots__ = ("_batches", "_pictures", "_uploads")
 
-    def __init__(self, uploads: Uploads, batches: BatchRepository, max_pixels: int) -> None:
+    def __init__(self, uploads: Uploads, batches: BatchRepository, max_pixels: int, *, origins: int = 0) -> None:
+        """``origins``: bytes of signed files that are kept beside the pixels of one line; 0 where nothing is signed."""
         self._uploads, self._batches = uploads, batches
         # Here the "tenant" is the batch: it has its own copies.
-        self._pictures = Pictures(uploads, _Kept(batches), max_pixels)
+        self._pictures = Pictures(uploads, _Kept(batches), max_pixels, origins=origins)
 
     async def __call__(self, batch_id: str, line: Line) -> Order:
         """The whole order of a line of that batch."""
@@ -134,10 +136,14 @@ class Refilling:
             controls.append(replace(use, picture=await source.picture(name, f"controls[{index}].image")))
         references: list[ReferenceUse] = []
         for index, (shown, names) in enumerate(zip(request.references, named.references, strict=True)):
-            several = [await source.picture(name, f"references[{index}]") for name in names]
+            # Named as the caller did: manifests tell of an input by its place.
+            where = f"references[{index}]"
+            single = index < len(named.single) and named.single[index]
+            places = [f"{where}.image"] if single else [f"{where}.images[{each}]" for each in range(len(names))]
+            several = [await source.picture(name, place) for name, place in zip(names, places, strict=True)]
             references.append(replace(shown, pictures=tuple(several)))
         whole = replace(request, init=init, controls=tuple(controls), references=tuple(references))
-        return await self._pictures.trimmed(replace(order, request=whole))
+        return await self._pictures.trimmed(replace(order, request=whole, origins=source.origins))
 
 
 class _Kept:

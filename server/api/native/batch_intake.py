@@ -1,6 +1,7 @@
 """A batch is accepted whole or not at all: every line is understood, as if it came to /api/generate, before any is done."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import msgspec
@@ -52,7 +53,7 @@ class Bounds(msgspec.Struct, frozen=True):
 class Intake:
     """Takes batches in."""
 
-    __slots__ = ("_allowances", "_batches", "_bounds", "_clock", "_inputs", "_max_pixels", "_uploads")
+    __slots__ = ("_allowances", "_batches", "_bounds", "_clock", "_inputs", "_max_pixels", "_undoing", "_uploads")
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class Intake:
         self._allowances = allowances
         self._batches, self._uploads, self._inputs = batches, uploads, inputs
         self._max_pixels, self._bounds, self._clock = max_pixels, bounds, clock
+        self._undoing: set[asyncio.Task[None]] = set()
 
     async def take(self, request: AnyRequest, sent: Sent, *, batch_id: str, catalog: Catalog, base: str) -> Batch:
         """Accept what was sent as the batch ``batch_id``; ``base`` is where its sender finds this server.
@@ -81,15 +83,15 @@ class Intake:
             msg = f"There are {MOST_OPEN} batches of yours that are not over; the limit is {MOST_OPEN}."
             raise Overloaded(msg, retry_after=60.0)
         batch = Batch(batch_id, tenant, BatchState.RECEIVING, self._clock.time())
-        gathered = Gathered(self._inputs, self._batches, batch_id, self._bounds.bytes)
+        gathered = Gathered(self._inputs, self._batches, batch, self._bounds.bytes)
         pictures = Pictures(self._uploads, gathered, self._max_pixels)
         reading = _Reading(request, batch, catalog=catalog, gathered=gathered, pictures=pictures, head=sent.head)
-        await self._batches.begin(batch)
         try:
+            await self._batches.begin(batch)
             async for portion in portions(sent.file):
                 found = await reading.read(portion)
                 await gathered.flush()
-                await self._batches.receive(batch_id, found, {})
+                await self._batches.receive(batch, found, {})
                 if reading.count > self._bounds.lines or len(reading.problems) >= MOST_PROBLEMS:
                     break
             reading.check(self._bounds.lines)
@@ -99,10 +101,18 @@ class Intake:
             await self._allowances.day(tenant, batch.images)
             await self._batches.accept(batch)
         except BaseException:
-            # If this fails, it is forgotten after a while: it never was accepted.
-            await self._batches.delete(batch_id)
+            await self._undo(batch)
             raise
         return batch
+
+    async def _undo(self, batch: Batch) -> None:
+        """Leave nothing of ``batch``, even where the one who sends it is cut off in the middle, and cut off again in here."""
+        undoing = asyncio.create_task(self._batches.abandon(batch))
+        self._undoing.add(undoing)
+        undoing.add_done_callback(self._undoing.discard)
+        # What made the batch fail is told. If this fails too, it is forgotten after a while: it never was accepted.
+        with contextlib.suppress(Exception):
+            await asyncio.shield(undoing)
 
 
 class _Reading:

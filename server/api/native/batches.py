@@ -62,12 +62,12 @@ async def create(
         replayed = await replaying.begin(request, sent.digest)
         if replayed is not None:
             return replayed
-        if jobs.draining:
-            msg = "The server is shutting down and takes no new work."
-            raise ShuttingDown(msg, retry_after=5.0)
         batch_id = chosen_id(request)
         batch = await batches.get(batch_id) if tried_before(request) else None
         if batch is None:
+            if jobs.draining:
+                msg = "The server is shutting down and takes no new work."
+                raise ShuttingDown(msg, retry_after=5.0)
             batch = await intake.take(request, sent, batch_id=batch_id, catalog=catalog, base=links.base(request))
     feeder.look()
     view = _view(batch, await batches.standing(batch.id), jobs)

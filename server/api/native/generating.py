@@ -68,7 +68,13 @@ def generation(
     order = ordered(body, terms, start, supplied, card=card, catalog=catalog, job_id=job_id, tenant=tenant)
     order = on_road(order, catalog, body.model, said)
     result(order)  # a size that cannot be is refused before any work
-    return Generation(order, tuple(_warnings(body, order, card)))
+    return Generation(order, noted(body, order))
+
+
+def noted(body: GenerateRequest, order: Order) -> tuple[Notice, ...]:
+    """What to say beside the result of ``order``, which ``body`` has become."""
+    card = next(each for each in order.cards if each.id == order.request.model)
+    return tuple(_warnings(body, order, card))
 
 
 def _size(body: GenerateRequest, card: ModelCard, start: Init | None) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Jobs that nobody waits for: accepted, looked at, followed, cancelled, forgotten."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -18,9 +19,10 @@ from server.api.guard import SCOPE, tenant_of
 from server.api.idempotency import chosen_id, tried_before
 from server.api.links import Links, gathered
 from server.api.native import paging
-from server.api.native.bodies import JobAccepted, JobList, JobRequest, JobView, NativeErrorBody
+from server.api.native.bodies import JobAccepted, JobList, JobRequest, JobView, NativeErrorBody, Notice
 from server.api.native.following import followed
 from server.api.native.generate import understood
+from server.api.native.generating import noted
 from server.api.native.operations import Enqueue, Follow
 from server.api.native.reading import read
 from server.api.native.standing import Standing
@@ -51,13 +53,15 @@ async def enqueue(
         msg = "'response_format' can be 'url' only: the answer to a job that is over has links."
         raise InvalidRequest(msg, param="response_format")
     job_id = chosen_id(request)
+    # With a key the id was chosen before: of a request whose server died at it, the job may be there. It was let in then, and
+    # neither limits nor what has become of models and pictures since are asked again.
+    known = await jobs.get(job_id) if tried_before(request) else None
+    if known is not None:
+        return _accepted(job_id, noted(sent.body, known.order))
     asked = await understood(request, sent, catalog, pictures, followed=True, job_id=job_id)
     order = _kept(asked.order, sent.body, links.base(request))
-    # With a key the id was chosen before: of a request whose server died at it, the job may be there.
-    if not tried_before(request) or await jobs.get(job_id) is None:
-        await jobs.enqueue(order)
-    headers = {"Location": f"/api/jobs/{job_id}"}
-    return Response(JobAccepted(job_id, list(asked.warnings)), status_code=HTTPStatus.ACCEPTED, headers=headers)
+    await jobs.enqueue(order)
+    return _accepted(job_id, asked.warnings)
 
 
 @get("/api/jobs", opt={SCOPE: Scope.JOBS_READ}, responses=failures(NativeErrorBody, (400, *READING)))
@@ -135,6 +139,11 @@ async def forget(
     # In this order: whoever dies in between leaves a job that can be deleted again, and no picture without one.
     await store.discard(found.order.tenant, job_id)
     await jobs.delete(job_id)
+
+
+def _accepted(job_id: str, warnings: Sequence[Notice]) -> Response[JobAccepted]:
+    headers = {"Location": f"/api/jobs/{job_id}"}
+    return Response(JobAccepted(job_id, list(warnings)), status_code=HTTPStatus.ACCEPTED, headers=headers)
 
 
 async def _own(request: AnyRequest, jobs: JobService, job_id: str) -> Job:
