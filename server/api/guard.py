@@ -7,9 +7,11 @@ from typing import Any
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard
+from msgspec.structs import replace
 
 from server.access.keys import KeyRing
 from server.api.errors import Forbidden, Unauthorized
+from server.domain.generation import AUTO
 from server.domain.job import Order
 from server.domain.key import Caller, Scope
 
@@ -48,13 +50,18 @@ def tenant_of(connection: AnyConnection) -> str:
     return caller_of(connection).tenant
 
 
-def check_models(connection: AnyConnection, order: Order) -> None:
-    """Raise `Forbidden` if the caller's key may not use one of the models of ``order``."""
+def permitted(connection: AnyConnection, order: Order) -> Order:
+    """``order`` within what the caller's key may use, now and whatever road it takes later; raises `Forbidden`.
+
+    Whoever leaves the choice to the server needs `AUTO` among the key's models, beside those to choose from.
+    """
     caller = caller_of(connection)
-    refused = [model for model in order.request.models if not caller.may_use(model)]
+    named = (*((AUTO,) if order.road == AUTO else ()), *order.request.models)
+    refused = [model for model in named if not caller.may_use(model)]
     if refused:
         msg = f"This key may not use the model {refused[0]!r}; it may use {', '.join(sorted(caller.models))}."
         raise Forbidden(msg, param="model")
+    return replace(order, wishes=replace(order.wishes, allowed=tuple(sorted(caller.models))))
 
 
 def _presented(connection: AnyConnection) -> str | None:

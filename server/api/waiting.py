@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from litestar import Request
 
 from pipelines.contract.errors import Cancelled, EngineFailure
-from server.api.guard import check_models
+from server.api.guard import permitted
 from server.api.idempotency import made_by
 from server.domain.failures import ModerationBlocked
 from server.domain.job import Job, JobState, Order
@@ -22,8 +22,7 @@ T = TypeVar("T")
 
 async def run_to_end(request: AnyRequest, jobs: JobService, order: Order) -> Job:
     """Submit ``order`` and return the job once it has succeeded; raises its error otherwise."""
-    check_models(request, order)
-    job = await jobs.submit(order)
+    job = await jobs.submit(permitted(request, order))
     made_by(request, job.id)
     if job.state.final:
         return succeeded(job)

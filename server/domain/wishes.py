@@ -1,4 +1,4 @@
-"""What a caller says that is no part of the picture's recipe, but that some roads understand or must honour."""
+"""What a caller says, or may, that is no part of the picture's recipe, but that some roads understand or all must honour."""
 
 import msgspec
 
@@ -14,3 +14,5 @@ class Wishes(msgspec.Struct, frozen=True):
     """``opaque``, ``transparent`` or ``auto``."""
     said: tuple[str, ...] = ()
     """The options that the caller named itself, in the spelling of its dialect: what it did not name, no road has to honour."""
+    allowed: tuple[str, ...] = ()
+    """The models and upstreams that the caller's key may use, whoever chooses among them; empty: all."""

@@ -13,7 +13,7 @@ from server.catalog.current import CurrentCatalog
 from server.catalog.upstreams import Upstream
 from server.domain.call import Call
 from server.domain.failures import UpstreamMisconfigured
-from server.domain.generation import AUTO, LOCAL, Generation
+from server.domain.generation import LOCAL, Generation
 from server.providers.provider import Provider
 from server.providers.retirement import Retirement
 from server.providers.road import Road, UpstreamHealth
@@ -28,7 +28,7 @@ class _Open:
 
 
 class Roads:
-    """Owns the open roads, and takes the one that a call names; `AUTO` takes our own."""
+    """Owns the open roads, and takes the one that a call names."""
 
     __slots__ = ("_current", "_group", "_local", "_log", "_open", "_opens", "_retirement")
 
@@ -57,7 +57,7 @@ class Roads:
 
     async def generate(self, request: ImageRequest, call: Call) -> Generation:
         """Run ``request`` on the road that ``call`` names; raises `UpstreamMisconfigured` if it is not there any more."""
-        if call.road in (LOCAL, AUTO):
+        if call.road == LOCAL:
             return await self._local.generate(request, call)
         taken = self._open.get(call.road)
         if taken is None:

@@ -1,5 +1,6 @@
 """Carries a plan out: the first road, and if it cannot, the next one that may and can."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -80,7 +81,10 @@ class Routed:
         wait = self._local.wait_seconds(work)
         local = replace(self._facts_of_local(request, call, catalog, ""), wait_seconds=wait)
         others = (
-            *(Facts(name, "", road.lacking(request, call), road.wait_seconds(work)) for name, road in roads.items()),
+            *(
+                Facts(name, "", road.lacking(request, call), road.wait_seconds(work), barred=_barred(call, name))
+                for name, road in roads.items()
+            ),
             *(replace(self._facts_of_local(request, call, catalog, model), wait_seconds=wait) for model in _models(chain)),
         )
         need = text_intent(request.prompt, _negative(request, call))
@@ -134,7 +138,8 @@ class Routed:
                 # The picture is there; that it cannot be read is no reason to pay for another.
                 self._log.exception("a result cannot be read")
                 return ()
-            if lost := missing(literals, lines):
+            # A page of text against long literals takes up to a second.
+            if lost := await asyncio.to_thread(missing, literals, lines):
                 return lost
         return ()
 
@@ -144,7 +149,9 @@ class Routed:
 
     def _facts_of_local(self, request: ImageRequest, call: Call, catalog: Catalog, model: str) -> Facts:
         other = _other(request, call, catalog, model)
-        return Facts(LOCAL, model, self._local.lacking(request, call) if other is None else other.lacking)
+        lacking = self._local.lacking(request, call) if other is None else other.lacking
+        taken = request if other is None else other.request
+        return Facts(LOCAL, model, lacking, barred=any(_barred(call, name) for name in taken.models))
 
 
 def _other(request: ImageRequest, call: Call, catalog: Catalog, model: str) -> Retargeted | None:
@@ -154,6 +161,12 @@ def _other(request: ImageRequest, call: Call, catalog: Catalog, model: str) -> R
         return None
     card = catalog.card(model or None)
     return retargeted(request, call.wishes, card.family if own is None else own.family, card)
+
+
+def _barred(call: Call, name: str) -> bool:
+    """Whether the caller's key may not use that model or upstream. What it has named was looked at when it came."""
+    allowed = call.wishes.allowed
+    return bool(allowed) and name != call.road and name not in allowed
 
 
 def _models(chain: Chain | None) -> list[str]:

@@ -32,6 +32,13 @@ class Facts(msgspec.Struct, frozen=True):
     """Of our own workers: another model than the request's."""
     lacking: tuple[str, ...] = ()
     wait_seconds: float = 0.0
+    barred: bool = False
+    """The caller's key may not use it."""
+
+    @property
+    def able(self) -> bool:
+        """Whether it may be taken, and can do all of the request."""
+        return not self.lacking and not self.barred
 
     @property
     def label(self) -> str:
@@ -70,6 +77,8 @@ class _Choice(msgspec.Struct, frozen=True):
     verify: bool = False
     stay: bool = False
     """Whatever fails, nothing leaves the house."""
+    busy: bool = False
+    """It would be our own workers, if they had less to do."""
 
 
 def decide(asked: Question) -> Plan:
@@ -106,10 +115,10 @@ def _upstreams(asked: Question) -> tuple[Facts, ...]:
     return tuple(each for each in asked.others if each.road != LOCAL)
 
 
-def _chosen(asked: Question) -> _Choice:  # noqa: PLR0911 - one for each rule
+def _chosen(asked: Question) -> _Choice:  # noqa: C901, PLR0911 - one for each rule
     rules, need, local = asked.rules, asked.need, asked.local
     upstreams = _upstreams(asked)
-    able = [each for each in upstreams if not each.lacking]
+    able = [each for each in upstreams if each.able]
     text = f"{'needs' if need.needs_text else 'needs no'} legible text ({need.score:.2f}: {'; '.join(need.reasons[:2])})"
     if not upstreams:
         return _Choice(local, ("no upstream is configured: everything is local", text))
@@ -117,6 +126,8 @@ def _chosen(asked: Question) -> _Choice:  # noqa: PLR0911 - one for each rule
         return _Choice(local, ("the policy is local_only", text), stay=True)
     if rules.drafts_local and asked.call.wishes.quality.lower() == DRAFT:
         return _Choice(local, ("a draft (quality: low) stays local",), stay=True)
+    if all(each.barred for each in upstreams):
+        return _Choice(local, ("this key may use no upstream: everything is local", text))
     if not able:
         return _Choice(local, ("only our own workers can do all of it", text))
     policy = f"the policy is {rules.policy.value}"
@@ -139,11 +150,11 @@ def _overflowing(asked: Question, choice: _Choice) -> _Choice:
     if limit is None or choice.stay or choice.first.wait_seconds <= limit:
         return choice
     allowed = asked.chain or () if asked.call.road == LOCAL else [each.label for each in _upstreams(asked)]
-    found = next((each for each in _upstreams(asked) if each.label in allowed and not each.lacking), None)
+    found = next((each for each in _upstreams(asked) if each.label in allowed and each.able), None)
     if found is None:
         return choice
     reason = f"the local queue of {choice.first.wait_seconds:.0f} s is longer than {limit:.0f} s"
-    return _Choice(found, (*choice.reasons, reason))
+    return _Choice(found, (*choice.reasons, reason), busy=True)
 
 
 def _rest(asked: Question, choice: _Choice) -> tuple[list[Facts], list[str]]:
@@ -153,13 +164,21 @@ def _rest(asked: Question, choice: _Choice) -> tuple[list[Facts], list[str]]:
     else:
         known = {each.label: each for each in (asked.local, *asked.others)}
         named = [known[label] for label in asked.chain if label in known]
-    if asked.call.road == LOCAL and choice.first != asked.local:
-        named = [asked.local, *named]  # it was only too busy
+    if choice.busy and asked.call.road == LOCAL:
+        named = [asked.local, *named]  # it was asked for by name
+    elif choice.busy and asked.chain is None:
+        named = [*_upstreams(asked), asked.local]
+    elif choice.busy:
+        named = [*named, asked.local]  # where the chain has it, it stays there
     others = [each for each in _once(named) if each.label != choice.first.label]
-    rest = [each for each in others if not each.lacking and not (choice.stay and each.road != LOCAL)]
+    rest = [each for each in others if each.able and not (choice.stay and each.road != LOCAL)]
     # An upstream that was passed over is of interest even if no chain names it.
-    lacking = [each for each in _once([*others, *asked.others]) if each.lacking and each.label != choice.first.label]
-    return rest, [f"{each.label} cannot: {', '.join(each.lacking)}" for each in lacking]
+    passed = [each for each in _once([*others, *asked.others]) if not each.able and each.label != choice.first.label]
+    return rest, [_why_not(each) for each in passed]
+
+
+def _why_not(road: Facts) -> str:
+    return f"{road.label} is not for this key" if road.barred else f"{road.label} cannot: {', '.join(road.lacking)}"
 
 
 def _once(roads: Sequence[Facts]) -> list[Facts]:

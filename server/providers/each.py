@@ -1,17 +1,21 @@
 """One request of several images as several of one, for upstreams that make one at a time.
 
-None is paid for twice because another failed.
+All of them or none is delivered. If one fails the others are given up; what was made of them, or may have been, is in the books
+already, image by image. Then the failure is told as `UpstreamAmbiguous`, so that nobody pays for the whole request once more;
+except for a refusal, which is none's to repeat.
 """
 
 import asyncio
 
 from msgspec.structs import replace
 
-from pipelines.contract.errors import AquatintError
+from pipelines.contract.errors import AquatintError, InvalidRequest
 from pipelines.contract.messages import Preview, Progress, RunStats
 from pipelines.contract.request import ImageRequest
 from server.domain.call import Call
+from server.domain.failures import UpstreamAmbiguous
 from server.domain.generation import Generation, Usage
+from server.domain.sending import Sending
 from server.providers.provider import Provider
 
 
@@ -24,14 +28,15 @@ class Each:
         self._provider = provider
 
     async def generate(self, request: ImageRequest, call: Call) -> Generation:
-        """The images in the order of their seeds."""
+        """The images in the order of their seeds; raises `UpstreamAmbiguous` if one failed and others may have been made."""
         if len(request.seeds) == 1:
             return await self._provider.generate(request, call)
+        out = _sendings(call, len(request.seeds))
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one(request, call, index)) for index in range(len(request.seeds))]
+                tasks = [group.create_task(self._one(request, each.call, index)) for index, each in enumerate(out)]
         except* AquatintError as errors:
-            raise _first(errors) from None
+            raise _told(_first(errors), sum(each.doubtful for each in out), len(out)) from None
         made = [task.result() for task in tasks]
         first = made[0]
         return replace(
@@ -50,10 +55,29 @@ class Each:
 
     async def _one(self, request: ImageRequest, call: Call, index: int) -> Generation:
         def emit(event: Progress | Preview) -> None:
-            call.emit(replace(event, image=index))
+            call.emit(replace(event, id=request.id, image=index))
 
         alone = replace(request, id=f"{request.id}-{index}", seeds=(request.seeds[index],))
         return await self._provider.generate(alone, replace(call, emit=emit))
+
+
+def _sendings(call: Call, count: int) -> list[Sending]:
+    """One for each image; the caller hears that nothing was done once that is so of all of them."""
+    out: list[Sending] = []
+
+    def spared() -> None:
+        if not any(each.doubtful for each in out):
+            call.spared()
+
+    out.extend(Sending(replace(call, spared=spared)) for _ in range(count))
+    return out
+
+
+def _told(error: AquatintError, doubtful: int, count: int) -> AquatintError:
+    if not doubtful or isinstance(error, (InvalidRequest, UpstreamAmbiguous)):
+        return error
+    msg = f"One of {count} pictures failed, and {doubtful} may have been made and charged: {error.message}"
+    return UpstreamAmbiguous(msg)
 
 
 def _slowest(stats: list[RunStats]) -> RunStats:

@@ -54,18 +54,14 @@ class Lane:
     async def turn(self, until: float) -> AsyncIterator[None]:
         """Wait for a place and hold it for the block.
 
-        Raises `UpstreamBusy` if too many wait already, or the rate limit ends after ``until`` (monotonic seconds).
+        Raises `UpstreamBusy` if too many wait already, or the rate limit ends, or the turn would come, after ``until``
+        (monotonic seconds).
         """
         self._check(until)
         self._waiting += 1
         self._count()
         try:
-            await self._places.acquire()
-            try:
-                await self._allowed(until)
-            except BaseException:
-                self._places.release()
-                raise
+            await self._place(until)
         finally:
             self._waiting -= 1
             self._count()
@@ -77,6 +73,19 @@ class Lane:
             self._active -= 1
             self._places.release()
             self._count()
+
+    async def _place(self, until: float) -> None:
+        try:
+            async with asyncio.timeout(until - self._clock.monotonic()):
+                await self._places.acquire()
+        except TimeoutError:
+            msg = f"No place became free for the request to the upstream {self._name!r} in time."
+            raise UpstreamBusy(msg) from None
+        try:
+            await self._allowed(until)
+        except BaseException:
+            self._places.release()
+            raise
 
     def _check(self, until: float) -> None:
         if self._places.locked() and self._waiting >= self._queue:

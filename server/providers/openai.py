@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipelines.contract.errors import AquatintError
-from pipelines.contract.messages import Preview, RunStats
+from pipelines.contract.messages import Preview, Progress, RunStats
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
 from server.catalog.upstreams import Upstream
 from server.domain.asset import Format
 from server.domain.call import Call
 from server.domain.clock import Clock
-from server.domain.failures import UpstreamAmbiguous, UpstreamModelGone, UpstreamUnavailable
+from server.domain.failures import UpstreamAmbiguous, UpstreamUnavailable
 from server.domain.generation import Generation, Route, Usage
 from server.egress.fetching import Fetcher
 from server.providers import pixels
@@ -38,6 +38,8 @@ _QUALITIES: Mapping[str, tuple[str, ...]] = {
     "max": ("max", "xhigh", "high"),
 }
 """What a word becomes where it is not known: the first of these that is."""
+_PARTIAL = ("image_generation.partial_image", "image_edit.partial_image")
+_COMPLETED = ("image_generation.completed", "image_edit.completed")
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -69,17 +71,8 @@ class OpenAIProvider:
         self._opening = asyncio.Lock()
 
     async def generate(self, request: ImageRequest, call: Call) -> Generation:
-        """One attempt, or two if the configured model turns out to be gone and has a successor."""
-        named = self._upstream.means(request.model)
-        model = named or self._succession.model
-        try:
-            return await self._made(request, call, model)
-        except UpstreamModelGone:
-            # A model that the caller named is what it gets, or nothing.
-            after = None if named else self._succession.gone(model)
-            if after is None:
-                raise
-            return await self._made(request, call, after)
+        """One attempt, or more if the configured model turns out to be gone and has successors."""
+        return await self._succession.asked(self._upstream.means(request.model), lambda model: self._made(request, call, model))
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:  # noqa: ARG002 - the protocol's signature
         """There is no telling."""
@@ -129,7 +122,7 @@ class OpenAIProvider:
         async with self._translating():
             raw = await (images.edit(**arguments) if "image" in arguments else images.generate(**arguments))
             self._heard(raw.headers)
-            found = _parsed(raw.content, self._upstream.name)
+            found = await asyncio.to_thread(_parsed, raw.content, self._upstream.name)
         data = found.get("data") if isinstance(found.get("data"), list) else []
         made = [await self._image(item) for item in data or [] if isinstance(item, dict)]
         return Answer(tuple(made), raw.headers.get("x-request-id"), _usage(found.get("usage")))
@@ -146,14 +139,16 @@ class OpenAIProvider:
             stream: Any = raw.parse()
             try:
                 async for event in stream:
-                    kind, data = str(getattr(event, "type", "")), _decoded(getattr(event, "b64_json", None))
-                    if kind.endswith(".partial_image"):
+                    # Events of other kinds may come any day, and are none of ours.
+                    kind = getattr(event, "type", None)
+                    if kind in _PARTIAL:
                         shown += 1
-                        picture = await asyncio.to_thread(pixels.decoded, data)
-                        steps = request.sampling.steps
-                        call.emit(Preview(request.id, 0, min(steps, shown * request.preview_every), picture))
-                    elif kind.endswith(".completed"):
-                        done.append(data)
+                        step = min(request.sampling.steps, shown * request.preview_every)
+                        call.emit(Progress(request.id, 0, step, request.sampling.steps))
+                        if (picture := await asyncio.to_thread(_shown, event.b64_json)) is not None:
+                            call.emit(Preview(request.id, 0, step, picture))
+                    elif kind in _COMPLETED:
+                        done.append(await asyncio.to_thread(_decoded, event.b64_json))
                         usage = _usage(_plain_usage(getattr(event, "usage", None)))
             finally:
                 await stream.close()
@@ -164,7 +159,7 @@ class OpenAIProvider:
 
     async def _image(self, item: dict[str, Any]) -> bytes:
         if item.get("b64_json"):
-            return _decoded(item["b64_json"])
+            return await asyncio.to_thread(_decoded, item["b64_json"])
         if isinstance(item.get("url"), str):
             return await fetched(self._fetcher, item["url"])
         msg = f"The upstream {self._upstream.name!r} answered without a picture; it may have been charged."
@@ -308,6 +303,14 @@ def _decoded(text: object) -> bytes:
     except (binascii.Error, ValueError) as error:
         msg = "The upstream's picture is no base64; it may have been charged."
         raise UpstreamAmbiguous(msg) from error
+
+
+def _shown(text: object) -> Picture | None:
+    """A partial image; None if it cannot be read, for what counts is still to come."""
+    try:
+        return pixels.decoded(_decoded(text))
+    except UpstreamAmbiguous:
+        return None
 
 
 def _plain_usage(usage: object) -> object:

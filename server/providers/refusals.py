@@ -5,6 +5,7 @@ from http import HTTPStatus
 
 from pipelines.contract.errors import AquatintError, InvalidRequest, TooLarge
 from server.domain.failures import (
+    UpstreamAmbiguous,
     UpstreamBusy,
     UpstreamFailure,
     UpstreamMisconfigured,
@@ -25,6 +26,9 @@ _KINDS: Mapping[int, tuple[type[AquatintError], str]] = {
     HTTPStatus.TOO_MANY_REQUESTS: (UpstreamBusy, "takes no more requests at the moment"),
 }
 
+_NOT_ITS_OWN = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT, 520, 524)
+"""A gateway before the upstream has sent it the request, and does not know what became of it (520 and 524: Cloudflare's)."""
+
 
 def refusal(
     status: int, words: str, headers: Mapping[str, str], now: float, road: str, *, param: str | None = None
@@ -34,5 +38,7 @@ def refusal(
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         kind = UpstreamFailure if headers.get("x-should-retry") == "false" else UpstreamUnavailable
         what = "failed"
+    if status in _NOT_ITS_OWN:
+        kind, what = UpstreamAmbiguous, "did not answer its own gateway, and may have been charged"
     msg = f"The upstream {road!r} {what}: {words}"
     return kind(msg, param=param, retry_after=retry_after(headers, now))

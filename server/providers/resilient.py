@@ -15,6 +15,7 @@ from typing import Protocol
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.errors import AquatintError, DeadlineExceeded, InvalidRequest
+from pipelines.contract.messages import Progress
 from pipelines.contract.request import ImageRequest
 from server.catalog.upstreams import Upstream
 from server.domain.call import Call
@@ -68,7 +69,7 @@ class Resilient:
         """Run ``request`` there, in as many attempts as it takes and is allowed.
 
         Raises `UpstreamAmbiguous` if an attempt may have been charged, else the last attempt's error: `UpstreamUnavailable` if it
-        could be tried later, `DeadlineExceeded` if it was too late before anything was sent.
+        could be tried later, `DeadlineExceeded` if the call's own deadline had passed before anything was sent.
         """
         until = self._until(call)
         if not call.durable or self._upstream.idempotent:
@@ -126,11 +127,27 @@ class Resilient:
 
     async def _in_turn(self, request: ImageRequest, call: Call, until: float) -> Generation | AquatintError:
         """What comes of one attempt; raises what keeps it from being sent."""
+        self._check_time(call, until)
+        try:
+            async with self._lane.turn(until):
+                # Its turn may have come late.
+                self._check_time(call, until)
+                return await self._attempt(request, call, until)
+        except UpstreamBusy:
+            # Nobody can help whose own time is over; else another road may.
+            self._check_deadline(call)
+            raise
+
+    def _check_time(self, call: Call, until: float) -> None:
+        self._check_deadline(call)
         if self._clock.monotonic() >= until:
+            msg = f"The turn of the request to the upstream {self._upstream.name!r} did not come in time."
+            raise UpstreamBusy(msg)
+
+    def _check_deadline(self, call: Call) -> None:
+        if call.deadline is not None and self._clock.time() >= call.deadline:
             msg = f"There was no time left to ask the upstream {self._upstream.name!r}."
             raise DeadlineExceeded(msg)
-        async with self._lane.turn(until):
-            return await self._attempt(request, call, until)
 
     async def _before_next(self, attempt: int, error: AquatintError, doubt: UpstreamAmbiguous | None, until: float) -> None:
         """Wait for the next attempt; if there is to be none raise ``doubt``, or else ``error``."""
@@ -144,14 +161,16 @@ class Resilient:
         await self._sleep(wait)
 
     async def _attempt(self, request: ImageRequest, call: Call, until: float) -> Generation | AquatintError:
-        self._breaker.admit()
         began = self._clock.monotonic()
         seconds = min(self._upstream.timeouts.attempt, until - began)
         outcome: Generation | AquatintError
-        call.sending()
+        self._breaker.admit()
         try:
+            call.sending()
+            _tell(request, call, 0)
             async with asyncio.timeout(seconds):
                 outcome = await self._provider.generate(request, call)
+            _tell(request, call, request.sampling.steps)
         except TimeoutError:
             msg = f"The upstream {self._upstream.name!r} did not answer within {seconds:.3g} s; it may have been charged."
             outcome = UpstreamAmbiguous(msg)
@@ -170,3 +189,9 @@ class Resilient:
         else:
             self._breaker.succeeded()
         return outcome
+
+
+def _tell(request: ImageRequest, call: Call, step: int) -> None:
+    """Whoever watches sees when it leaves for the upstream, and when it is back: some upstreams say nothing between."""
+    for image in range(len(request.seeds)):
+        call.emit(Progress(request.id, image, step, request.sampling.steps))

@@ -13,7 +13,6 @@ DAY_SECONDS = 24 * 3600.0
 AGAIN_SECONDS = 900.0
 """After a list that could not be read."""
 READ_SECONDS = 60.0
-READ_SECONDS = 60.0
 
 
 class Retirement:

@@ -21,7 +21,13 @@ from pipelines.contract.request import ImageRequest, Init
 from server.catalog.upstreams import Upstream
 from server.domain.call import Call
 from server.domain.clock import Clock
-from server.domain.failures import ModerationBlocked, UpstreamAmbiguous, UpstreamUnavailable
+from server.domain.failures import (
+    ModerationBlocked,
+    UpstreamAmbiguous,
+    UpstreamMisconfigured,
+    UpstreamModelGone,
+    UpstreamUnavailable,
+)
 from server.domain.generation import Generation, Route
 from server.providers import pixels
 from server.providers.http import HttpUpstream, Reply
@@ -72,7 +78,21 @@ class StabilityProvider:
 
     async def generate(self, request: ImageRequest, call: Call) -> Generation:
         """One attempt at one picture."""
-        model = self._upstream.means(request.model) or self._succession.model
+        return await self._succession.asked(self._upstream.means(request.model), lambda model: self._made(request, call, model))
+
+    def wait_seconds(self, pixel_steps: int = 0) -> float:  # noqa: ARG002 - the protocol's signature
+        """There is no telling."""
+        return 1.0
+
+    async def listed(self) -> tuple[Listed, ...]:
+        """It has no list of these."""
+        return ()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+
+    async def _made(self, request: ImageRequest, call: Call, model: str) -> Generation:
         began = time.perf_counter()
         shown = None if request.init is None else await asyncio.to_thread(pixels.canvas, request, request.init)
         work = await asyncio.to_thread(operation, request, call, model, shown)
@@ -84,7 +104,11 @@ class StabilityProvider:
             headers["accept"] = "application/json"
         reply = await self._http.send("POST", work.path, headers=headers, files=parts)
         if reply.status != HTTPStatus.OK:
-            raise self._refusal(reply)
+            refused = self._refusal(reply)
+            if isinstance(refused, UpstreamModelGone) and work.path != _address(model):
+                # What is done at an address of its own says nothing of the model.
+                raise UpstreamMisconfigured(refused.message)
+            raise refused
         started = reply.json().get("id") if "json" in reply.headers.get("content-type", "") else None
         if isinstance(started, str):
             reply = await self._result(started)
@@ -104,18 +128,6 @@ class StabilityProvider:
             route=Route(self._upstream.name, work.path.removeprefix(f"{_ROOT}/"), request_ids=(name,) if name else ()),
             files=(reply.content if done is came else None,),
         )
-
-    def wait_seconds(self, pixel_steps: int = 0) -> float:  # noqa: ARG002 - the protocol's signature
-        """There is no telling."""
-        return 1.0
-
-    async def listed(self) -> tuple[Listed, ...]:
-        """It has no list of these."""
-        return ()
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.close()
 
     async def _result(self, started: str) -> Reply:
         """Wait for a result that is made meanwhile. It is paid for already: a failed look is only looked again."""
@@ -170,20 +182,20 @@ def operation(request: ImageRequest, call: Call, model: str, shown: pixels.Canva
     against = {"negative_prompt": request.styled_negative} if request.styled_negative and model != "fast" else {}
     if init is None or shown is None:
         ratio = {"aspect_ratio": ratio_name(request.width, request.height, RATIOS)}
-        return Operation(*_generate(model), {**fields, **words, **against, **ratio, **_own(request, call, model)})
+        return Operation(_address(model), {**fields, **words, **against, **ratio, **_own(request, call, model)})
     image = {"image": pixels.png(shown.picture)}
     if model in _CONTROLS:
         strength = {"fidelity" if model == "style" else "control_strength": f"{init.strength:g}"} if _named(call) else {}
-        return Operation(f"{_ROOT}/control/{model}", {**fields, **words, **against, **strength}, image)
+        return Operation(_address(model), {**fields, **words, **against, **strength}, image)
     if model in _UPSCALERS:
         creativity = {"creativity": f"{init.strength:g}"} if _named(call) and model != "fast" else {}
         told = {} if model == "fast" else {**words, **against, **creativity}
-        return Operation(f"{_ROOT}/upscale/{model}", {**fields, **told}, {"image": pixels.png(pixels.image_of(init.picture))})
+        return Operation(_address(model), {**fields, **told}, {"image": pixels.png(pixels.image_of(init.picture))})
     if shown.mask is not None:
         return _repainted(init, {**fields}, words, against, image | {"mask": pixels.png(shown.mask)})
     mode = {"mode": "image-to-image"} if model.startswith("sd3") else {}
     start = {"strength": f"{init.strength:g}"}
-    return Operation(*_generate(model), {**fields, **words, **against, **mode, **start, **_own(request, call, model)}, image)
+    return Operation(_address(model), {**fields, **words, **against, **mode, **start, **_own(request, call, model)}, image)
 
 
 def _repainted(
@@ -201,8 +213,13 @@ def _repainted(
     return Operation(f"{_ROOT}/edit/inpaint", {**fields, **words, **against, "grow_mask": "0"}, files)
 
 
-def _generate(model: str) -> tuple[str]:
-    return (f"{_ROOT}/generate/{'sd3' if model.startswith('sd3') else model}",)
+def _address(model: str) -> str:
+    """Where pictures are made with it."""
+    if model in _CONTROLS:
+        return f"{_ROOT}/control/{model}"
+    if model in _UPSCALERS:
+        return f"{_ROOT}/upscale/{model}"
+    return f"{_ROOT}/generate/{'sd3' if model.startswith('sd3') else model}"
 
 
 def _own(request: ImageRequest, call: Call, model: str) -> dict[str, str]:

@@ -1,15 +1,19 @@
 """Which model of an upstream is asked for, as models come to their end there."""
 
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from server.catalog.upstreams import Upstream
 from server.domain.clock import Clock
+from server.domain.failures import UpstreamModelGone
 
 WARN_DAYS = 30
+
+T = TypeVar("T")
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -66,6 +70,21 @@ class Succession:
             self._log.warning("upstream has no such model any more", road=self._upstream.name, model=model, instead=self.model)
         after = self.model
         return None if after == model or self._over(after) else after
+
+    async def asked(self, named: str | None, ask: Callable[[str], Awaitable[T]]) -> T:
+        """What ``ask`` gets from the model in use, or from the next one for as long as they turn out to be gone.
+
+        A model that the caller ``named`` is what it gets, or nothing: raises `UpstreamModelGone`.
+        """
+        model = named or self.model
+        while True:
+            try:
+                return await ask(model)
+            except UpstreamModelGone:
+                after = None if named else self.gone(model)
+                if after is None:
+                    raise
+                model = after
 
     def read(self, listed: Iterable[Listed]) -> None:
         """Take in the upstream's list of models."""

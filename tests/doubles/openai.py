@@ -34,6 +34,7 @@ from wire import Connection, Reply, Request, Wire
 FAULTS = {
     "429": "429 with Retry-After",
     "500": "a server error",
+    "504": "a gateway that lost patience while the work was done",
     "503-no-retry": "a server error with x-should-retry: false",
     "slow": "headers come late",
     "cut": "the stream, or the body, ends in the middle",
@@ -48,8 +49,10 @@ FAULTS = {
     "gone": "the model is unknown",
     "empty": "no picture in the answer",
     "not-a-picture": "bytes that are no picture",
+    "partial": "partial images that are no pictures",
+    "chatter": "events in the stream that nobody knows",
 }
-CHARGED = {"cut", "json", "type", "reset", "hang", "empty", "not-a-picture"}
+CHARGED = {"504", "cut", "json", "type", "reset", "hang", "empty", "not-a-picture"}
 """Faults after the work was done: the vendor's bill has it, whatever the client saw."""
 KNOWN = [{"id": f"gpt-image-{name}"} for name in ("2.6-flare", "2.6-sunburst", "2.5-flare", "2", "1.5", "1-mini")]
 COLOURS = ((200, 40, 40), (40, 160, 60), (50, 80, 200), (220, 180, 40))
@@ -137,6 +140,8 @@ class Double:
         if fault == "reset":
             connection.reset()
             return None
+        if fault == "504":
+            return Reply(504, b"<html>Gateway Time-out</html>", {"content-type": "text/html"})
         if fault == "slow":
             await asyncio.sleep(self.pause)
         if fault == "type":
@@ -184,9 +189,15 @@ class Double:
     async def _stream(self, connection: Connection, body: dict[str, Any], kind: str, fault: str | None) -> None:
         await connection.begin(200, {"content-type": "text/event-stream", "connection": "close", **self._headers()})
         shape = {**self._shape(body), "created_at": int(time.time())}
+        if fault == "chatter":
+            await connection.write(b": a comment\n\n")
+            await connection.event("ping", {})
+            await connection.event("image_generation.queued", {"type": "image_generation.queued", "place": 3})
+            await connection.event("image_safety.completed", {"type": "image_safety.completed", "b64_json": None})
+        broken = "not-a-picture" if fault == "partial" else None
         for index in range(int(body.get("partial_images") or 0)):
             name = f"{kind}.partial_image"
-            part = {"type": name, "b64_json": self._picture(body, index + 1, None), "partial_image_index": index, **shape}
+            part = {"type": name, "b64_json": self._picture(body, index + 1, broken), "partial_image_index": index, **shape}
             await connection.event(name, part)
             if fault in ("cut", "stream-error"):
                 break

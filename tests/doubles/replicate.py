@@ -2,11 +2,13 @@
 
     python -m tests.doubles.replicate --port 0
 
-A prompt with `slow` is not finished when the first answer comes; one with `endless` never is.
+A prompt with `slow` is not finished when the first answer comes; one with `endless` never is. What is not finished writes
+a progress bar into its logs. Where the fault is `waited`, the first answer comes late, as if the wait for it were long.
 """
 
 import argparse
 import asyncio
+import base64
 import io
 import sys
 from pathlib import Path
@@ -19,11 +21,27 @@ from ledger import Ledger
 from openai import main
 from wire import Connection, Reply, Request, Wire
 
-FAULTS = ("429", "500", "failed", "moderation", "credit", "key", "hang", "foreign-host", "text", "gone")
+FAULTS = (
+    "429",
+    "500",
+    "failed",
+    "moderation",
+    "credit",
+    "key",
+    "hang",
+    "foreign-host",
+    "text",
+    "gone",
+    "data",
+    "data-broken",
+    "url-broken",
+    "waited",
+)
 
 
 class Double:
-    def __init__(self) -> None:
+    def __init__(self, *, pause: float = 0.5) -> None:
+        self.pause = pause
         self.ledger = Ledger()
         self.wire = Wire(self.handle)
         self.predictions: dict[str, dict[str, Any]] = {}
@@ -77,12 +95,20 @@ class Double:
             "error": None,
             "metrics": {"predict_time": 1.5},
         }
-        if fault == "text":
-            made["output"] = "a sentence"
+        outputs = {
+            "text": "a sentence",
+            "data": f"data:image/png;base64,{base64.b64encode(self._file(name, told).body).decode()}",
+            "data-broken": "data:image/png;base64,this is no base64!",
+            "url-broken": "https://[::1",
+        }
+        if fault in outputs:
+            made["output"] = outputs[fault]
         if fault in ("failed", "moderation"):
             error = "CUDA out of memory" if fault == "failed" else "NSFW content detected."
             made |= {"status": "failed", "output": None, "error": error}
         self.predictions[name] = {**made, "left": 2 if "slow" in str(told) else 10**9 if "endless" in str(told) else 0}
+        if fault == "waited":
+            await asyncio.sleep(self.pause)
         return Reply.of(self._view(name), 201)
 
     def _look(self, name: str) -> Reply:
@@ -99,12 +125,15 @@ class Double:
 
     def _view(self, name: str) -> dict[str, Any]:
         made = dict(self.predictions[name])
-        if made.pop("left") > 0:
-            made |= {"status": "processing", "output": None}
+        left = made.pop("left")
+        if left > 0:
+            done = max(0, 3 - left) * 25
+            bar = f"Using seed: 7\n  0%|          | 0/8 [00:00<?]\r {done:2}%|##        | {done * 8 // 100}/8 [00:01<00:01]\n"
+            made |= {"status": "processing", "output": None, "logs": bar}
         return made
 
-    def _file(self, name: str) -> Reply:
-        told = self.predictions[name.removesuffix(".png")]["input"]
+    def _file(self, name: str, told: dict[str, Any] | None = None) -> Reply:
+        told = self.predictions[name.removesuffix(".png")]["input"] if told is None else told
         size = (int(told.get("width", 1024)), int(told.get("height", 1024)))
         target = io.BytesIO()
         Image.new("RGB", size, (200, 120, 40)).save(target, "PNG", compress_level=1)

@@ -16,7 +16,7 @@ from ledger import Ledger
 from openai import main
 from wire import Connection, Reply, Request, Wire
 
-FAULTS = ("429", "500", "moderation", "filtered", "credit", "key", "hang", "reset", "not-a-picture")
+FAULTS = ("429", "500", "moderation", "filtered", "credit", "key", "hang", "reset", "not-a-picture", "gone")
 RATIOS = {"1:1": (1024, 1024), "16:9": (1344, 768), "9:16": (768, 1344), "3:2": (1216, 832), "2:3": (832, 1216)}
 
 
@@ -52,17 +52,8 @@ class Double:
         ledger.attempts += 1
         ledger.requests.append({"operation": operation, **fields, **{name: list(image.size) for name, image in pictures.items()}})
         fault = ledger.fault(fields.get("prompt", ""))
-        match fault:
-            case "429":
-                return failure(429, "rate_limit_exceeded", "too many requests", retry_after="0.2")
-            case "500":
-                return failure(500, "internal_error", "something went wrong")
-            case "moderation":
-                return failure(403, "content_moderation", "your request was flagged")
-            case "credit":
-                return failure(402, "payment_required", "you lack sufficient credits")
-            case "key":
-                return failure(401, "unauthorized", "invalid key")
+        if fault in REFUSALS:
+            return REFUSALS[fault]
         ledger.charge(1, request.headers.get("idempotency-key"))
         if fault == "hang":
             await self.wire.stopping.wait()
@@ -106,6 +97,15 @@ class Double:
 def failure(status: int, name: str, error: str, **headers: str) -> Reply:
     return Reply.of({"id": "0" * 32, "name": name, "errors": [error]}, status, **headers)
 
+
+REFUSALS = {
+    "429": failure(429, "rate_limit_exceeded", "too many requests", retry_after="0.2"),
+    "500": failure(500, "internal_error", "something went wrong"),
+    "moderation": failure(403, "content_moderation", "your request was flagged"),
+    "credit": failure(402, "payment_required", "you lack sufficient credits"),
+    "gone": failure(404, "not_found", "the requested resource was not found"),
+    "key": failure(401, "unauthorized", "invalid key"),
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -73,10 +73,10 @@ class World:
 
         return FunctionProvider(function)
 
-    async def run(self, prompt=SIGN, *, road=AUTO, model="a", tenant="t", seeds=(1,), said=(), size=64):
+    async def run(self, prompt=SIGN, *, road=AUTO, model="a", tenant="t", seeds=(1,), size=64, **wishes):
         request = ImageRequest("job", model, prompt, size, size, seeds, Sampling("euler", 8, 7.0))
         cards = (self.catalog.cards[model],) if model in self.catalog.cards else ()
-        return await self.routed.generate(request, Call("job", tenant, road=road, cards=cards, wishes=Wishes(said=said)))
+        return await self.routed.generate(request, Call("job", tenant, road=road, cards=cards, wishes=Wishes(**wishes)))
 
     @property
     def roads(self):
@@ -97,6 +97,28 @@ async def test_the_rest_stays():
     world = World()
     made = await world.run("a fox in the snow")
     assert (world.asked, made.route.road, made.route.model) == ([("local", "a", 8, LOCAL)], LOCAL, "a")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "road", "model", "failing", "roads"),
+    [
+        (("a", "auto"), AUTO, "a", (), ["local"]),
+        (("a", "auto", "stability"), AUTO, "a", (), ["stability"]),
+        (("a", "auto", "openai"), AUTO, "a", ("openai",), ["openai", "local"]),
+        (("a",), LOCAL, "a", (LOCAL,), ["local"]),
+        (("a", "b"), LOCAL, "a", (LOCAL,), ["local", "local"]),
+        (("openai",), "openai", "openai", ("openai",), ["openai"]),
+        (("openai/x",), "openai", "openai/x", (), ["openai"]),
+    ],
+)
+async def test_a_key_limits_every_road(allowed, road, model, failing, roads):
+    tenants = "  t: {routing: {fallback: [local, 'local:b', openai]}}\n" if road != AUTO else ""
+    world = World(tenants, failing={name: WorkerLost("gone") for name in failing})
+    try:
+        await world.run(road=road, model=model, allowed=allowed)
+    except WorkerLost:
+        assert world.roads[-1] in failing
+    assert world.roads == roads
 
 
 async def test_without_upstreams_everything_is_local_and_says_so():

@@ -89,6 +89,15 @@ def test_what_an_upstream_lacks_keeps_a_request_here():
     assert order(second) == ["stability", "local"]
 
 
+def test_what_a_key_may_not_use_is_passed_over():
+    barred = Facts("openai", barred=True)
+    alone = plan(others=[barred])
+    assert (order(alone), alone.reasons[0]) == (["local"], "this key may use no upstream: everything is local")
+    assert order(plan(others=[barred, Facts("stability")])) == ["stability", "local"]
+    chained = plan(road=LOCAL, others=[barred], chain=("openai",), wait=90, overflow_seconds=60)
+    assert (order(chained), chained.reasons[-1]) == (["local"], "openai is not for this key")
+
+
 def test_verify_draws_here_first_where_it_can_be_read():
     found = plan(policy="verify", reader=True)
     assert (order(found), found.verify) == (["local", "openai"], True)
@@ -104,6 +113,13 @@ def test_overflow():
     assert order(plan(PLAIN, wait=30, overflow_seconds=60)) == ["local", "openai"]
     assert order(plan(PLAIN, wait=90)) == ["local", "openai"]
     assert order(plan(PLAIN, wait=90, overflow_seconds=60, policy="local_only")) == ["local"]
+    # Who has too much to do is asked last, but is asked; a chain that says where stays as it is.
+    busy = {"wait": 90, "overflow_seconds": 60, "others": [OPENAI, Facts("stability")]}
+    assert order(plan(PLAIN, **busy)) == ["openai", "stability", "local"]
+    assert order(plan(PLAIN, **busy, chain=("stability",))) == ["openai", "stability", "local"]
+    assert order(plan(PLAIN, **busy, chain=())) == ["openai", "local"]
+    assert order(plan(PLAIN, **busy, chain=("local", "stability"))) == ["openai", "local", "stability"]
+    assert order(plan(TEXT, **busy, chain=())) == ["openai"], "it was not too busy: it was not wanted"
     # A model asked for by name only overflows where the operator's chain says so, and local is still the next best.
     assert order(plan(road=LOCAL, wait=90, overflow_seconds=60)) == ["local"]
     assert order(plan(road=LOCAL, wait=90, overflow_seconds=60, chain=("openai",))) == ["openai", "local"]

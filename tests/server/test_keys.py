@@ -122,6 +122,40 @@ async def test_each_key_opens_what_it_says(settings):
         assert (await client.get("/v1/models", headers={"Authorization": "Basic !!"})).status_code == 401
 
 
+ROADS = """
+server: {default_model: m, fallback: [openai]}
+models: {m: {source: "fake:", family: fake}}
+upstreams: {openai: {base_url: "http://127.0.0.1:9/v1", key_env: null}}
+aliases: {dall-e-3: auto}
+"""
+
+
+async def test_who_leaves_the_choice_to_the_server_gets_no_more_than_the_key_opens(tmp_path):
+    (tmp_path / "models.yaml").write_text(ROADS)
+    settings = Settings(home=tmp_path, models=tmp_path / "models.yaml", devices=("fake",))
+    narrow, chooser, wide = (new_secret() for _ in range(3))
+    made = (
+        (key("n", models=("m",)), narrow),
+        (key("c", models=("m", "auto")), chooser),
+        (key("w", models=("m", "auto", "openai")), wide),
+    )
+    sign = 'a neon sign that says "OPEN"'
+    async with served(settings, *made) as client:
+
+        async def ask(secret, model, path="/api/route"):
+            return await client.post(path, json={"prompt": sign, "model": model}, headers={"Authorization": f"Bearer {secret}"})
+
+        for path in ("/api/route", "/api/generate", "/api/jobs", "/v1/images/generations"):
+            for model in ("auto", "dall-e-3", "openai"):
+                refused = await ask(narrow, model, path)
+                assert (refused.status_code, refused.json()["error"]["param"]) == (403, "model"), (path, model)
+        found = {secret: (await ask(secret, "auto")).json() for secret in (chooser, wide)}
+        assert (found[chooser]["route"], found[wide]["route"]) == ("local", "openai")
+        assert [(road["road"], road["can"], road["place"]) for road in found[chooser]["roads"]][1] == ("openai", False, None)
+        named = (await ask(narrow, "m")).json()
+        assert [road["place"] for road in named["roads"]] == [1, None], "nor does a fallback"
+
+
 async def test_a_server_that_others_reach_needs_a_key_or_a_word(settings):
     outside = msgspec.structs.replace(settings, host="0.0.0.0")
     parts = assemble(outside, silent())

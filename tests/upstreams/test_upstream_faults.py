@@ -9,6 +9,7 @@ FAULTS = {
     "429": (503, "upstream_busy", 4, 0),
     "500*2": ("a picture", 3, 1),
     "500": (503, "upstream_unavailable", 4, 0),
+    "504": (504, "upstream_ambiguous", 1, 1),
     "503-no-retry": (502, "upstream_failure", 1, 0),
     "slow": ("a picture", 1, 1),
     "cut": (504, "upstream_ambiguous", 1, 1),
@@ -26,12 +27,14 @@ FAULTS = {
 STREAMED = {
     "429*1": ("a picture", 2, 1),
     "500*1": ("a picture", 2, 1),
+    "504": ("upstream_ambiguous", 1, 1),
     "cut": ("upstream_ambiguous", 1, 1),
     "json": ("upstream_ambiguous", 1, 1),
     "empty": ("upstream_ambiguous", 1, 1),
     "reset": ("upstream_ambiguous", 1, 1),
     "type": ("upstream_ambiguous", 1, 1),
     "moderation": ("moderation_blocked", 1, 0),
+    "chatter": ("a picture", 1, 1),
 }
 
 

@@ -141,6 +141,28 @@ async def test_faults_of_stability(stability_double, fault, error, charged):
     assert (stability_double.ledger["attempts"], stability_double.ledger["charged"]) == (1, charged)
 
 
+async def test_a_retired_model_has_a_successor_everywhere(stability_double, replicate_double):
+    gone = "[fault:gone*2]"
+    made, ledger = await ask(stability_double, request(LOCAL, prompt=gone), model="sd4", successors=("ultra", "core"))
+    assert [each["operation"] for each in ledger["requests"]] == ["generate/sd4", "generate/ultra", "generate/core"]
+    assert made.route.model == "generate/core"
+    made, ledger = await ask(
+        replicate_double, request(LOCAL, prompt=gone), kind=Kind.REPLICATE, model="a/x", successors=("a/y", "a/z")
+    )
+    assert [each["path"].split("/")[4] for each in ledger["requests"]] == ["x", "y", "z"]
+    assert (made.route.model, ledger["charged"]) == ("a/z", 1)
+
+
+async def test_an_address_that_is_gone_is_no_model_that_is(stability_double):
+    asked = request(LOCAL, prompt="x [fault:gone*2]", init=replace(INIT, mask=MASK))
+    with pytest.raises(UpstreamMisconfigured) as caught:
+        await ask(stability_double, asked, model="ultra", successors=("core",))
+    assert type(caught.value) is UpstreamMisconfigured
+    assert stability_double.ledger["attempts"] == 1
+    with pytest.raises(UpstreamModelGone):
+        await ask(stability_double, request("stability/core", prompt="[fault:gone]"), model="ultra", successors=("sd3.5-large",))
+
+
 SDXL = {"model": "stability-ai/sdxl:" + "0" * 64} | {
     "inputs": {name: name for name in ("prompt", "seed", "width", "height", "image", "mask", "negative_prompt")}
     | {"steps": "num_inference_steps", "strength": "prompt_strength"}
@@ -151,7 +173,7 @@ async def test_a_prediction_is_waited_for(replicate_double):
     made, ledger = await ask(replicate_double, request(LOCAL, size=(1024, 576)), kind=Kind.REPLICATE)
     (sent,) = ledger["requests"]
     assert sent["path"] == "/v1/models/black-forest-labs/flux-schnell/predictions"
-    assert (sent["prefer"], sent["input"]) == ("wait=10", {"prompt": "a cat", "aspect_ratio": "16:9", "seed": 7})
+    assert (sent["prefer"], sent["input"]) == ("wait=2", {"prompt": "a cat", "aspect_ratio": "16:9", "seed": 7})
     assert (made.pictures[0].width, made.pictures[0].height) == (1024, 576)
     assert made.usage.gpu_seconds == 1.5
 
@@ -171,6 +193,22 @@ async def test_a_models_own_names_for_its_inputs(replicate_double):
     assert told["image"].startswith("data:image/png;base64,")
     assert told["mask"].startswith("data:image/png;base64,")
     assert made.files == (made.files[0],)
+
+
+async def test_a_picture_inside_the_answer(replicate_double):
+    made, _ = await ask(replicate_double, request(LOCAL, prompt="[fault:data]", size=(1024, 1024)), kind=Kind.REPLICATE)
+    assert (made.pictures[0].width, made.files[0][:4]) == (1024, b"\x89PNG")
+
+
+async def test_cancelling_before_the_prediction_has_a_name_cancels_it_too(replicate_double, until):
+    replicate_double.tell("reset")
+    task = asyncio.create_task(ask(replicate_double, request(LOCAL, prompt="endless [fault:waited]"), kind=Kind.REPLICATE))
+    await asyncio.to_thread(until, lambda: replicate_double.ledger["charged"] == 1, what="the prediction's beginning")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    ledger = await asyncio.to_thread(lambda: replicate_double.ledger)
+    assert (ledger["polls"], ledger["cancelled"]) == (0, 1), "closing waits for it"
 
 
 async def test_cancelling_cancels_there(replicate_double, until):
@@ -195,6 +233,8 @@ async def test_cancelling_cancels_there(replicate_double, until):
         ("failed", UpstreamFailure, 1),
         ("moderation", ModerationBlocked, 1),
         ("text", UpstreamAmbiguous, 1),
+        ("data-broken", UpstreamAmbiguous, 1),
+        ("url-broken", UpstreamAmbiguous, 1),
         ("foreign-host", UpstreamAmbiguous, 1),
     ],
 )

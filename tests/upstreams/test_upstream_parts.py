@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from server.catalog.upstreams import Kind, Upstream
 from server.domain.clock import SetClock
-from server.domain.failures import UpstreamBusy, UpstreamUnavailable
+from server.domain.failures import UpstreamAmbiguous, UpstreamBusy, UpstreamUnavailable
 from server.providers import breaker as breakers
 from server.providers.backoff import pause
 from server.providers.breaker import Breaker, State
 from server.providers.lane import Lane
 from server.providers.rate_limits import Allowance, allowance, duration, retry_after
+from server.providers.refusals import refusal
 from server.providers.succession import Listed, Succession, day
 from server.telemetry.logs import silent
 
@@ -115,6 +116,22 @@ def test_what_headers_say():
     assert retry_after({"Retry-After": "7"}, 0.0) == 7.0
     assert retry_after({"retry-after-ms": "250", "retry-after": "7"}, 0.0) == 0.25
     assert retry_after({"retry-after": "Sun, 22 Nov 2026 00:00:30 GMT"}, 1795305600.0) == 30.0
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (500, UpstreamUnavailable),
+        (503, UpstreamUnavailable),
+        (522, UpstreamUnavailable),
+        *((status, UpstreamAmbiguous) for status in (502, 504, 520, 524)),
+    ],
+)
+def test_only_what_the_upstream_says_itself_is_certain(status, error):
+    assert type(refusal(status, "x", {"retry-after": "3"}, 0.0, "up")) is error
 
 
 # Lane

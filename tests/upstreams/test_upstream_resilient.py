@@ -160,6 +160,32 @@ async def test_the_calls_own_deadline_counts():
     assert len(show.asked) == 2
 
 
+@pytest.mark.parametrize(("deadline", "error"), [(20.0, DeadlineExceeded), (None, UpstreamBusy)])
+async def test_a_turn_that_comes_too_late_is_not_taken(deadline, error):
+    show = Show()
+    async with show.lane.turn(100.0):
+        async with show.lane.turn(100.0):
+            until = None if deadline is None else show.clock.time() + deadline
+            late = asyncio.create_task(show.run(deadline=until, durable=True))
+            while not show.lane.waiting:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0)
+            show.clock.advance(60.0)
+        with pytest.raises(error):
+            await late
+    assert (show.asked, show.doubtful, show.records.begun) == ([], False, set())
+    await show.run()
+
+
+async def test_nobody_waits_for_a_place_beyond_the_time():
+    show = Show(total=0.05)
+    async with show.lane.turn(100.0), show.lane.turn(100.0):
+        with pytest.raises(UpstreamBusy, match="in time"):
+            await show.run()
+        assert (show.lane.active, show.lane.waiting) == (2, 0)
+    await show.run()
+    assert show.asked == ["r"]
+
+
 async def test_an_open_circuit_sends_nothing():
     show = Show(*[UpstreamUnavailable("no")] * FAILURES, attempts=FAILURES)
     with pytest.raises(UpstreamUnavailable):
@@ -171,6 +197,16 @@ async def test_an_open_circuit_sends_nothing():
     await show.run()
     await show.run()
     assert len(show.asked) == FAILURES + 2
+
+
+async def test_a_probe_that_is_cancelled_leaves_the_way_to_the_next_one():
+    show = Show(*[UpstreamUnavailable("no")] * FAILURES, "hang", attempts=FAILURES)
+    with pytest.raises(UpstreamUnavailable):
+        await show.run()
+    show.clock.advance(60)
+    await show.left(lambda: len(show.asked) == FAILURES + 1)
+    await show.run()
+    assert show.breaker.state == "closed"
 
 
 async def test_refusals_and_rate_limits_open_no_circuit():
@@ -285,6 +321,61 @@ async def test_several_images_are_several_requests_and_one_answer():
     assert sorted(show.asked) == ["r-0", "r-0", "r-1", "r-2"], "only the one that failed is asked for again"
     with pytest.raises(ModerationBlocked):
         await Each(FunctionProvider(Show(ModerationBlocked("no")).attempt)).generate(many, Call("r"))
+
+
+class Images:
+    """A provider of one image at a time: by seed it makes it, sends it and hangs, or raises."""
+
+    def __init__(self, **steps):
+        self.steps, self.doubtful, self.sent = steps, False, asyncio.Event()
+
+    async def one(self, request, call):
+        step = self.steps[f"s{request.seeds[0]}"]
+        if step == "unsent":
+            await asyncio.Event().wait()
+        call.sending()
+        if step == "hang":
+            self.sent.set()
+            await asyncio.Event().wait()
+        if isinstance(step, Exception):
+            await self.sent.wait()
+            if not isinstance(step, UpstreamAmbiguous):
+                call.spared()
+            raise step
+        self.sent.set()
+        return flat(request)
+
+    def doubt(self, doubtful):
+        self.doubtful = doubtful
+
+    async def run(self):
+        many = msgspec.structs.replace(REQUEST, seeds=(1, 2))
+        heard = {"sending": lambda: self.doubt(True), "spared": lambda: self.doubt(False)}
+        await Each(FunctionProvider(self.one)).generate(many, Call("r", **heard))
+
+
+@pytest.mark.parametrize("other", ["made", "hang"])
+@pytest.mark.parametrize("error", [UpstreamUnavailable("no"), UpstreamMisconfigured("key"), UpstreamAmbiguous("?")])
+async def test_what_failed_beside_what_may_be_charged_is_ambiguous(other, error):
+    images = Images(s1=error, s2=other)
+    with pytest.raises(UpstreamAmbiguous):
+        await images.run()
+    assert images.doubtful
+
+
+async def test_a_refusal_beside_what_may_be_charged_is_a_refusal():
+    images = Images(s1=ModerationBlocked("no"), s2="made")
+    with pytest.raises(ModerationBlocked):
+        await images.run()
+    assert images.doubtful, "the other is on the bill"
+
+
+async def test_what_failed_before_anything_was_made_is_what_it_is():
+    images = Images(s1=UpstreamUnavailable("no"), s2="unsent")
+    images.sent.set()
+    with pytest.raises(UpstreamUnavailable):
+        await images.run()
+    assert not images.doubtful
 
 
 async def test_attempts_are_in_the_metrics():

@@ -12,7 +12,7 @@ from pipelines.contract.errors import AquatintError, InvalidRequest, Overloaded,
 from pipelines.contract.request import Priority
 from server.access.limits import Allowances
 from server.api.errors import BatchRefused, LineProblem, problem
-from server.api.guard import check_models, tenant_of
+from server.api.guard import permitted, tenant_of
 from server.api.native import batch_lines as lines
 from server.api.native.batch_bodies import BatchHead, BatchLine
 from server.api.native.batch_files import MOST_LINE, Sent, portions
@@ -225,8 +225,7 @@ class _Reading:
             tenant=self._of.tenant,
             draw=draw_seed,
         )
-        check_models(self._request, asked.order)
-        order = _bulk(asked.order, LineOf(self._of.id, number))
+        order = _bulk(permitted(self._request, asked.order), LineOf(self._of.id, number))
         self.images += order.images
         return Line(number, sent.custom_id, Wanted(order, names))
 

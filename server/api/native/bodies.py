@@ -144,7 +144,7 @@ class RoadView(msgspec.Struct, frozen=True):
     road: str
     """`local`, `local:MODEL` or an upstream's name."""
     can: bool
-    """Whether it could do the request as it is."""
+    """Whether it could do the request as it is, and the key may use it."""
     lacking: list[str]
     """The options that it would have to leave out."""
     wait_seconds: float

@@ -12,7 +12,7 @@ from pipelines.contract.errors import InvalidRequest
 from server.api.caching import told
 from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
-from server.api.guard import check_models, tenant_of
+from server.api.guard import permitted, tenant_of
 from server.api.idempotency import refuse_key
 from server.api.native import generating
 from server.api.native.answers import Results, streamed
@@ -77,8 +77,7 @@ async def understood(
         raise InvalidRequest(msg, param=source.unused[0])
     job_id = job_id or new_id()
     asked = generating.generation(sent.body, catalog, supplied, job_id=job_id, tenant=tenant, draw=draw_seed, followed=followed)
-    check_models(request, asked.order)
-    return msgspec.structs.replace(asked, order=await pictures.trimmed(asked.order))
+    return msgspec.structs.replace(asked, order=await pictures.trimmed(permitted(request, asked.order)))
 
 
 @get("/api/adapters", responses=failures(NativeErrorBody, (400, 404, *READING)))

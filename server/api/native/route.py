@@ -61,7 +61,7 @@ def _answer(known: Explained) -> RouteAnswer:
         roads=[
             RoadView(
                 road=each.label,
-                can=not each.lacking,
+                can=each.able,
                 lacking=list(each.lacking),
                 wait_seconds=round(each.wait_seconds, 1),
                 place=order.index(each.label) + 1 if each.label in order else None,

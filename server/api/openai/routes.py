@@ -12,7 +12,7 @@ from server.api.bodies import from_json
 from server.api.caching import told
 from server.api.disclosing import PICTURES
 from server.api.documenting import READING, WORKING, failures
-from server.api.guard import check_models, tenant_of
+from server.api.guard import permitted, tenant_of
 from server.api.idempotency import refuse_key
 from server.api.openai import translate
 from server.api.openai.answers import Answers
@@ -49,7 +49,7 @@ async def generations(
     tenant = tenant_of(request)
     supplied = await pictures.source(tenant).supplied(body, None, None)
     asked = translate.generation(body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed)
-    check_models(request, asked.order)
+    asked = msgspec.structs.replace(asked, order=permitted(request, asked.order))
     return await _answer(request, asked, "image_generation", jobs, answers)
 
 
@@ -72,8 +72,7 @@ async def edits(
     tenant = tenant_of(request)
     supplied = await pictures.source(tenant, sent.parts).supplied(sent.body, sent.image, sent.mask)
     asked = translate.edit(sent.body, catalog, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed)
-    check_models(request, asked.order)
-    asked = msgspec.structs.replace(asked, order=await pictures.trimmed(asked.order))
+    asked = msgspec.structs.replace(asked, order=await pictures.trimmed(permitted(request, asked.order)))
     return await _answer(request, asked, "image_edit", jobs, answers)
 
 
