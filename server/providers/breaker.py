@@ -22,7 +22,11 @@ class State(StrEnum):
 
 
 class Breaker:
-    """Owns the state of one upstream's circuit. Whoever is let in must report `succeeded`, `failed` or `left`."""
+    """Owns the state of one upstream's circuit. Whoever is let in must report `succeeded`, `failed` or `left`.
+
+    Whether it was let in as a ``probe`` it says too: what began before the circuit opened, and ends only now, decides nothing.
+    Who does not say may be the probe.
+    """
 
     __slots__ = ("_changed", "_clock", "_cool", "_failures", "_name", "_opened", "_probing")
 
@@ -40,34 +44,43 @@ class Breaker:
             return State.CLOSED
         return State.HALF_OPEN if self._clock.monotonic() >= self._opened + self._cool else State.OPEN
 
-    def admit(self) -> None:
-        """Let one request through, or raise `UpstreamUnavailable` with the time until the next probe."""
+    def admit(self) -> bool:
+        """Let one request through, and say whether it is a probe; or raise `UpstreamUnavailable` with the time until the next."""
         if self._opened is None:
-            return
+            return False
         left = self._opened + self._cool - self._clock.monotonic()
         if left > 0 or self._probing:
             msg = f"The upstream {self._name!r} has failed {self._failures} times in a row and is left alone for now."
             raise UpstreamUnavailable(msg, retry_after=max(left, 1.0))
         self._probing = True
         self._changed(State.HALF_OPEN)
+        return True
 
-    def succeeded(self) -> None:
+    def succeeded(self, *, probe: bool = True) -> None:
         """It answered: whatever it said, it works."""
+        if self._late(probe=probe):
+            return
         self._failures, self._probing, self._cool = 0, False, COOL_SECONDS
         if self._opened is not None:
             self._opened = None
             self._changed(State.CLOSED)
 
-    def failed(self) -> None:
+    def failed(self, *, probe: bool = True) -> None:
         """It did not."""
+        if self._late(probe=probe):
+            return
         self._failures += 1
-        probe, self._probing = self._probing, False
-        if probe:
+        probed, self._probing = self._probing, False
+        if probed:
             self._cool = min(self._cool * 2, MOST_SECONDS)
-        if probe or (self._opened is None and self._failures >= FAILURES):
+        if probed or (self._opened is None and self._failures >= FAILURES):
             self._opened = self._clock.monotonic()
             self._changed(State.OPEN)
 
-    def left(self) -> None:
+    def left(self, *, probe: bool = True) -> None:
         """Nothing was learned: the request was cancelled, or never sent."""
-        self._probing = False
+        if not self._late(probe=probe):
+            self._probing = False
+
+    def _late(self, *, probe: bool) -> bool:
+        return self._opened is not None and not probe

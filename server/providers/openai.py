@@ -12,7 +12,7 @@ import msgspec
 
 from pipelines.contract.errors import AquatintError
 from pipelines.contract.messages import Preview, Progress, RunStats
-from pipelines.contract.picture import Picture
+from pipelines.contract.picture import Picture, Resize
 from pipelines.contract.request import ImageRequest
 from server.catalog.upstreams import Upstream
 from server.domain.asset import Format
@@ -101,7 +101,7 @@ class OpenAIProvider:
             arguments |= await asyncio.to_thread(_parts, shown, frame)
         alpha = call.wishes.background == "transparent"
         partials = _partials(request, can)
-        answer = await (self._streamed(arguments, partials, request, call) if partials else self._plain(arguments))
+        answer = await (self._streamed(arguments, partials, request, call, frame) if partials else self._plain(arguments))
         if len(answer.images) != len(request.seeds):
             msg = f"The upstream {self._upstream.name!r} made {len(answer.images)} pictures of {len(request.seeds)}."
             raise UpstreamAmbiguous(msg)
@@ -127,7 +127,9 @@ class OpenAIProvider:
         made = [await self._image(item) for item in data or [] if isinstance(item, dict)]
         return Answer(tuple(made), raw.headers.get("x-request-id"), _usage(found.get("usage")))
 
-    async def _streamed(self, arguments: dict[str, Any], partials: int, request: ImageRequest, call: Call) -> Answer:
+    async def _streamed(
+        self, arguments: dict[str, Any], partials: int, request: ImageRequest, call: Call, frame: pixels.Window | None
+    ) -> Answer:
         arguments = {**arguments, "stream": True, "partial_images": partials}
         done: list[bytes] = []
         usage = Usage()
@@ -145,7 +147,8 @@ class OpenAIProvider:
                         shown += 1
                         step = min(request.sampling.steps, shown * request.preview_every)
                         call.emit(Progress(request.id, 0, step, request.sampling.steps))
-                        if (picture := await asyncio.to_thread(_shown, event.b64_json)) is not None:
+                        sent = getattr(event, "b64_json", None)
+                        if (picture := await asyncio.to_thread(_shown, sent, request, frame)) is not None:
                             call.emit(Preview(request.id, 0, step, picture))
                     elif kind in _COMPLETED:
                         done.append(await asyncio.to_thread(_decoded, event.b64_json))
@@ -262,10 +265,7 @@ def _pictures(
     files: list[bytes | None] = []
     for data in answer.images:
         came = pixels.decoded(data, alpha=alpha)
-        whole = came
-        if frame is not None and frame.box != (0, 0, *frame.size):
-            whole = pixels.picture_of(frame.cut(pixels.image_of(came)))
-        done = pixels.finished(whole, request, shown)
+        done = pixels.finished(_cut(came, frame), request, shown)
         pictures.append(done)
         files.append(data if done is came else None)
     return tuple(pictures), tuple(files)
@@ -305,12 +305,21 @@ def _decoded(text: object) -> bytes:
         raise UpstreamAmbiguous(msg) from error
 
 
-def _shown(text: object) -> Picture | None:
-    """A partial image; None if it cannot be read, for what counts is still to come."""
+def _shown(text: object, request: ImageRequest, frame: pixels.Window | None) -> Picture | None:
+    """A partial image, in the size and shape that were asked for; None if it cannot be read, for what counts is still to come."""
     try:
-        return pixels.decoded(_decoded(text))
+        came = pixels.decoded(_decoded(text))
     except UpstreamAmbiguous:
         return None
+    size = (request.width, request.height)
+    return pixels.picture_of(pixels.framed(pixels.image_of(_cut(came, frame)), size, Resize.CROP))
+
+
+def _cut(came: Picture, frame: pixels.Window | None) -> Picture:
+    """What of it is the picture: the rest is the upstream's canvas."""
+    if frame is None or frame.box == (0, 0, *frame.size):
+        return came
+    return pixels.picture_of(frame.cut(pixels.image_of(came)))
 
 
 def _plain_usage(usage: object) -> object:

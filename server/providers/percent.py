@@ -2,8 +2,9 @@
 
 import re
 
-_BAR = re.compile(r"\b(\d{1,3})%\|")
-"""As tqdm writes it, and most models do: `` 38%|###8      | 3/8 [00:01<00:02]``."""
+_BAR = re.compile(r"(?:^|[\r\n])[ \t]*(\d{1,3})%\|")
+"""As tqdm writes it, and most models do: `` 38%|###8      | 3/8 [00:01<00:02]``. What stands behind words counts something else,
+such as the files of a model that is loaded; Replicate's own client reads it so too."""
 _MOST = 4096
 """Characters; the newest bar is at the end."""
 

@@ -164,7 +164,7 @@ class Resilient:
         began = self._clock.monotonic()
         seconds = min(self._upstream.timeouts.attempt, until - began)
         outcome: Generation | AquatintError
-        self._breaker.admit()
+        probe = self._breaker.admit()
         try:
             call.sending()
             _tell(request, call, 0)
@@ -178,16 +178,16 @@ class Resilient:
             outcome = error
         except BaseException:
             # Cancelled, or a mistake of ours: nothing is known of the upstream.
-            self._breaker.left()
+            self._breaker.left(probe=probe)
             self._metrics.upstream_attempt(self._upstream.name, "cancelled", self._clock.monotonic() - began)
             raise
         code = outcome.code if isinstance(outcome, AquatintError) else "ok"
         self._metrics.upstream_attempt(self._upstream.name, code, self._clock.monotonic() - began)
         broken = isinstance(outcome, UpstreamUnavailable | UpstreamAmbiguous) and not isinstance(outcome, UpstreamBusy)
         if broken:
-            self._breaker.failed()
+            self._breaker.failed(probe=probe)
         else:
-            self._breaker.succeeded()
+            self._breaker.succeeded(probe=probe)
         return outcome
 
 

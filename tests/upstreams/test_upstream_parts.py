@@ -74,6 +74,29 @@ def test_a_cancelled_probe_leaves_room_for_the_next():
     breaker.admit()
 
 
+@pytest.mark.parametrize("end", [Breaker.succeeded, Breaker.failed, Breaker.left])
+def test_only_the_probe_ends_the_probing(end):
+    clock = SetClock()
+    breaker = Breaker("up", clock)
+    late = breaker.admit()
+    for _ in range(breakers.FAILURES):
+        breaker.failed(probe=breaker.admit())
+    end(breaker, probe=late)
+    assert breaker.state is State.OPEN
+    clock.advance(breakers.COOL_SECONDS)
+    probe = breaker.admit()
+    end(breaker, probe=late)
+    assert (late, probe, breaker.state) == (False, True, State.HALF_OPEN)
+    with pytest.raises(UpstreamUnavailable):
+        breaker.admit()
+    breaker.failed(probe=probe)
+    clock.advance(2 * breakers.COOL_SECONDS - 1)
+    assert breaker.state is State.OPEN, "doubled once: by the probe"
+    clock.advance(1)
+    breaker.succeeded(probe=breaker.admit())
+    assert breaker.state is State.CLOSED
+
+
 # Back-off and headers
 
 

@@ -79,6 +79,15 @@ def test_a_streamed_answer_has_them_as_well(api):
     assert kinds(events) == ["started", "progress", "progress", "preview", "progress", "finished"]
 
 
+def test_partial_images_of_an_edit_are_cut_out_of_the_upstreams_canvas(api):
+    picture = io.BytesIO()
+    Image.new("RGB", (192, 64), (10, 200, 30)).save(picture, "PNG")
+    image = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+    events = job_events(api, model="openai/gpt-image-1-mini", image=image, size="192x64", previews=1)
+    (shown,) = (body for name, body in events if name == "preview")
+    assert Image.open(io.BytesIO(base64.b64decode(shown["b64"]))).size == (192, 64)
+
+
 def test_a_partial_image_that_cannot_be_read_costs_no_picture(api):
     events = job_events(api, model="openai", previews=1, prompt="[fault:partial]")
     assert (kinds(events)[-2:], events[-1][1]["state"]) == (["progress", "finished"], "succeeded")
@@ -103,6 +112,8 @@ def test_each_of_several_images_has_its_own(api):
         ("Using seed: 7\nNSFW 30% sure", 0.0),
         ("  0%|          | 0/8 [00:00<?]\r 38%|###8      | 3/8 [00:01<00:02]", 0.38),
         ("100%|##########| 4/4\nrefining\n 50%|#####     | 1/2", 0.5),
+        ("Loading pipeline components: 100%|####| 7/7\n 25%|##        | 1/4", 0.25),
+        (" 25%|##        | 1/4\nDownloading: 100%|####| 7/7", 0.25),
         (" 999%|", 1.0),
         (" 25%|##|" + "\n" * 5000, 0.0),
     ],

@@ -209,6 +209,27 @@ async def test_a_probe_that_is_cancelled_leaves_the_way_to_the_next_one():
     assert show.breaker.state == "closed"
 
 
+async def test_who_leaves_late_does_not_end_the_probing():
+    show = Show("hang", *[UpstreamUnavailable("no")] * FAILURES, "hang", attempts=FAILURES, total=600.0, attempt=300.0)
+    late = asyncio.create_task(show.run())
+    while not show.asked:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0)
+    with pytest.raises(UpstreamUnavailable):
+        await show.run()
+    show.clock.advance(60.0)
+    probe = asyncio.create_task(show.run())
+    while show.breaker.state != "half_open" or len(show.asked) < FAILURES + 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    late.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    with pytest.raises(UpstreamUnavailable, match="left alone"):
+        await show.run()
+    show.hanging.set()
+    await probe
+    assert show.breaker.state == "closed"
+
+
 async def test_refusals_and_rate_limits_open_no_circuit():
     show = Show(*[ModerationBlocked("no"), UpstreamBusy("later"), UpstreamMisconfigured("key")] * FAILURES, attempts=1)
     for _ in range(3 * FAILURES):
