@@ -94,21 +94,20 @@ class OpenAIModeration:
         if self._key is None:
             raise ModerationUnavailable(self.problem or "")
         breaker = self._breaker(seconds)
-        probing = breaker.state is not State.CLOSED
         try:
-            breaker.admit()
+            probing = breaker.admit()
         except UpstreamUnavailable as error:
             raise ModerationUnavailable(error.message, retry_after=error.retry_after) from error
         if not probing:
-            return await self._answered(breaker, asked, seconds)
+            return await self._answered(breaker, asked, seconds, probe=False)
         # Other questions of the same request are refused meanwhile, which ends the request: what is found out here must not go
         # with it, or nobody would ever find out.
-        probe = asyncio.create_task(self._answered(breaker, asked, seconds))
+        probe = asyncio.create_task(self._answered(breaker, asked, seconds, probe=True))
         self._probes.add(probe)
         probe.add_done_callback(self._probes.discard)
         return await asyncio.shield(probe)
 
-    async def _answered(self, breaker: Breaker, asked: list[Any], seconds: float) -> Scores:
+    async def _answered(self, breaker: Breaker, asked: list[Any], seconds: float, *, probe: bool) -> Scores:
         sent = False
         try:
             async with asyncio.timeout(seconds), self._slots:
@@ -116,20 +115,20 @@ class OpenAIModeration:
                 results = await self._post({"model": MODEL, "input": asked})
         except Exception as error:
             if isinstance(error, _Refused):
-                breaker.succeeded()
+                breaker.succeeded(probe=probe)
             elif sent:
-                breaker.failed()
+                breaker.failed(probe=probe)
             else:
                 # It waited for a place behind others of this server.
-                breaker.left()
+                breaker.left(probe=probe)
             # What it says may repeat the prompt: only its kind is told.
             why = f"no answer within {seconds:g} s" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
             msg = f"OpenAI's moderation endpoint gave no answer: {why}."
             raise ModerationUnavailable(msg) from error
         except BaseException:
-            breaker.left()
+            breaker.left(probe=probe)
             raise
-        breaker.succeeded()
+        breaker.succeeded(probe=probe)
         return merged(results)
 
     def _breaker(self, seconds: float) -> Breaker:
