@@ -171,7 +171,7 @@ def larger(api: Api) -> list[Row]:
     small = api.draw(prompt)
     options: dict[str, dict[str, Any]] = {
         "upscale, lanczos": {"upscale": {"scale": 2}},
-        "with tiles, strength 0.2": {"upscale": {"scale": 2, "tiles": {"size": SIDE, "strength": 0.2}}},
+        "with tiles, strength 0.2": {"upscale": {"scale": 2, "tiles": {"strength": 0.2}}},
         "hires, strength 0.3": {"hires": {"scale": 2, "strength": 0.3}},
     }
     return [[("a picture", small), *((told, api.draw(prompt, **more)) for told, more in options.items())]]

@@ -1,5 +1,6 @@
 """The second pass and the enlargement of a request: pure."""
 
+import math
 from typing import Literal
 
 from pipelines.contract.adapters import UpscalerCard
@@ -94,7 +95,8 @@ def _enlarger(
 
 def _tiles(asked: TilesOption, card: ModelCard) -> Tiles:
     usual = Tiles()
-    size = whole(asked.size, "upscale.tiles.size", usual.size, _LEAST_TILE, _MOST_TILE)
+    largest = math.isqrt(card.limits.max_pixels) // card.family.multiple * card.family.multiple
+    size = whole(asked.size, "upscale.tiles.size", min(usual.size, largest), _LEAST_TILE, _MOST_TILE)
     if size % card.family.multiple or size * size > card.limits.max_pixels:
         msg = (
             f"'upscale.tiles.size' is {size}; model {card.id!r} makes squares with sides of a multiple of "

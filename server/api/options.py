@@ -88,7 +88,7 @@ class HiresOption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TilesOption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Redraw the enlarged picture tile by tile."""
 
-    size: Annotated[int | None, Meta(description="Pixels along a side; absent: 512.")] = None
+    size: Annotated[int | None, Meta(description="Pixels along a side; absent: 512, or as many as the model makes.")] = None
     overlap: Annotated[int | None, Meta(description="Pixels; absent: 64.")] = None
     strength: Annotated[float | None, Meta(description="Above 0, to 1; absent: 0.3.")] = None
 

@@ -399,6 +399,13 @@ def test_enlarged_pictures_have_a_limit():
         generation(options, Catalog("m", {"m": big}), Supplied(), job_id="j", tenant="t", draw=lambda: 1)
 
 
+def test_tiles_are_no_larger_than_what_the_model_makes():
+    small = replace(CARD, limits=replace(CARD.limits, max_pixels=206 * 206))
+    options = from_json(b'{"prompt": "x", "width": 128, "height": 128, "upscale": {"scale": 4, "tiles": {}}}', GenerateRequest)
+    found = generation(options, Catalog("m", {"m": small}), Supplied(), job_id="j", tenant="t", draw=lambda: 1)
+    assert found.order.request.upscale.tiles == Tiles(200, 50)
+
+
 def test_results_are_delivered_smaller():
     order = ordered(hires={"scale": 1.5}, output={"size": "192x144", "format": "jpg", "quality": 70})
     assert order.delivery == Delivery(Format.JPEG, 70, 192, 144)
