@@ -98,7 +98,7 @@ class Identity:
             "chain": catalog.fallback(request.model) if call.road == AUTO else None,
             "files": self._files,
             "origins": call.origins,
-            "wishes": None if call.road == LOCAL else _heard(call.wishes),
+            "wishes": _heard(call.wishes, call.road),
             "delivery": delivery,
             "cards": cards,
             "weights": await self._weights.marks(cards),
@@ -110,8 +110,11 @@ class Identity:
         return _keys(around, whole, replace(whole, seeds=(len(request.seeds),)))
 
 
-def _heard(wishes: Wishes) -> Wishes:
+def _heard(wishes: Wishes, road: str) -> Wishes:
     """``wishes`` without what says nothing of the picture that is not in the request."""
+    if road == LOCAL:
+        # Our own engine needs none of them; but if it fails, what steps in for it must be allowed to whoever gets the picture.
+        return Wishes(allowed=wishes.allowed)
     return replace(wishes, said=tuple(sorted({*wishes.said} - _OURS)))
 
 

@@ -22,6 +22,7 @@ from server.catalog.current import CurrentCatalog
 from server.domain.asset import Delivery, Format
 from server.domain.call import Call
 from server.domain.clock import SetClock
+from server.domain.wishes import Wishes
 from server.gateway.identity import _BESIDE, Identity
 from server.gateway.weights import FRESH_SECONDS, Weights, mark
 from server.telemetry.logs import silent
@@ -168,11 +169,12 @@ async def test_equal_values_in_any_order_have_one_key(identity):
         {"delivery": Delivery(width=8)},
         {"call": replace(CALL, tenant="other")},
         {"call": replace(CALL, road="openai")},
+        {"call": replace(CALL, wishes=Wishes(allowed=("m",)))},
         {"call": replace(CALL, cards=(replace(CARDS[0], revision="abc"), CARDS[1]))},
         {"call": replace(CALL, cards=(CARDS[0], replace(CARDS[1], source="bundled:o")))},
         {"identity": maker(engine="1.1")},
     ],
-    ids=["format", "quality", "width", "tenant", "road", "revision", "source", "version"],
+    ids=["format", "quality", "width", "tenant", "road", "allowed", "revision", "source", "version"],
 )
 async def test_what_is_around_a_request_counts_too(identity, around):
     found = await around.get("identity", identity).of(FULL, around.get("delivery", Delivery()), around.get("call", CALL))
