@@ -169,4 +169,5 @@ def test_unknown_keys_are_ignored(fake_server):
 )
 def test_outputs_give_out_nothing_else(fake_server, name):
     answer = fake_server.client.get(f"/outputs/{name}", params={"expires": "9999999999", "signature": "A" * 43})
-    assert answer.status_code == (404 if "%2F" in name else 403)
+    # No address has a slash or a NUL in its last part; a name that could be one is refused for its signature.
+    assert answer.status_code == (404 if "%2F" in name or "%00" in name else 403)
