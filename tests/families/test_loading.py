@@ -180,7 +180,6 @@ def test_auto_precision_suits_the_device():
 
 @pytest.mark.parametrize("compiled", [Compile.BLOCKS])
 @pytest.mark.slow
-@pytest.mark.xdist_group("full_size")
 def test_compiled_blocks_predict_the_same(folder, compiled):
     told = []
     small = Defaults(width=64, height=64, guidance=4.0)

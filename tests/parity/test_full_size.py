@@ -1,6 +1,6 @@
 """Every family at its published size with random weights, 128 px and two steps: equal to diffusers, within 20 GiB of memory.
 
-One after the other and in one process (``full_size`` keeps them together under pytest-xdist): two at once would not fit.
+One after the other and in one process, as ``scripts/test -m slow`` runs them: two at once would not fit.
 """
 
 import gc
@@ -20,7 +20,7 @@ from pipelines.contract.request import ImageRequest, Sampling, SkipLayers
 from pipelines.sampling.noise import Noise
 
 GIB = 1 << 30
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_group("full_size")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(autouse=True)

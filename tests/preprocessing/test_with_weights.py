@@ -48,7 +48,7 @@ def pixels(picture):
     return np.frombuffer(picture.data, np.uint8).reshape(picture.height, picture.width, 3)
 
 
-HUGE = (pytest.mark.slow, pytest.mark.xdist_group("full_size"))
+HUGE = (pytest.mark.slow,)
 """Beside a full-size checkpoint they would not fit 24 GB: one after the other, in the process of those."""
 
 
