@@ -11,7 +11,6 @@ from scripts.demo.painting import Pixels
 from scripts.demo.scenes import COLOURS
 
 Lines = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
-Mask = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 
 REACH = 2  # pixels by which two lines may differ and still be the same line
 APART = 60.0  # a pixel this far from the ground's colour (Euclidean, of 441) is not ground
@@ -19,11 +18,10 @@ BLURRED = 2.0  # pixels at the border of a thing that the decoder mixes with the
 RIM = OUTSIDE + INSIDE  # an outline is this wide
 DEEP = RIM + 3  # from here on it is surely over, however blurred
 MOSTLY_HOLLOW = 0.5
-HARDLY_THICK = 0.06  # plain things are that thick for a seventh of their pixels at least
 MOSTLY_TONES = 0.85
 
 
-def disc(radius: float) -> Mask:
+def disc(radius: float) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     """Return a disc for morphology."""
     reach = int(np.ceil(radius))
     rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
@@ -42,29 +40,19 @@ def edge_overlap(made: Lines, wanted: Lines, reach: int = REACH) -> float:
     return float((a & b).sum() / union) if union else 1.0
 
 
-def things(pixels: Pixels) -> Mask:
-    """Return 1 where a picture is not ground: not of the colour that its corners have."""
-    ends = (slice(None, CORNER), slice(-CORNER, None))
-    corners = np.concatenate([pixels[rows, columns].reshape(-1, 3) for rows in ends for columns in ends])
-    distance = np.linalg.norm(pixels.astype(np.float32) - np.median(corners, axis=0), axis=-1)
-    found: Mask = (distance > APART).astype(np.uint8)
-    return found
-
-
-def depths(mask: Mask) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Return how far each pixel of a mask is from its border, in pixels; what is beyond the picture is not in it."""
-    return np.asarray(cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 5), dtype=np.float32)[1:-1, 1:-1]
-
-
 def hollow_share(pixels: Pixels) -> float:
     """Return the share of what lies deep inside of things that has another colour than their rims; 0 where nothing is that deep.
 
     A thing is what is not ground, with all that it encloses.
     """
-    borders, _ = cv2.findContours(things(pixels), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    ends = (slice(None, CORNER), slice(-CORNER, None))
+    corners = np.concatenate([pixels[rows, columns].reshape(-1, 3) for rows in ends for columns in ends])
+    distance = np.linalg.norm(pixels.astype(np.float32) - np.median(corners, axis=0), axis=-1)
+    borders, _ = cv2.findContours((distance > APART).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     inside, other = 0, 0
     for border in borders:
-        depth = depths(cv2.drawContours(np.zeros(pixels.shape[:2], dtype=np.uint8), [border], -1, 1, cv2.FILLED))
+        whole = cv2.drawContours(np.zeros(pixels.shape[:2], dtype=np.uint8), [border], -1, 1, cv2.FILLED)
+        depth = cv2.distanceTransform(np.pad(whole, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
         rim, core = (depth > BLURRED) & (depth <= RIM), depth > DEEP
         if core.any():
             colour = np.median(pixels[rim], axis=0)
@@ -73,15 +61,9 @@ def hollow_share(pixels: Pixels) -> float:
     return other / inside if inside else 0.0
 
 
-def thick_share(pixels: Pixels) -> float:
-    """Return the share of what is not ground that lies deeper in it than any line does; 1 where there is hardly anything."""
-    mask = things(pixels)
-    return float((depths(mask) > RIM - 0.5).sum() / mask.sum()) if mask.sum() >= SPECK else 1.0
-
-
 def is_outlined(pixels: Pixels) -> bool:
-    """Say whether things are drawn as lines: around something else, or, where a line is not closed, as nothing but lines."""
-    return hollow_share(pixels) >= MOSTLY_HOLLOW or thick_share(pixels) <= HARDLY_THICK
+    """Say whether things are drawn as lines around something else; of plain pictures hardly the widest rings are."""
+    return hollow_share(pixels) >= MOSTLY_HOLLOW
 
 
 def tone_share(pixels: Pixels) -> float:

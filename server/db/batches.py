@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import Row, Select, delete, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Select, delete, exists, func, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipelines.contract.errors import Cancelled, EngineFailure, ErrorReport
@@ -294,7 +294,7 @@ class SqlBatches:
         return len(ids)
 
 
-def _coming_in(batch: Batch) -> Any:
+def _coming_in(batch: Batch) -> ColumnElement[bool]:
     """That it is being received by whoever has begun this very one: another server may have begun it anew."""
     return (BATCHES.c.id == batch.id) & (BATCHES.c.created == batch.created) & (BATCHES.c.state == BatchState.RECEIVING.value)
 

@@ -52,7 +52,7 @@ class Grouped(Generic[Asked, Answer]):
             self._waiting = []
 
     async def _gathered(self) -> None:
-        """Return once no more come for now: requests that have arrived already run up to here before anything is begun."""
+        """Return once all whose requests have arrived are here: none of them is left for a transaction of its own."""
         count = 0
         while count < len(self._waiting) < _AT_ONCE:
             count = len(self._waiting)
