@@ -1,5 +1,7 @@
 """What a provider returns: pixels, how they came about, by which road, and what they cost."""
 
+from typing import Literal
+
 import msgspec
 from msgspec.structs import replace
 
@@ -52,25 +54,35 @@ class Usage(msgspec.Struct, frozen=True):
     output_tokens: int = 0
 
 
+class Encoded(msgspec.Struct, frozen=True):
+    """A picture in the file that an upstream made of it: its pixels are decoded when somebody needs them.
+
+    Nobody does where the delivery asks for that very format, size and quality; then what the upstream signed into it is kept.
+    """
+
+    width: int
+    height: int
+    mode: Literal["RGB", "RGBA"]
+    """What its pixels are to be."""
+    file: bytes
+    scaled: Picture | None = None
+    """The picture, where the file shows it in another size or with more around it."""
+
+
 class Generation(msgspec.Struct, frozen=True):
     """The finished pictures of one request, in the order of its seeds."""
 
     model: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Picture | Encoded, ...]
     seeds: tuple[int, ...]
     stats: RunStats
     route: Route = Route()
     usage: Usage = Usage()
-    files: tuple[bytes | None, ...] = ()
-    """The pictures as the upstream encoded them, one for each; empty where pixels are all there is. Only of use where the
-    delivery asks for that very format, size and quality: then what the upstream signed into them is kept."""
     verdicts: tuple[Verdict, ...] = ()
     """What moderation said beyond letting it pass."""
     device: str = ""
     """LOCAL: the worker's device, such as ``cuda:0``."""
 
     def with_picture(self, index: int, picture: Picture) -> "Generation":
-        """The same with another picture in one place; its file, which shows the old one, goes."""
-        pictures = (*self.pictures[:index], picture, *self.pictures[index + 1 :])
-        files = (*self.files[:index], None, *self.files[index + 1 :]) if self.files else ()
-        return replace(self, pictures=pictures, files=files)
+        """The same with another picture in one place."""
+        return replace(self, pictures=(*self.pictures[:index], picture, *self.pictures[index + 1 :]))

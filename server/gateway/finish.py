@@ -19,6 +19,7 @@ from server.domain.verdict import Verdict
 from server.gateway.describing import metadata, parameters, told_of_upstream
 from server.gateway.provenance import Made, Provenance, made
 from server.providers.provider import Provider
+from server.providers.received import opened
 from server.storage.encode import encode, reduced
 from server.telemetry.metrics import Metrics
 
@@ -106,6 +107,6 @@ class Gateway:
         kept = self._provenance.untouched(made)
         if kept is not None:
             return kept
-        picture = reduced(made.picture, *made.size)
+        picture = reduced(opened(made.picture), *made.size)
         data = encode(picture, made.delivery, *words, xmp=self._provenance.metadata(made))
         return self._provenance.signed(data, made)

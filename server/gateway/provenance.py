@@ -13,7 +13,7 @@ from server.domain.asset import Delivery
 from server.domain.call import Call
 from server.domain.clock import Clock, SystemClock
 from server.domain.disclosure import Disclosure
-from server.domain.generation import Generation
+from server.domain.generation import Encoded, Generation
 from server.domain.origin import Origin, source
 from server.storage.kinds import media_type
 from server.storage.provenance import claims
@@ -28,13 +28,21 @@ class Made(msgspec.Struct, frozen=True):
     request: ImageRequest
     delivery: Delivery
     call: Call
-    picture: Picture
+    picture: Picture | Encoded
     seed: int
     road: str
     model: str
     """What has made it there."""
-    file: bytes | None = None
-    """As an upstream encoded it."""
+
+    @property
+    def file(self) -> bytes | None:
+        """As an upstream encoded it."""
+        return self.picture.file if isinstance(self.picture, Encoded) else None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether its file shows it in another size or with more around it."""
+        return isinstance(self.picture, Encoded) and self.picture.scaled is not None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -44,10 +52,9 @@ class Made(msgspec.Struct, frozen=True):
 
 def made(generation: Generation, request: ImageRequest, delivery: Delivery, call: Call) -> Iterator[Made]:
     """Each picture of ``generation``."""
-    files = generation.files or (None,) * len(generation.pictures)
     road, model = generation.route.road, generation.route.model or request.model
-    for picture, seed, file in zip(generation.pictures, generation.seeds, files, strict=True):
-        yield Made(request, delivery, call, picture, seed, road, model, file)
+    for picture, seed in zip(generation.pictures, generation.seeds, strict=True):
+        yield Made(request, delivery, call, picture, seed, road, model)
 
 
 class Provenance:
@@ -75,7 +82,12 @@ class Provenance:
         Where results are signed, one without a manifest is not passed on: it would be the only one that says nothing.
         """
         file = made.file
-        if file is None or made.delivery.quality is not None or (self._signer is not None and not has_manifest(file)):
+        if (
+            file is None
+            or made.scaled
+            or made.delivery.quality is not None
+            or (self._signer is not None and not has_manifest(file))
+        ):
             return None
         fits = media_type(file) == made.delivery.format.media_type and _size(file) == made.size
         return file if fits else None

@@ -20,6 +20,7 @@ from server.gateway.retarget import Retargeted, retargeted
 from server.gateway.routable import Road
 from server.gateway.routing import Facts, Plan, Question, decide, may_follow
 from server.gateway.text_intent import TextNeed, text_intent
+from server.providers.received import opened
 from server.telemetry.metrics import Metrics
 
 _MADE = "made"
@@ -133,7 +134,7 @@ class Routed:
         """Those of the words that one of the pictures lacks."""
         for picture in made.pictures:
             try:
-                lines = await self._reader.read(picture)
+                lines = await self._reader.read(await asyncio.to_thread(opened, picture))
             except Exception:  # noqa: BLE001 - whatever a third party makes of a picture
                 # The picture is there; that it cannot be read is no reason to pay for another.
                 self._log.exception("a result cannot be read")

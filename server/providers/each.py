@@ -46,7 +46,6 @@ class Each:
             stats=_slowest([each.stats for each in made]),
             route=replace(first.route, request_ids=tuple(name for each in made for name in each.route.request_ids)),
             usage=_summed([each.usage for each in made]),
-            files=tuple(file for each in made for file in each.files),
         )
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:

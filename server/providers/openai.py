@@ -25,6 +25,7 @@ from server.providers import pixels
 from server.providers.capabilities import Abilities, abilities
 from server.providers.fetched import fetched
 from server.providers.openai_errors import said, translated
+from server.providers.received import received
 from server.providers.sizes import Free, nearest, within
 from server.providers.succession import Listed, Succession, day
 
@@ -105,7 +106,9 @@ class OpenAIProvider:
         if len(answer.images) != len(request.seeds):
             msg = f"The upstream {self._upstream.name!r} made {len(answer.images)} pictures of {len(request.seeds)}."
             raise UpstreamAmbiguous(msg)
-        pictures, files = await asyncio.to_thread(_pictures, answer, request, shown, frame, alpha)
+        pictures = await asyncio.to_thread(
+            lambda: tuple(received(data, request, shown, frame=frame, alpha=alpha) for data in answer.images)
+        )
         seconds = time.perf_counter() - began
         return Generation(
             model=request.model,
@@ -114,7 +117,6 @@ class OpenAIProvider:
             stats=RunStats(0.0, 0.0, seconds, 0.0, 0, 1.0),
             route=Route(self._upstream.name, model, request_ids=(answer.request_id,) if answer.request_id else ()),
             usage=answer.usage,
-            files=files,
         )
 
     async def _plain(self, arguments: dict[str, Any]) -> Answer:
@@ -253,24 +255,6 @@ def _parts(shown: pixels.Canvas, frame: pixels.Window) -> dict[str, Any]:
     return parts
 
 
-def _pictures(
-    answer: Answer,
-    request: ImageRequest,
-    shown: pixels.Canvas | None,
-    frame: pixels.Window | None,
-    alpha: bool,  # noqa: FBT001
-) -> tuple[tuple[Picture, ...], tuple[bytes | None, ...]]:
-    """The pictures as they were asked for; a file is kept where nothing had to be done to its picture."""
-    pictures: list[Picture] = []
-    files: list[bytes | None] = []
-    for data in answer.images:
-        came = pixels.decoded(data, alpha=alpha)
-        done = pixels.finished(_cut(came, frame), request, shown)
-        pictures.append(done)
-        files.append(data if done is came else None)
-    return tuple(pictures), tuple(files)
-
-
 def _size(request: ImageRequest, can: Abilities) -> tuple[int, int]:
     sizes = can.sizes or Free()
     if isinstance(sizes, Free):
@@ -312,14 +296,7 @@ def _shown(text: object, request: ImageRequest, frame: pixels.Window | None) -> 
     except UpstreamAmbiguous:
         return None
     size = (request.width, request.height)
-    return pixels.picture_of(pixels.framed(pixels.image_of(_cut(came, frame)), size, Resize.CROP))
-
-
-def _cut(came: Picture, frame: pixels.Window | None) -> Picture:
-    """What of it is the picture: the rest is the upstream's canvas."""
-    if frame is None or frame.box == (0, 0, *frame.size):
-        return came
-    return pixels.picture_of(frame.cut(pixels.image_of(came)))
+    return pixels.picture_of(pixels.framed(pixels.image_of(pixels.cut(came, frame)), size, Resize.CROP))
 
 
 def _plain_usage(usage: object) -> object:

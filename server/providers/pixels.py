@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import msgspec
@@ -25,8 +27,12 @@ class Canvas(msgspec.Struct, frozen=True):
     """Mode L: 255 is repainted, 0 kept; None: the whole picture is material."""
 
 
-def decoded(data: bytes, *, alpha: bool = False) -> Picture:
-    """The pixels of a result; ``alpha`` keeps transparency. Raises `UpstreamAmbiguous`, as it was made and may be charged."""
+@contextmanager
+def read(data: bytes) -> Iterator[Image.Image]:
+    """Pillow's idea of a result, its pixels not decoded yet; whatever goes wrong inside the block is an `UpstreamAmbiguous`.
+
+    It was made, and may have been charged.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -34,13 +40,23 @@ def decoded(data: bytes, *, alpha: bool = False) -> Picture:
         if image.width * image.height > MOST_PIXELS:
             msg = f"{image.width}x{image.height} is more than anybody asked for"
             raise ValueError(msg)  # noqa: TRY301 - told below, as everything that is wrong with it
-        image.load()
-        clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-        mode: Literal["RGB", "RGBA"] = "RGBA" if alpha and clear else "RGB"
-        return picture_of(image.convert(mode))
+        yield image
     except Exception as error:  # decoders of foreign bytes raise whatever they like
         msg = f"The upstream answered with something that is no usable picture: {str(error) or type(error).__name__}."
         raise UpstreamAmbiguous(msg) from error
+
+
+def decoded(data: bytes, *, alpha: bool = False) -> Picture:
+    """The pixels of a result; ``alpha`` keeps transparency. Raises `UpstreamAmbiguous`."""
+    with read(data) as image:
+        image.load()
+        return picture_of(image.convert(mode_of(image, alpha=alpha)))
+
+
+def mode_of(image: Image.Image, *, alpha: bool) -> Literal["RGB", "RGBA"]:
+    """What the pixels of a result are to be; ``alpha`` keeps transparency where there is any."""
+    clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    return "RGBA" if alpha and clear else "RGB"
 
 
 def picture_of(image: Image.Image) -> Picture:
@@ -140,6 +156,21 @@ def window(size: tuple[int, int], inner: tuple[int, int]) -> Window:
     width, height = min(size[0], round(inner[0] * scale)), min(size[1], round(inner[1] * scale))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return Window(size, (left, top, left + width, top + height))
+
+
+def whole(frame: Window | None) -> bool:
+    """Whether all of a result is the picture."""
+    return frame is None or frame.box == (0, 0, *frame.size)
+
+
+def cut(came: Picture, frame: Window | None) -> Picture:
+    """What of a result is the picture: the rest is the upstream's canvas."""
+    return came if frame is None or whole(frame) else picture_of(frame.cut(image_of(came)))
+
+
+def pasted(request: ImageRequest, shown: Canvas | None) -> bool:
+    """Whether what a mask keeps is to be the input's own again."""
+    return request.init is not None and shown is not None and shown.mask is not None and request.init.keep_unmasked
 
 
 def finished(result: Picture, request: ImageRequest, shown: Canvas | None = None) -> Picture:

@@ -22,6 +22,7 @@ from server.providers.fetched import fetched
 from server.providers.http import HttpUpstream, Reply
 from server.providers.lane import Sleep
 from server.providers.openai_errors import said
+from server.providers.received import received
 from server.providers.refusals import refusal
 from server.providers.sizes import ratio_name
 from server.providers.succession import Listed, Succession
@@ -92,8 +93,7 @@ class ReplicateProvider:
             msg = f"The upstream {self._upstream.name!r} finished without a picture; it may have been charged."
             raise UpstreamAmbiguous(msg)
         data = await self._file(output)
-        came = await asyncio.to_thread(pixels.decoded, data)
-        done = await asyncio.to_thread(pixels.finished, came, request, shown)
+        done = await asyncio.to_thread(received, data, request, shown)
         metrics = prediction.get("metrics")
         took = metrics.get("predict_time") if isinstance(metrics, dict) else None
         return Generation(
@@ -103,7 +103,6 @@ class ReplicateProvider:
             stats=RunStats(0.0, 0.0, time.perf_counter() - began, 0.0, 0, 1.0),
             route=Route(self._upstream.name, model, request_ids=(str(prediction.get("id")),)),
             usage=Usage(gpu_seconds=float(took) if isinstance(took, int | float) else 0.0),
-            files=(data if done is came else None,),
         )
 
     async def _begun(self, model: str, inputs: dict[str, Any], request: ImageRequest) -> dict[str, Any]:

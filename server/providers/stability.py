@@ -33,6 +33,7 @@ from server.providers import pixels
 from server.providers.http import HttpUpstream, Reply
 from server.providers.lane import Sleep
 from server.providers.openai_errors import said
+from server.providers.received import received
 from server.providers.refusals import refusal
 from server.providers.sizes import ratio_name
 from server.providers.succession import Listed, Succession
@@ -116,9 +117,8 @@ class StabilityProvider:
             msg = f"The upstream {self._upstream.name!r} does not show the picture that it made: it was filtered."
             raise ModerationBlocked(msg)
         seed = _seed(reply.headers.get("seed"), request.seeds[0])
-        came = await asyncio.to_thread(pixels.decoded, reply.content)
         mask = shown if work.path.split("/")[-2] == "edit" else None
-        done = await asyncio.to_thread(pixels.finished, came, request, mask)
+        done = await asyncio.to_thread(received, reply.content, request, mask)
         name = reply.headers.get("x-request-id")
         return Generation(
             model=request.model,
@@ -126,7 +126,6 @@ class StabilityProvider:
             seeds=(seed,),
             stats=RunStats(0.0, 0.0, time.perf_counter() - began, 0.0, 0, 1.0),
             route=Route(self._upstream.name, work.path.removeprefix(f"{_ROOT}/"), request_ids=(name,) if name else ()),
-            files=(reply.content if done is came else None,),
         )
 
     async def _result(self, started: str) -> Reply:

@@ -22,12 +22,14 @@ from server.domain.call import Call
 from server.domain.clock import SetClock
 from server.domain.decision import DecisionFilter
 from server.domain.failures import ModerationBlocked, ModerationUnavailable
+from server.domain.generation import Encoded
 from server.domain.verdict import Action, Stage
 from server.gateway.moderation.audit import Audit, Keeping
 from server.gateway.moderation.bench import Bench, blurred
 from server.gateway.moderation.classifier import ColourClassifier, NoClassifier
 from server.gateway.moderation.remote import OpenAIModeration
 from server.gateway.moderation.wrapping import Examined, Screened
+from server.providers import pixels
 from server.providers.breaker import COOL_SECONDS, FAILURES
 from server.providers.fake import FunctionProvider, flat
 from server.telemetry.logs import silent
@@ -40,6 +42,10 @@ RED, GREY, BLUE, GREEN = 0x0000FF, 0x808080, 0xFF0000, 0x00FF00
 
 def picture(seed, size=(16, 16)):
     return Picture(*size, "RGB", seed.to_bytes(3, "little") * (size[0] * size[1]))
+
+
+def filed(picture):
+    return Encoded(picture.width, picture.height, "RGB", pixels.png(pixels.image_of(picture)))
 
 
 def request(prompt="a hand", seeds=(GREY,), **more):
@@ -63,7 +69,7 @@ class World:
             call.emit(Progress(asked.id, 0, 1, 2))
             call.emit(Preview(asked.id, 0, 1, picture(RED)))
             found = flat(asked)
-            return msgspec.structs.replace(found, files=tuple(b"file" for _ in found.pictures))
+            return msgspec.structs.replace(found, pictures=tuple(filed(each) for each in found.pictures))
 
         self.provider = Examined(Screened(FunctionProvider(function), self.bench), self.bench)
 
@@ -158,9 +164,8 @@ async def test_finished_pictures(world, level):
     else:
         generation = await found.run(asked)
         first, second = generation.pictures
-        assert first == picture(GREY)
-        assert (second == picture(RED)) == (level is not ImageLevel.BLUR) or second == blurred(picture(RED))
-        assert generation.files == ((b"file", None) if level is ImageLevel.BLUR else (b"file", b"file"))
+        assert first == filed(picture(GREY))
+        assert second == (blurred(picture(RED)) if level is ImageLevel.BLUR else filed(picture(RED)))
         told = [(each.image, each.action.value, each.scores) for each in generation.verdicts]
         assert told == ([] if level is ImageLevel.OFF else [(1, level.value, {"sexual": 1.0})])
     hidden = level in (ImageLevel.BLOCK, ImageLevel.BLUR)

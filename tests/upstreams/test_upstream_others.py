@@ -192,12 +192,12 @@ async def test_a_models_own_names_for_its_inputs(replicate_double):
     assert (told["num_inference_steps"], told["prompt_strength"], told["negative_prompt"]) == (20, 0.4, "blur")
     assert told["image"].startswith("data:image/png;base64,")
     assert told["mask"].startswith("data:image/png;base64,")
-    assert made.files == (made.files[0],)
+    assert len(made.pictures) == 1
 
 
 async def test_a_picture_inside_the_answer(replicate_double):
     made, _ = await ask(replicate_double, request(LOCAL, prompt="[fault:data]", size=(1024, 1024)), kind=Kind.REPLICATE)
-    assert (made.pictures[0].width, made.files[0][:4]) == (1024, b"\x89PNG")
+    assert (made.pictures[0].width, made.pictures[0].file[:4]) == (1024, b"\x89PNG")
 
 
 async def test_cancelling_before_the_prediction_has_a_name_cancels_it_too(replicate_double, until):

@@ -24,6 +24,7 @@ from server.gateway.moderation.deciding import LISTS, Finding, decide, of_hits
 from server.gateway.moderation.lists import Lists, Reading
 from server.gateway.moderation.reading import texts
 from server.gateway.moderation.remote import OpenAIModeration
+from server.providers.received import opened
 from server.telemetry.metrics import Metrics
 
 _KEPT_LISTS = 64
@@ -131,14 +132,15 @@ class Bench:
         prompt = request.styled_prompt
         reading = await self.read(call.tenant, await _said(request))
         questions: list[Coroutine[Any, Any, Verdict]] = []
-        for index, picture in enumerate(generation.pictures):
+        pictures = await asyncio.to_thread(lambda: [opened(picture) for picture in generation.pictures])
+        for index, picture in enumerate(pictures):
             asked = Finding(Stage.OUTPUT, "", {}, image=index)
             questions += self._looks(policy, call, asked, picture, prompt, young=reading.young)
         judged = await _together(questions)
         noted = tuple(verdict for verdict in judged if verdict.action is not Action.ALLOW)
         hidden = {verdict.image for verdict in noted if verdict.action is Action.BLUR}
         for index in sorted(index for index in hidden if index is not None):
-            generation = generation.with_picture(index, await asyncio.to_thread(blurred, generation.pictures[index]))
+            generation = generation.with_picture(index, await asyncio.to_thread(blurred, pictures[index]))
         return replace(generation, verdicts=(*generation.verdicts, *noted))
 
     def problems(self, policies: Sequence[ModerationPolicy]) -> tuple[str, ...]:
