@@ -4,12 +4,13 @@ Locks go in one direction, from assets to blobs. Whoever gives a blob another as
 exclusive one, and looks for assets only after it has that: in PostgreSQL a statement sees what was committed before it began.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec.structs import asdict, replace
-from sqlalchemy import delete, exists, func, insert, select, text, tuple_, update
+from sqlalchemy import bindparam, delete, exists, func, insert, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,11 +23,39 @@ from server.domain.stored import Blob, BlobState, Holding, Stored
 _TRIMMING = 0x41515542
 """PostgreSQL's advisory lock: two servers that trim at the same time would each take away the whole excess."""
 
+_MEETINGS = 3
+
 _READY = BLOBS.c.state == BlobState.READY.value
 _WRITING = BLOBS.c.state == BlobState.WRITING.value
 _DOOMED = {"state": BlobState.DOOMED.value}
 _UNUSED = ~exists(select(ASSETS.c.name).where(ASSETS.c.blob == BLOBS.c.id))
 _KNOWN = select(ASSETS, BLOBS.c.digest, BLOBS.c.path).join(BLOBS, ASSETS.c.blob == BLOBS.c.id).where(_READY)
+
+# Made once, as `server.db.jobs` has them: making a statement costs more than running it.
+_NEW_BLOB, _NEW_ASSET = insert(BLOBS), insert(ASSETS)
+_CONTENT = (BLOBS.c.tenant == bindparam("whose")) & (BLOBS.c.digest == bindparam("what")) & _READY
+_SAME = select(BLOBS.c.id, BLOBS.c.path).where(_CONTENT).with_for_update(read=True)
+_OTHER = BLOBS.alias()
+_FIRST = (
+    update(BLOBS)
+    .where(
+        BLOBS.c.id == bindparam("which"),
+        _WRITING,
+        ~exists(
+            select(_OTHER.c.id).where(
+                _OTHER.c.tenant == bindparam("whose"),
+                _OTHER.c.digest == bindparam("what"),
+                _OTHER.c.state == BlobState.READY.value,
+            )
+        ),
+    )
+    .values(state=BlobState.READY.value)
+)
+"""A blob whose file is whole, if there is no other with the same content."""
+
+
+class _Again(Exception):
+    """What was seen is so no more: look again."""
 
 
 class SqlAssets:
@@ -39,23 +68,21 @@ class SqlAssets:
         # Each hit of the cache is a copy, and there may be many at a time.
         self._copies = Grouped(self._copy)
 
-    async def attach(self, stored: Stored) -> Stored | None:
-        """Add an asset to its tenant's blob of the same digest; None if there is no such blob."""
+    async def begin(self, blob: Blob, stored: Stored) -> Stored | None:
+        """Add an asset to its tenant's blob of the same digest; None if there is none, and that of ``blob`` may be written."""
         async with self._database.writing() as connection:
-            return await _attached(connection, stored)
-
-    async def begin(self, blob: Blob) -> None:
-        """Note that the file of ``blob`` is about to be written."""
-        async with self._database.writing() as connection:
-            await connection.execute(insert(BLOBS).values(**asdict(blob), state=BlobState.WRITING.value))
+            there = await _attached(connection, stored)
+            if there is None:
+                await connection.execute(_NEW_BLOB, {**asdict(blob), "state": BlobState.WRITING.value})
+        return there
 
     async def finish(self, blob: Blob, stored: Stored) -> Stored | None:
         """Add the first asset of a blob whose file is whole; None if it was given up meanwhile."""
-        try:
-            return await self._finish(blob, stored)
-        except IntegrityError:
-            # Another server has finished the same bytes at the same moment: now its blob can be seen.
-            return await self._finish(blob, stored)
+        for _ in range(_MEETINGS):
+            # Another server may have finished the same bytes at the same moment: now its blob can be seen; or has let go of them.
+            with contextlib.suppress(IntegrityError, _Again):
+                return await self._finish(blob, stored)
+        return await self._finish(blob, stored)
 
     async def abandon(self, blob: Blob) -> None:
         """Doom a blob whose file will not be written."""
@@ -189,31 +216,32 @@ class SqlAssets:
                 copies.append(new)
                 columns.append(_columns(new, row.blob))
             if columns:
-                await connection.execute(insert(ASSETS), columns)
+                await connection.execute(_NEW_ASSET, columns)
         return copies
 
     async def _finish(self, blob: Blob, stored: Stored) -> Stored | None:
-        mine = select(BLOBS.c.id).where(BLOBS.c.id == blob.id, _WRITING).with_for_update()
         async with self._database.writing() as connection:
+            first = {"which": blob.id, "whose": blob.tenant, "what": blob.digest}
+            if (await connection.execute(_FIRST, first)).rowcount == 1:
+                new = replace(stored, asset=replace(stored.asset, path=blob.path))
+                await connection.execute(_NEW_ASSET, _columns(new, blob.id))
+                return new
+            mine = select(BLOBS.c.id).where(BLOBS.c.id == blob.id, _WRITING).with_for_update()
             if (await connection.execute(mine)).first() is None:
                 return None
             other = await _attached(connection, stored)
-            if other is not None:
-                await connection.execute(update(BLOBS).where(BLOBS.c.id == blob.id).values(_DOOMED))
-                return other
-            await connection.execute(update(BLOBS).where(BLOBS.c.id == blob.id).values(state=BlobState.READY.value))
-            new = replace(stored, asset=replace(stored.asset, path=blob.path))
-            await connection.execute(insert(ASSETS).values(_columns(new, blob.id)))
-        return new
+            if other is None:
+                raise _Again
+            await connection.execute(update(BLOBS).where(BLOBS.c.id == blob.id).values(_DOOMED))
+        return other
 
 
 async def _attached(connection: AsyncConnection, stored: Stored) -> Stored | None:
-    same = select(BLOBS.c.id, BLOBS.c.path).where(BLOBS.c.tenant == stored.tenant, BLOBS.c.digest == stored.digest, _READY)
-    row = (await connection.execute(same.with_for_update(read=True))).first()
+    row = (await connection.execute(_SAME, {"whose": stored.tenant, "what": stored.digest})).first()
     if row is None:
         return None
     new = replace(stored, asset=replace(stored.asset, path=row.path))
-    await connection.execute(insert(ASSETS).values(_columns(new, row.id)))
+    await connection.execute(_NEW_ASSET, _columns(new, row.id))
     return new
 
 

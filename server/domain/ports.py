@@ -369,12 +369,11 @@ class AssetRepository(Protocol):
     Several servers may work on them at the same time: a blob that an asset has is never doomed.
     """
 
-    async def attach(self, stored: Stored) -> Stored | None:
-        """Add an asset to its tenant's blob of the same digest: what was added, with its path; None if there is no such blob."""
-        ...
+    async def begin(self, blob: Blob, stored: Stored) -> Stored | None:
+        """Add an asset to its tenant's blob of the same digest: what was added, with its path.
 
-    async def begin(self, blob: Blob) -> None:
-        """Note that the file of ``blob`` is about to be written."""
+        None if there is no such blob: then it is noted that the file of ``blob`` is about to be written.
+        """
         ...
 
     async def finish(self, blob: Blob, stored: Stored) -> Stored | None:

@@ -17,7 +17,7 @@ from server.domain.asset import Asset, Format
 from server.domain.clock import SetClock
 from server.domain.failures import StorageFailure
 from server.domain.retention import Keeping
-from server.domain.stored import Blob, Holding
+from server.domain.stored import Blob, Holding, Stored
 from server.storage.assets import path_of
 from server.storage.bucket import Bucket
 from server.storage.collecting import Collector
@@ -46,6 +46,11 @@ class Shelf:
 
     def files(self):
         return sorted(file.relative_to(self.folder).as_posix() for file in self.folder.rglob("*") if file.is_file())
+
+
+def first_of(blob):
+    """The asset that ``blob`` is written for."""
+    return Stored(Asset("a", Format.PNG, 1, 1, 1, 4), blob.tenant, blob.digest, "job", blob.created, blob.created + HOUR, b"")
 
 
 @pytest.fixture
@@ -235,7 +240,7 @@ async def test_what_a_dead_server_left_is_found_by_its_row(shelf):
         blob = Blob(
             f"{number:032}", "one", f"{number:064}", path_of("one", 0.0, f"{number:032}", Format.PNG), 4, shelf.clock.time()
         )
-        await shelf.rows.begin(blob)
+        assert await shelf.rows.begin(blob, first_of(blob)) is None
         if state == "file":
             await shelf.bucket.put(blob.path, b"data", media_type="image/png", cache_control="")
         elif state == "half a file":
@@ -252,7 +257,7 @@ async def test_what_a_dead_server_left_is_found_by_its_row(shelf):
 
 async def test_a_writer_that_took_too_long_gives_up(shelf):
     blob = Blob("b", "one", "d", path_of("one", 0.0, "0" * 32, Format.PNG), 4, shelf.clock.time())
-    await shelf.rows.begin(blob)
+    assert await shelf.rows.begin(blob, first_of(blob)) is None
     shelf.clock.advance(HOUR + 1)
     await shelf.collector.collect()
     stored = await shelf.store.facts((await shelf.put(b"any")).name)
@@ -331,7 +336,7 @@ async def test_any_sequence_keeps_what_it_should_and_nothing_else(tmp_path, data
             shelf.clock.advance(what)
         elif verb == "die":
             blob = Blob(f"{len(steps)}{now}{random.random()}"[:32], tenant, "0" * 64, f"x/{random.random()}", 1, now)
-            await shelf.rows.begin(blob)
+            assert await shelf.rows.begin(blob, first_of(blob)) is None
             if what:
                 await shelf.bucket.put(blob.path, b"?", media_type="image/png", cache_control="")
         elif verb == "collect":
