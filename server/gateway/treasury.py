@@ -45,6 +45,8 @@ FLUSH_SECONDS = 1.0
 """How long what our own workers did may be known to this process only: a transaction for each request is not worth it."""
 _TRIES = 5
 """Attempts to write down how a hold ended: a database that is away for a moment must not make a charge of it."""
+LINGER_SECONDS = 0.2
+"""How long what was spent where no budget holds waits before it is written down: answers that are on their way go first."""
 LEASE_SECONDS = 60.0
 """A server that is silent for so long has lost what it held; it speaks three times as often."""
 
@@ -68,11 +70,13 @@ class Treasury:
         "_closing",
         "_counted",
         "_current",
+        "_hurry",
         "_ledger",
         "_live",
         "_log",
         "_messages",
         "_metrics",
+        "_opening",
         "_owner",
         "_recent",
         "_standing",
@@ -97,7 +101,10 @@ class Treasury:
         """What our own workers did and is not in the books yet: a row for each tenant and model."""
         self._live: set[Hold] = set()
         """Holds whose request runs here: these are kept alive, and no others."""
+        self._opening: dict[Hold, asyncio.Task[bool]] = {}
+        """Holds that are being written down while their request is on its way already."""
         self._work: set[asyncio.Task[Any]] = set()
+        self._hurry = asyncio.Event()
         self._closing = asyncio.Event()
         self._recent: tuple[float, tuple[UsageRow, ...]] | None = None
         self._standing: tuple[BudgetStanding, ...] = ()
@@ -121,8 +128,9 @@ class Treasury:
     async def reserve(self, road: str, request: ImageRequest, call: Call, *, model: str = "", quality: str | None = None) -> Hold:
         """Set aside what ``request`` may cost at most on ``road``; raises `BudgetSpent`.
 
-        ``model`` is what is asked for there; empty: what models.yaml says. Without a price nothing can be kept within a budget:
-        where one holds that is an `UpstreamMisconfigured`, else it counts as nothing.
+        Where no budget holds nothing can be refused, and it is written down while the request is on its way. ``model`` is what is
+        asked for there; empty: models.yaml's. Without a price nothing can be kept within a budget: where one holds that is
+        an `UpstreamMisconfigured`, else it counts as nothing.
         """
         catalog = self._current.catalog
         asked = model or self._model(catalog, road)
@@ -135,6 +143,10 @@ class Treasury:
                 raise UpstreamMisconfigured(msg)
         usd = 0.0 if price is None else estimate(price, request, quality).high
         hold = Hold(request.id, call.attempt, road, call.tenant, asked, usd, self._clock.time())
+        if not limits:
+            self._live.add(hold)
+            self._opening[hold] = self._begun(self._opened(hold))
+            return hold
         refused = await self._reserved(hold, limits)
         if refused is None:
             return hold
@@ -185,8 +197,10 @@ class Treasury:
         counted, self._counted = self._counted, ()
         if counted:
             self._begun(self._watched(self._book(counted)))
+        self._hurry.set()
         if self._work:
             await asyncio.wait(set(self._work))
+        self._hurry.clear()
 
     async def balances(self, tenant: str = "") -> Mapping[Purse, Balance]:
         """How the purses of ``tenant`` stand this month; empty: those of all together."""
@@ -228,6 +242,13 @@ class Treasury:
             self._live.add(hold)
         return refused
 
+    async def _opened(self, hold: Hold) -> bool:
+        """Whether ``hold``, which no budget can refuse, could be written down."""
+        with self._told():
+            await self._ledger.reserve(hold, (), owner=self._owner, lease=self._lease)
+            return True
+        return False
+
     async def _undone(self, task: "asyncio.Task[Refused | None]", hold: Hold) -> None:
         refused: Refused | None = None
         with self._told():
@@ -252,6 +273,10 @@ class Treasury:
 
     async def _spend(self, hold: Hold, charge: Charge) -> None:
         limits = limits_of(self._current.catalog, hold.upstream, hold.tenant)
+        if not limits:
+            # Nobody is told of it, and nobody refused for it.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), LINGER_SECONDS)
         self._tell(await self._ended(hold, lambda: self._ledger.settle(hold, charge, limits)) or ())
 
     async def _released(self, hold: Hold) -> None:
@@ -259,13 +284,19 @@ class Treasury:
 
     async def _ended(self, hold: Hold, end: Callable[[], Awaitable[T]]) -> T | None:
         """What comes of ``end``, which ends ``hold``; None if the database takes nothing, and the lease has to run out."""
+        opening = self._opening.get(hold)
         try:
+            known = opening is None or await opening
             for attempt in range(_TRIES):
                 if attempt:
                     await asyncio.sleep(0.1 * 2**attempt)
+                known = known or await self._opened(hold)
                 with self._told():
-                    return await end()
+                    # What is not held would not be counted.
+                    if known:
+                        return await end()
         finally:
+            self._opening.pop(hold, None)
             # Until then it is kept alive: nobody else ends it.
             self._live.discard(hold)
         return None

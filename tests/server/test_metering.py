@@ -33,6 +33,7 @@ server: {default_model: a, prices: {gpu_hour_usd: 3.6}}
 models: {a: {source: "fake:", family: fake}}
 upstreams:
   openai: {model: gpt-image-2, monthly_budget_usd: 1}
+  boundless: {kind: openai, model: gpt-image-2}
   secret: {kind: openai, model: unheard-of}
   priced: {kind: openai, model: unheard-of, monthly_budget_usd: 1}
 tenants: {tight: {budget: {per_upstream: {openai: 0.3}}}}
@@ -227,6 +228,28 @@ async def test_a_database_that_is_away_for_a_moment_changes_no_charge(office, st
         await office.road(failing).generate(request(), call())
     balance = await office.balance()
     assert (balance.held, balance.spent > 0.2, office.treasury._live) == (0.0, spent, set())
+
+
+async def test_where_no_budget_holds_nobody_waits_for_the_books(office):
+    """The request is on its way before it is written down; whatever the database does, what it has cost is counted."""
+    office.treasury._ledger = shaky = Shaky(office.ledger)
+    purse = Purse("", "boundless")
+
+    async def sent(asked, call):
+        call.sending()
+        shaky.gate.set()  # until then nothing could be written
+        if asked.id == "held":
+            assert (await office.balance(purse)).held > 0.2
+        return await answers(asked, call)
+
+    road = office.road(sent, name="boundless")
+    await road.generate(request("held"), call("held"))
+    assert await office.balance(purse) == Balance(purse, pytest.approx(USD), 0.0)
+    shaky.gate.clear()
+    shaky.failures = 2
+    await road.generate(request("away"), call("away"))
+    assert await office.balance(purse) == Balance(purse, pytest.approx(2 * USD), 0.0)
+    assert (shaky.failures, office.treasury._live) == (0, set())
 
 
 async def test_who_leaves_while_a_budget_is_found_spent_leaves_the_news(office):
