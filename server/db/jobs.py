@@ -50,11 +50,17 @@ class SqlJobs:
             await insert_job(connection, job, inputs)
 
     async def record(self, jobs: Sequence[Job]) -> None:
-        """Insert ``jobs``, which were over before anybody wrote them down, all or none."""
+        """Write ``jobs`` as they stand, all or none; what is over there, or durable, is left as it is."""
         if jobs:
+            adds = upsert(self._database, JOBS)
+            columns = [_columns(job) for job in jobs]
+            statement = adds.on_conflict_do_update(
+                index_elements=["id"],
+                set_={name: adds.excluded[name] for name in columns[0] if name != "id"},
+                where=(JOBS.c.state == JobState.RUNNING.value) & ~JOBS.c.durable,
+            )
             async with self._database.writing() as connection:
-                # Whoever has not heard that they were written tries again.
-                await connection.execute(upsert(self._database, JOBS).on_conflict_do_nothing(), [_columns(job) for job in jobs])
+                await connection.execute(statement, columns)
                 await self._outbox.put(connection, jobs, self._clock.time())
 
     async def get(self, job_id: str) -> Job | None:

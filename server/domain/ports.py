@@ -67,7 +67,7 @@ class JobRepository(Protocol):
         ...
 
     async def record(self, jobs: Sequence[Job]) -> None:
-        """Insert ``jobs``, which were over before anybody wrote them down, all or none."""
+        """Write ``jobs``, none of them durable, as they stand, all or none; one that is over there already is left as it is."""
         ...
 
     async def get(self, job_id: str) -> Job | None:

@@ -59,7 +59,6 @@ class JobService:
         "_clock",
         "_entering",
         "_gateway",
-        "_journal",
         "_metrics",
         "_queue_most",
         "_queued",
@@ -92,9 +91,10 @@ class JobService:
         that are there already.
         """
         self._told, self._allowances = ended, allowances
-        self._gateway, self._repository, self._admission = gateway, repository, admission
+        self._gateway, self._admission = gateway, admission
         self._clock, self._metrics, self._queue_most = clock, metrics, queue_most
-        self._recall, self._journal = recall, Journal(repository, log)
+        self._recall = recall
+        self._repository = Journal(repository, clock, log)
         self._queued = (0, float("-inf"))
         self._bus = Bus()
         self.life = secrets.token_hex(4)
@@ -105,7 +105,7 @@ class JobService:
         """Of those who wait for their job and want to hear of it themselves."""
         self._runner = Runner(
             gateway,
-            repository,
+            self._repository,
             admission,
             listen=self._listen,
             ended=self._ended,
@@ -124,7 +124,7 @@ class JobService:
     async def running(self, *, alone: bool = False) -> AsyncIterator["JobService"]:
         """Jobs run inside this block; ``alone``: no other server lives, so what dead ones have begun is taken over at once."""
         await self._repository.sweep(everybody=alone)
-        async with self._journal.running(), self._runner.running():
+        async with self._repository.running(), self._runner.running():
             try:
                 yield self
             finally:
@@ -142,7 +142,7 @@ class JobService:
             self._allowances.request(order.tenant)
         remembered = await self._recall(order.request, order.delivery, call_of(job))
         if remembered is not None:
-            return self._answered(job, remembered)
+            return await self._answered(job, remembered)
         wait = self._gateway.wait_seconds(job.work)
         if self._allowances is not None:
             at_work = self._runner.at_work(order.tenant) + self._entering[order.tenant]
@@ -211,7 +211,7 @@ class JobService:
 
     async def get(self, job_id: str) -> Job | None:
         """The job as it stands."""
-        return self._journal.get(job_id) or await self._repository.get(job_id)
+        return await self._repository.get(job_id)
 
     async def place(self, job: Job) -> Place:
         """Where a queued job stands, and when it may begin, judged by the backlog and the pace of the workers."""
@@ -246,12 +246,10 @@ class JobService:
 
     async def page(self, wanted: JobFilter, after: tuple[float, str] | None, most: int) -> JobPage:
         """The newest jobs that ``wanted`` describes, from the one after ``after`` on."""
-        await self._journal.settle()
         return await self._repository.page(wanted, after, most)
 
     async def delete(self, job_id: str) -> bool:
         """Forget a job that is over."""
-        await self._journal.settle()
         return await self._repository.delete(job_id)
 
     def cancel(self, job_id: str) -> None:
@@ -263,8 +261,6 @@ class JobService:
 
         That it was asked for is written down first, so that no server takes it up again.
         """
-        if (answered := self._journal.get(job_id)) is not None:
-            return answered
         job = await self._repository.happen(job_id, CancelAsked())
         if job is not None and job.state is JobState.CANCELLED and self._runner.task(job_id) is None:
             self._ended(job)
@@ -300,11 +296,11 @@ class JobService:
         if not self._entering[job.order.tenant]:
             del self._entering[job.order.tenant]
 
-    def _answered(self, job: Job, finished: Finished) -> Job:
+    async def _answered(self, job: Job, finished: Finished) -> Job:
         """``job`` begun and over in one moment."""
         now = self._clock.time()
         job = advance(advance(job, Begun(self._runner.owner, now), now), ended_in(finished), now)
-        self._journal.put(job.without_input())
+        await self._repository.record([job])
         self._metrics.job(job.state.value, now - job.created)
         self._ended(job)
         return job

@@ -392,9 +392,12 @@ async def test_cancelling_twice_tells_once_and_is_written_down_before_anything_s
 
 @pytest.mark.parametrize(("times", "state"), [(2, JobState.SUCCEEDED), (99, JobState.RUNNING)])
 async def test_a_database_that_takes_no_end_ends_nobody_else(bench, times, state):
-    own = bench(refused_ends=times)
+    gate = Gate()
+    own = bench(gate, refused_ends=times)
     async with own.running() as jobs:
-        job = await jobs.submit(order("a"))
+        job = await jobs.enqueue(order("a"))
+        await gate.entered.wait()
+        gate.open.set()
         await jobs.idle()
         assert (await jobs.get(job.id)).state is state
         own.repository.left = 0
