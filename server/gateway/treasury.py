@@ -45,6 +45,8 @@ FLUSH_SECONDS = 1.0
 """How long what our own workers did may be known to this process only: a transaction for each request is not worth it."""
 _TRIES = 5
 """Attempts to write down how a hold ended: a database that is away for a moment must not make a charge of it."""
+OPENING_SECONDS = 0.05
+"""So soon after a request has left it is written down where no budget holds."""
 LINGER_SECONDS = 0.2
 """How long what was spent where no budget holds waits before it is written down: answers that are on their way go first."""
 LEASE_SECONDS = 60.0
@@ -145,7 +147,7 @@ class Treasury:
         hold = Hold(request.id, call.attempt, road, call.tenant, asked, usd, self._clock.time())
         if not limits:
             self._live.add(hold)
-            self._opening[hold] = self._begun(self._opened(hold))
+            self._opening[hold] = self._begun(self._opened(hold, OPENING_SECONDS))
             return hold
         refused = await self._reserved(hold, limits)
         if refused is None:
@@ -242,12 +244,18 @@ class Treasury:
             self._live.add(hold)
         return refused
 
-    async def _opened(self, hold: Hold) -> bool:
-        """Whether ``hold``, which no budget can refuse, could be written down."""
+    async def _opened(self, hold: Hold, pause: float = 0.0) -> bool:
+        """Whether ``hold``, which no budget can refuse, could be written down after ``pause`` seconds."""
+        await self._patience(pause)
         with self._told():
             await self._ledger.reserve(hold, (), owner=self._owner, lease=self._lease)
             return True
         return False
+
+    async def _patience(self, seconds: float) -> None:
+        """Return after so long, or once somebody wants to know how the books stand."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), seconds)
 
     async def _undone(self, task: "asyncio.Task[Refused | None]", hold: Hold) -> None:
         refused: Refused | None = None
@@ -275,8 +283,7 @@ class Treasury:
         limits = limits_of(self._current.catalog, hold.upstream, hold.tenant)
         if not limits:
             # Nobody is told of it, and nobody refused for it.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), LINGER_SECONDS)
+            await self._patience(LINGER_SECONDS)
         self._tell(await self._ended(hold, lambda: self._ledger.settle(hold, charge, limits)) or ())
 
     async def _released(self, hold: Hold) -> None:
