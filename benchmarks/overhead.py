@@ -29,6 +29,7 @@ from statistics import median
 from typing import Any
 
 import proxied
+import uvloop
 from litestar import post
 from servers import ROOT, Server, scratch
 from wire import Wire, percentile
@@ -282,9 +283,9 @@ def host(home: Path, upstream: str, profile: Path | None) -> None:
         await serve(app, parts.jobs, host="127.0.0.1", port=0, drain_seconds=5.0, log=log)
 
     if profile is None:
-        asyncio.run(run())
+        uvloop.run(run())
     else:
-        cProfile.runctx("asyncio.run(run())", globals(), {"run": run}, str(profile))
+        cProfile.runctx("uvloop.run(run())", globals(), {"run": run}, str(profile))
 
 
 def main() -> None:

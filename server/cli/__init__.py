@@ -1,6 +1,5 @@
 """The ``aquatint`` command."""
 
-import asyncio
 from importlib.metadata import version
 from typing import Any
 
@@ -29,6 +28,7 @@ def serve(**flags: Any) -> None:
     """Start the server and its workers."""
     settings = settings_from(flags)
     # Late, so that --help and --version answer at once.
+    import uvloop  # noqa: PLC0415
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from server.app import Exposed, run  # noqa: PLC0415
@@ -38,7 +38,7 @@ def serve(**flags: Any) -> None:
     from server.storage.provenance.credentials import BadCredentials  # noqa: PLC0415
 
     try:
-        asyncio.run(run(settings))
+        uvloop.run(run(settings))
     except (BadCredentials, CatalogError, Exposed, NewerDatabase) as error:
         raise click.ClickException(str(error)) from None
     except StorageFailure as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec.structs import asdict, replace
-from sqlalchemy import bindparam, delete, exists, func, insert, select, text, tuple_, update
+from sqlalchemy import String, bindparam, delete, exists, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -32,25 +32,21 @@ _UNUSED = ~exists(select(ASSETS.c.name).where(ASSETS.c.blob == BLOBS.c.id))
 _KNOWN = select(ASSETS, BLOBS.c.digest, BLOBS.c.path).join(BLOBS, ASSETS.c.blob == BLOBS.c.id).where(_READY)
 
 # Made once, as `server.db.jobs` has them: making a statement costs more than running it.
-_NEW_BLOB, _NEW_ASSET = insert(BLOBS), insert(ASSETS)
-_CONTENT = (BLOBS.c.tenant == bindparam("whose")) & (BLOBS.c.digest == bindparam("what")) & _READY
-_SAME = select(BLOBS.c.id, BLOBS.c.path).where(_CONTENT).with_for_update(read=True)
+_NEW_ASSET = insert(ASSETS)
 _OTHER = BLOBS.alias()
-_FIRST = (
-    update(BLOBS)
-    .where(
-        BLOBS.c.id == bindparam("which"),
-        _WRITING,
-        ~exists(
-            select(_OTHER.c.id).where(
-                _OTHER.c.tenant == bindparam("whose"),
-                _OTHER.c.digest == bindparam("what"),
-                _OTHER.c.state == BlobState.READY.value,
-            )
-        ),
-    )
-    .values(state=BlobState.READY.value)
+_CONTENT = select(_OTHER.c.id, _OTHER.c.path).where(
+    _OTHER.c.tenant == bindparam("whose"), _OTHER.c.digest == bindparam("what"), _OTHER.c.state == BlobState.READY.value
 )
+_SAME = _CONTENT.with_for_update(read=True)
+_GIVEN = [column for column in BLOBS.c if column.name != "state"]
+_NEW_CONTENT = insert(BLOBS).from_select(
+    [*(column.name for column in _GIVEN), "state"],
+    select(*(bindparam(column.name, type_=column.type) for column in _GIVEN), literal(BlobState.WRITING.value, String(16))).where(
+        ~exists(_CONTENT)
+    ),
+)
+"""A blob that is about to be written, if there is no other with the same content."""
+_FIRST = update(BLOBS).where(BLOBS.c.id == bindparam("which"), _WRITING, ~exists(_CONTENT)).values(state=BlobState.READY.value)
 """A blob whose file is whole, if there is no other with the same content."""
 
 
@@ -70,11 +66,12 @@ class SqlAssets:
 
     async def begin(self, blob: Blob, stored: Stored) -> Stored | None:
         """Add an asset to its tenant's blob of the same digest; None if there is none, and that of ``blob`` may be written."""
-        async with self._database.writing() as connection:
-            there = await _attached(connection, stored)
-            if there is None:
-                await connection.execute(_NEW_BLOB, {**asdict(blob), "state": BlobState.WRITING.value})
-        return there
+        while True:
+            async with self._database.writing() as connection:
+                if (await connection.execute(_NEW_CONTENT, _content(blob) | asdict(blob))).rowcount == 1:
+                    return None
+                if (there := await _attached(connection, stored)) is not None:
+                    return there
 
     async def finish(self, blob: Blob, stored: Stored) -> Stored | None:
         """Add the first asset of a blob whose file is whole; None if it was given up meanwhile."""
@@ -221,8 +218,7 @@ class SqlAssets:
 
     async def _finish(self, blob: Blob, stored: Stored) -> Stored | None:
         async with self._database.writing() as connection:
-            first = {"which": blob.id, "whose": blob.tenant, "what": blob.digest}
-            if (await connection.execute(_FIRST, first)).rowcount == 1:
+            if (await connection.execute(_FIRST, _content(blob) | {"which": blob.id})).rowcount == 1:
                 new = replace(stored, asset=replace(stored.asset, path=blob.path))
                 await connection.execute(_NEW_ASSET, _columns(new, blob.id))
                 return new
@@ -265,6 +261,10 @@ async def _held(connection: AsyncConnection, tenant: str | None) -> int:
         mine = select(ASSETS.c.blob).where(ASSETS.c.tenant == tenant)
         total = select(func.coalesce(func.sum(BLOBS.c.bytes), 0)).where(_READY, BLOBS.c.id.in_(mine))
     return int((await connection.execute(total)).scalar_one())
+
+
+def _content(blob: Blob) -> dict[str, Any]:
+    return {"whose": blob.tenant, "what": blob.digest}
 
 
 def _columns(stored: Stored, blob: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pipelines.contract.messages import Preview, Progress, RunStats
 from pipelines.contract.picture import Picture, Resize
 from pipelines.contract.request import ImageRequest
 from server.catalog.upstreams import Upstream
+from server.domain.aside import aside
 from server.domain.asset import Format
 from server.domain.call import Call
 from server.domain.clock import Clock
@@ -124,7 +125,7 @@ class OpenAIProvider:
         async with self._translating():
             raw = await (images.edit(**arguments) if "image" in arguments else images.generate(**arguments))
             self._heard(raw.headers)
-            found = await asyncio.to_thread(_parsed, raw.content, self._upstream.name)
+            found = await aside(len(raw.content), lambda: _parsed(raw.content, self._upstream.name))
         data = found.get("data") if isinstance(found.get("data"), list) else []
         made = [await self._image(item) for item in data or [] if isinstance(item, dict)]
         return Answer(tuple(made), raw.headers.get("x-request-id"), _usage(found.get("usage")))
@@ -164,7 +165,7 @@ class OpenAIProvider:
 
     async def _image(self, item: dict[str, Any]) -> bytes:
         if item.get("b64_json"):
-            return await asyncio.to_thread(_decoded, item["b64_json"])
+            return await aside(len(item["b64_json"]), lambda: _decoded(item["b64_json"]))
         if isinstance(item.get("url"), str):
             return await fetched(self._fetcher, item["url"])
         msg = f"The upstream {self._upstream.name!r} answered without a picture; it may have been charged."

@@ -4,7 +4,6 @@ A blob's row is written before its file and deleted after it. So whatever dies i
 finds what was never finished without looking through the store.
 """
 
-import asyncio
 import hashlib
 import re
 import secrets
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
+from server.domain.aside import aside
 from server.domain.asset import Asset, Format
 from server.domain.clock import Clock
 from server.domain.failures import StorageFailure
@@ -58,7 +58,7 @@ class Assets:
         self, data: bytes, form: Format, size: tuple[int, int], seed: int, *, tenant: str, job_id: str, metadata: bytes = b"{}"
     ) -> Asset:
         """Store ``data`` for good, or raise `StorageFailure` and leave nothing behind."""
-        digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+        digest = await aside(len(data), lambda: hashlib.sha256(data).hexdigest())
         asset = Asset(_name(form), form, *size, seed, len(data))
         now = self._clock.time()
         stored = Stored(asset, tenant, digest, job_id, now, now + self._kept(tenant), metadata)

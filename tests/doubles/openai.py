@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ledger import Ledger
@@ -259,8 +260,10 @@ class Double:
         image = Image.new("RGBA", size, (*colour, *clear)) if clear[0] == 0 else Image.new("RGB", size, colour)
         if clear[0] == 0:
             image.paste((*colour, 255), (0, 0, size[0] // 2, size[1]))
-        target = io.BytesIO()
-        image.save(target, shape["output_format"].upper(), **({"compress_level": 1} if shape["output_format"] == "png" else {}))
+        target, own = io.BytesIO(), PngInfo()
+        own.add_text("Comment", f"{self.ledger.attempts}.{index}")  # a vendor never makes the same picture twice
+        more = {"compress_level": 1, "pnginfo": own} if shape["output_format"] == "png" else {}
+        image.save(target, shape["output_format"].upper(), **more)
         return base64.b64encode(target.getvalue()).decode()
 
 
