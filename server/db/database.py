@@ -35,7 +35,8 @@ class Database:
 
     SQLite knows one writer at a time: a transaction takes the write lock at its beginning, so that it never has to give up
     halfway because another was first. Writers of this process wait in line for the one connection that writes, as SQLite's own
-    way of waiting is to look again after ever longer pauses. Reads see the last committed state and wait for nobody (WAL).
+    way of waiting is to look again after ever longer pauses. Reads see the last committed state and wait for nobody (WAL); each
+    statement for itself, as in PostgreSQL.
     """
 
     __slots__ = ("_file", "_reads", "_writes", "postgres")
@@ -52,7 +53,7 @@ class Database:
         if target.database:
             Path(target.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._writes = _sqlite(target, begin="BEGIN IMMEDIATE", connections=1)
-        self._reads = _sqlite(target, begin="BEGIN DEFERRED", connections=_SQLITE_READERS)
+        self._reads = _sqlite(target, begin=None, connections=_SQLITE_READERS)
 
     async def prepare(self) -> None:
         """Have SQLite keep a write-ahead log; it is kept from then on, whoever opens the file."""
@@ -110,7 +111,7 @@ def _log_ahead(file: str) -> None:
                 return
 
 
-def _sqlite(target: URL, *, begin: str, connections: int) -> AsyncEngine:
+def _sqlite(target: URL, *, begin: str | None, connections: int) -> AsyncEngine:
     engine = create_async_engine(
         target,
         poolclass=AsyncAdaptedQueuePool,
@@ -129,8 +130,10 @@ def _sqlite(target: URL, *, begin: str, connections: int) -> AsyncEngine:
             cursor.execute(f"PRAGMA {setting}")
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: Any) -> None:
-        connection.connection.driver_connection.begin(begin)
+    if begin is not None:
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def _begin(connection: Any) -> None:
+            connection.connection.driver_connection.begin(begin)
 
     return engine

@@ -67,8 +67,8 @@ class Connection(aiosqlite.Connection):
             await super().commit()
 
     async def rollback(self) -> None:
-        """Undo what was begun."""
-        if not self._unbegun():
+        """Undo what was begun; nothing is to be done after a commit, which pools make sure of this way."""
+        if not self._unbegun() and self.in_transaction:
             await super().rollback()
 
     def _unbegun(self) -> bool:
