@@ -33,6 +33,9 @@ _KNOWN = select(ASSETS, BLOBS.c.digest, BLOBS.c.path).join(BLOBS, ASSETS.c.blob 
 
 # Made once, as `server.db.jobs` has them: making a statement costs more than running it.
 _NEW_ASSET = insert(ASSETS)
+_SOURCES = (
+    _KNOWN.where(ASSETS.c.name.in_(bindparam("names", expanding=True))).order_by(BLOBS.c.id).with_for_update(read=True, of=BLOBS)
+)
 _OTHER = BLOBS.alias()
 _CONTENT = select(_OTHER.c.id, _OTHER.c.path).where(
     _OTHER.c.tenant == bindparam("whose"), _OTHER.c.digest == bindparam("what"), _OTHER.c.state == BlobState.READY.value
@@ -197,11 +200,11 @@ class SqlAssets:
         return tuple(Holding(tenant, int(assets), int(held)) for tenant, assets, held in rows)
 
     async def _copy(self, wanted: Sequence[tuple[str, Stored]]) -> list[Stored | None]:
-        sources = _KNOWN.where(ASSETS.c.name.in_({source for source, _ in wanted})).order_by(BLOBS.c.id)
+        sources = {"names": sorted({source for source, _ in wanted})}
         copies: list[Stored | None] = []
         columns: list[dict[str, Any]] = []
         async with self._database.writing() as connection:
-            rows = (await connection.execute(sources.with_for_update(read=True, of=BLOBS))).all()
+            rows = (await connection.execute(_SOURCES, sources)).all()
             known = {row.name: row for row in rows}
             for source, stored in wanted:
                 row = known.get(source)

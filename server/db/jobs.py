@@ -37,11 +37,17 @@ _UPDATE = update(JOBS).where(JOBS.c.id == bindparam("which"))
 class SqlJobs:
     """A `JobRepository` over SQLite or PostgreSQL."""
 
-    __slots__ = ("_clock", "_database", "_outbox")
+    __slots__ = ("_clock", "_database", "_outbox", "_records")
 
     def __init__(self, database: Database, clock: Clock, outbox: Ends) -> None:
         """``outbox`` hears of jobs that are over, in the transaction that ends them."""
         self._database, self._clock, self._outbox = database, clock, outbox
+        adds = upsert(database, JOBS)
+        self._records = adds.on_conflict_do_update(
+            index_elements=["id"],
+            set_={column.name: adds.excluded[column.name] for column in JOBS.c if column.name not in ("id", "turn")},
+            where=(JOBS.c.state == JobState.RUNNING.value) & ~JOBS.c.durable,
+        )
 
     async def add(self, job: Job) -> None:
         """Insert ``job``; its input pictures with it if it is durable."""
@@ -52,15 +58,8 @@ class SqlJobs:
     async def record(self, jobs: Sequence[Job]) -> None:
         """Write ``jobs`` as they stand, all or none; what is over there, or durable, is left as it is."""
         if jobs:
-            adds = upsert(self._database, JOBS)
-            columns = [_columns(job) for job in jobs]
-            statement = adds.on_conflict_do_update(
-                index_elements=["id"],
-                set_={name: adds.excluded[name] for name in columns[0] if name != "id"},
-                where=(JOBS.c.state == JobState.RUNNING.value) & ~JOBS.c.durable,
-            )
             async with self._database.writing() as connection:
-                await connection.execute(statement, columns)
+                await connection.execute(self._records, [_columns(job) for job in jobs])
                 await self._outbox.put(connection, jobs, self._clock.time())
 
     async def get(self, job_id: str) -> Job | None:

@@ -66,7 +66,10 @@ class Journal:
     async def settle(self) -> None:
         """Return once everything that has happened before is written; raises what the database says."""
         async with self._writing:
-            while batch := [self._passing[job_id] for job_id in list(self._unwritten)[:_AT_ONCE]]:
+            # Only those: while they are written more come all the time, and may gather.
+            before = list(self._unwritten)
+            for start in range(0, len(before), _AT_ONCE):
+                batch = [self._passing[each] for each in before[start : start + _AT_ONCE] if each in self._unwritten]
                 await self._repository.record(batch)
                 for job in batch:
                     # More may have happened to it meanwhile.
