@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import asdict
-from sqlalchemy import BigInteger, case, cast, delete, func, insert, select, true, update
+from sqlalchemy import BigInteger, Float, bindparam, case, cast, delete, func, insert, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipelines.contract.errors import TooLarge
@@ -42,6 +42,10 @@ _PENNY = 1e-9
 _AT_ONCE = 256
 _MOST_ROWS = 200_000
 _WIDE = {"requests": BigInteger(), "images": BigInteger()}
+# Made once, as `server.db.jobs` has them: making a statement costs more than running it.
+_RELEASED = delete(HOLDS).where(
+    HOLDS.c.job_id == bindparam("which"), HOLDS.c.attempt == bindparam("time"), HOLDS.c.upstream == bindparam("whose")
+)
 Compose = Callable[[Crossing], bytes]
 """The body that tells a tenant of a crossing."""
 
@@ -49,25 +53,35 @@ Compose = Callable[[Crossing], bytes]
 class SqlLedger:
     """A `Ledger` over SQLite or PostgreSQL."""
 
-    __slots__ = ("_clock", "_compose", "_database", "_most")
+    __slots__ = ("_booking", "_clock", "_compose", "_database", "_holding", "_most", "_moving")
 
     def __init__(self, database: Database, clock: Clock, compose: Compose, *, most: int = _MOST_ROWS) -> None:
         """``most`` rows are told at once."""
         self._database, self._clock, self._compose, self._most = database, clock, compose, most
+        self._holding = upsert(database, HOLDS).on_conflict_do_nothing()
+        moves, left = upsert(database, PURSES), PURSES.c.held + bindparam("change", type_=Float)
+        self._moving = moves.on_conflict_do_update(
+            index_elements=["month", "tenant", "upstream"],
+            # Sums of dollars are not exact: what is left of nothing must not be less than nothing.
+            set_={"spent": PURSES.c.spent + moves.excluded.spent, "held": case((left < _PENNY, 0.0), else_=left)},
+        ).returning(PURSES)
+        adds = upsert(database, USAGE)
+        keys = ["day", "tenant", "road", "model"]
+        self._booking = adds.on_conflict_do_update(index_elements=keys, set_=adding(USAGE, adds, *ADDED))
 
     async def reserve(self, hold: Hold, limits: tuple[Limit, ...], *, owner: str, lease: float) -> Refused | None:
         """Set money aside, unless that would go over one of ``limits``; the same hold twice counts once."""
-        row = upsert(self._database, HOLDS).values({**asdict(hold), "owner": owner, "lease": lease}).on_conflict_do_nothing()
+        row = {**asdict(hold), "owner": owner, "lease": lease}
         month = month_of(hold.at)
         async with self._database.writing() as connection:
-            if (await connection.execute(row)).rowcount == 0:
+            if (await connection.execute(self._holding, row)).rowcount == 0:
                 return None
             balances = await self._move(connection, hold, held=hold.usd)
             for limit in limits:
                 balance = balances[limit.purse]
                 if balance.spent + balance.held > limit.usd + _PENNY:
                     await self._move(connection, hold, held=-hold.usd)
-                    await connection.execute(delete(HOLDS).where(_is(hold)))
+                    await connection.execute(_RELEASED, _which(hold))
                     # A single request that is too large, or a moment with much on its way, has not used the budget up.
                     near = balance.spent + _PENNY >= limit.usd * THRESHOLDS[0] / 100
                     crossing = await self._cross(connection, limit, month, balance.spent, THRESHOLDS[-1]) if near else None
@@ -82,7 +96,7 @@ class SqlLedger:
     async def release(self, hold: Hold) -> None:
         """Nothing was spent."""
         async with self._database.writing() as connection:
-            if (await connection.execute(delete(HOLDS).where(_is(hold)))).rowcount:
+            if (await connection.execute(_RELEASED, _which(hold))).rowcount:
                 await self._move(connection, hold, held=-hold.usd)
 
     async def book(self, rows: Iterable[UsageRow]) -> None:
@@ -141,7 +155,7 @@ class SqlLedger:
     async def _settle(
         self, connection: AsyncConnection, hold: Hold, charge: Charge, limits: Iterable[Limit]
     ) -> tuple[Crossing, ...]:
-        if (await connection.execute(delete(HOLDS).where(_is(hold)))).rowcount == 0:
+        if (await connection.execute(_RELEASED, _which(hold))).rowcount == 0:
             return ()
         balances = await self._move(connection, hold, held=-hold.usd, spent=charge.usage.usd)
         await self._book(connection, [used_row(hold.tenant, hold.upstream, charge, hold.at)])
@@ -155,25 +169,13 @@ class SqlLedger:
 
     async def _move(self, connection: AsyncConnection, hold: Hold, *, held: float, spent: float = 0.0) -> Mapping[Purse, Balance]:
         """Change the purses of ``hold``; how they stand then."""
-        rows = [
-            {"month": month_of(hold.at), **asdict(purse), "spent": spent, "held": max(held, 0.0), "told": 0}
-            for purse in hold.purses
-        ]
-        adds = upsert(self._database, PURSES)
-        left = PURSES.c.held + held
-        statement = adds.on_conflict_do_update(
-            index_elements=["month", "tenant", "upstream"],
-            # Sums of dollars are not exact: what is left of nothing must not be less than nothing.
-            set_={"spent": PURSES.c.spent + adds.excluded.spent, "held": case((left < _PENNY, 0.0), else_=left)},
-        ).returning(PURSES)
-        found = [_balance(row) for row in (await connection.execute(statement, rows)).all()]
+        change = {"month": month_of(hold.at), "spent": spent, "held": max(held, 0.0), "change": held, "told": 0}
+        rows = [{**change, **asdict(purse)} for purse in hold.purses]
+        found = [_balance(row) for row in (await connection.execute(self._moving, rows)).all()]
         return {balance.purse: balance for balance in found}
 
     async def _book(self, connection: AsyncConnection, rows: Iterable[UsageRow]) -> None:
-        adds = upsert(self._database, USAGE)
-        keys = ["day", "tenant", "road", "model"]
-        statement = adds.on_conflict_do_update(index_elements=keys, set_=adding(USAGE, adds, *ADDED))
-        await connection.execute(statement, [asdict(row) for row in rows])
+        await connection.execute(self._booking, [asdict(row) for row in rows])
 
     async def _cross(self, connection: AsyncConnection, limit: Limit, month: str, spent: float, percent: int) -> Crossing | None:
         """Note that ``percent`` are reached; None if that was known. Who asked to be told gets a message with it."""
@@ -190,8 +192,8 @@ class SqlLedger:
         return crossing
 
 
-def _is(hold: Hold) -> Any:
-    return (HOLDS.c.job_id == hold.job_id) & (HOLDS.c.attempt == hold.attempt) & (HOLDS.c.upstream == hold.upstream)
+def _which(hold: Hold) -> dict[str, Any]:
+    return {"which": hold.job_id, "time": hold.attempt, "whose": hold.upstream}
 
 
 def _hold(row: Any) -> Hold:
