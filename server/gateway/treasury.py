@@ -79,6 +79,7 @@ class Treasury:
         "_messages",
         "_metrics",
         "_opening",
+        "_over",
         "_owner",
         "_recent",
         "_standing",
@@ -105,6 +106,8 @@ class Treasury:
         """Holds whose request runs here: these are kept alive, and no others."""
         self._opening: dict[Hold, asyncio.Task[bool]] = {}
         """Holds that are being written down while their request is on its way already."""
+        self._over: set[Hold] = set()
+        """Holds of requests that are over, and not settled yet."""
         self._work: set[asyncio.Task[Any]] = set()
         self._hurry = asyncio.Event()
         self._closing = asyncio.Event()
@@ -147,7 +150,7 @@ class Treasury:
         hold = Hold(request.id, call.attempt, road, call.tenant, asked, usd, self._clock.time())
         if not limits:
             self._live.add(hold)
-            self._opening[hold] = self._begun(self._opened(hold, OPENING_SECONDS))
+            self._opening[hold] = self._begun(self._opened_soon(hold))
             return hold
         refused = await self._reserved(hold, limits)
         if refused is None:
@@ -244,9 +247,13 @@ class Treasury:
             self._live.add(hold)
         return refused
 
-    async def _opened(self, hold: Hold, pause: float = 0.0) -> bool:
-        """Whether ``hold``, which no budget can refuse, could be written down after ``pause`` seconds."""
-        await self._patience(pause)
+    async def _opened_soon(self, hold: Hold) -> bool:
+        """Whether ``hold`` is written down; it is not where its request is over before that is worth it."""
+        await self._patience(OPENING_SECONDS)
+        return hold not in self._over and await self._opened(hold)
+
+    async def _opened(self, hold: Hold) -> bool:
+        """Whether ``hold``, which no budget can refuse, could be written down."""
         with self._told():
             await self._ledger.reserve(hold, (), owner=self._owner, lease=self._lease)
             return True
@@ -277,6 +284,7 @@ class Treasury:
             usd=round(charge.usage.usd, 6),
             confirmed=charge.confirmed,
         )
+        self._over.add(hold)
         self._begun(self._spend(hold, charge))
 
     async def _spend(self, hold: Hold, charge: Charge) -> None:
@@ -304,6 +312,7 @@ class Treasury:
                         return await end()
         finally:
             self._opening.pop(hold, None)
+            self._over.discard(hold)
             # Until then it is kept alive: nobody else ends it.
             self._live.discard(hold)
         return None
