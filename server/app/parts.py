@@ -64,6 +64,7 @@ from server.jobs.service import JobService
 from server.jobs.webhooks import Courier, compose, compose_batch
 from server.providers.local import LocalProvider
 from server.providers.opening import Tools, open_road
+from server.providers.paid import Paid
 from server.providers.provider import Provider
 from server.providers.succession import Succession
 from server.settings import Settings
@@ -160,7 +161,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
     treasury = Treasury(ledger, current, clock=clock, metrics=counts, log=log, messages=courier.look)
     allowances = Allowances(lambda tenant: current.catalog.policy(tenant).limits, SqlQuotas(database), clock, counts)
 
-    def charged(provider: Provider, upstream: Upstream, succession: Succession) -> Provider:
+    def charged(provider: Provider, upstream: Upstream, succession: Succession) -> Paid:
         def asks(request: ImageRequest, call: Call) -> tuple[str, str | None]:
             return upstream.means(request.model) or succession.model, call.wishes.quality
 

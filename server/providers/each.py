@@ -1,11 +1,13 @@
 """One request of several images as several of one, for upstreams that make one at a time.
 
-All of them or none is delivered. If one fails the others are given up; what was made of them, or may have been, is in the books
-already, image by image. Then the failure is told as `UpstreamAmbiguous`, so that nobody pays for the whole request once more;
-except for a refusal, which is none's to repeat.
+All of them or none is delivered, so the money for all is set aside before any is sent: no budget ends in the middle. If one fails
+the others are given up; what was made of them, or may have been, is in the books already, image by image, and the money of those
+that were not sent is given back. Then the failure is told as `UpstreamAmbiguous`, so that nobody pays for the whole request once
+more; except for a refusal, which is none's to repeat.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
@@ -16,6 +18,7 @@ from server.domain.call import Call
 from server.domain.failures import UpstreamAmbiguous
 from server.domain.generation import Generation, Usage
 from server.domain.sending import Sending
+from server.providers.paid import Paid
 from server.providers.provider import Provider
 
 
@@ -24,20 +27,19 @@ class Each:
 
     __slots__ = ("_provider",)
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Paid) -> None:
         self._provider = provider
 
     async def generate(self, request: ImageRequest, call: Call) -> Generation:
-        """The images in the order of their seeds; raises `UpstreamAmbiguous` if one failed and others may have been made."""
+        """The images in the order of their seeds; raises `UpstreamAmbiguous` if one failed and others may have been made.
+
+        Raises `BudgetSpent` before anything is sent if there is too little for all of them.
+        """
         if len(request.seeds) == 1:
             return await self._provider.generate(request, call)
-        out = _sendings(call, len(request.seeds))
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one(request, each.call, index)) for index, each in enumerate(out)]
-        except* AquatintError as errors:
-            raise _told(_first(errors), sum(each.doubtful for each in out), len(out)) from None
-        made = [task.result() for task in tasks]
+        parts = [replace(request, id=f"{request.id}-{index}", seeds=(seed,)) for index, seed in enumerate(request.seeds)]
+        async with self._provider.reserved(parts, call) as providers:
+            made = await _all(parts, providers, _sendings(call, len(parts)), request.id)
         first = made[0]
         return replace(
             first,
@@ -52,12 +54,27 @@ class Each:
         """The provider's."""
         return self._provider.wait_seconds(pixel_steps)
 
-    async def _one(self, request: ImageRequest, call: Call, index: int) -> Generation:
-        def emit(event: Progress | Preview) -> None:
-            call.emit(replace(event, id=request.id, image=index))
 
-        alone = replace(request, id=f"{request.id}-{index}", seeds=(request.seeds[index],))
-        return await self._provider.generate(alone, replace(call, emit=emit))
+async def _all(
+    parts: Sequence[ImageRequest], providers: Sequence[Provider], out: Sequence[Sending], whole: str
+) -> list[Generation]:
+    """What comes of each of ``parts``; ``whole`` is the id by which whoever listens knows them all."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(provider.generate(part, _as_part(sending.call, whole, index)))
+                for index, (part, provider, sending) in enumerate(zip(parts, providers, out, strict=True))
+            ]
+    except* AquatintError as errors:
+        raise _told(_first(errors), sum(each.doubtful for each in out), len(out)) from None
+    return [task.result() for task in tasks]
+
+
+def _as_part(call: Call, whole: str, index: int) -> Call:
+    def emit(event: Progress | Preview) -> None:
+        call.emit(replace(event, id=whole, image=index))
+
+    return replace(call, emit=emit)
 
 
 def _sendings(call: Call, count: int) -> list[Sending]:

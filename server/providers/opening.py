@@ -12,6 +12,7 @@ from server.providers.breaker import Breaker, State
 from server.providers.each import Each
 from server.providers.lane import Lane
 from server.providers.openai import OpenAIProvider
+from server.providers.paid import Free, Paid
 from server.providers.provider import Provider
 from server.providers.replicate import ReplicateProvider
 from server.providers.resilient import Records, Resilient
@@ -30,7 +31,7 @@ class Tools(msgspec.Struct, frozen=True):
     clock: Clock
     metrics: Metrics
     log: FilteringBoundLogger
-    charged: Callable[[Provider, Upstream, Succession], Provider] = lambda provider, _upstream, _succession: provider
+    charged: Callable[[Provider, Upstream, Succession], Paid] = lambda provider, _upstream, _succession: Free(provider)
     """Counts what each request costs."""
 
 
@@ -53,7 +54,7 @@ def open_road(upstream: Upstream, tools: Tools) -> Road:
     metrics.upstream_circuit(name, breaker.state.value)
     succession = Succession(upstream, clock, tools.log, lambda model, days: metrics.upstream_model(name, model, days))
     source = _source(upstream, tools, lane, succession)
-    whole: Provider = Resilient(
+    resilient = Resilient(
         upstream,
         source,
         lane=lane,
@@ -63,10 +64,10 @@ def open_road(upstream: Upstream, tools: Tools) -> Road:
         metrics=metrics,
         log=tools.log,
     )
-    # Inside of `Each`: a finished image is charged even if another one of its request fails.
-    whole = tools.charged(whole, upstream, succession)
-    if upstream.kind is not Kind.OPENAI:
-        whole = Each(whole)
+    # Inside of `Each`, which has the money for all of its images set aside at once: each is then charged by itself, and what is
+    # finished even if another one fails.
+    paid = tools.charged(resilient, upstream, succession)
+    whole: Provider = paid if upstream.kind is Kind.OPENAI else Each(paid)
     return Road(upstream, whole, source, lane, breaker, succession)
 
 

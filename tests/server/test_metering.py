@@ -22,6 +22,7 @@ from server.domain.generation import Route, Usage
 from server.domain.spending import Balance, Purse
 from server.gateway.metering import Counted, Metered
 from server.gateway.treasury import LEASE_SECONDS, Treasury
+from server.providers.each import Each
 from server.providers.fake import FunctionProvider, flat
 from server.telemetry.logs import silent
 from server.telemetry.metrics import Metrics
@@ -303,6 +304,73 @@ async def test_without_a_price_a_budget_cannot_be_kept(office):
     assert made.usage.usd == 0.0
     (row,) = await office.rows()
     assert (row.images, row.usd) == (1, 0.0)
+
+
+def several(*seeds):
+    return replace(request(), seeds=seeds)
+
+
+async def test_a_budget_for_some_of_several_pictures_pays_for_none_of_them(office):
+    sent = []
+
+    async def counting(asked, call):
+        sent.append(asked.id)
+        return await answers(asked, call)
+
+    road = Each(office.road(counting))
+    with pytest.raises(BudgetSpent):
+        await road.generate(several(1, 2, 3, 4, 5), call())
+    assert (sent, await office.balance(), await office.rows()) == ([], Balance(ALL, 0.0, 0.0), ())
+    await road.generate(several(1, 2, 3, 4), call(attempt=2))
+    balance = await office.balance()
+    assert (sorted(sent), balance) == (["j-0", "j-1", "j-2", "j-3"], Balance(ALL, pytest.approx(4 * USD), 0.0))
+    assert [(row.requests, row.images) for row in await office.rows()] == [(4, 4)]
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_of_several_pictures_each_is_charged_by_what_became_of_it(office, left):
+    """The first is made, the second not heard of, the third waits for its turn; the fourth fails, or the client leaves."""
+    under_way, seen = asyncio.Event(), []
+
+    async def differing(asked, call):
+        (seed,) = asked.seeds
+        if seed == 3:
+            await asyncio.Event().wait()
+        if seed == 4:
+            await under_way.wait()
+            seen.append((await office.ledger.balances("2026-11"))[ALL].held)
+            if left:
+                task.cancel()
+                await asyncio.Event().wait()
+            raise UpstreamUnavailable("no")
+        call.sending()
+        if seed == 2:
+            under_way.set()
+            await asyncio.Event().wait()
+        return await answers(asked, call)
+
+    task = asyncio.create_task(Each(office.road(differing)).generate(several(1, 2, 3, 4), call()))
+    with pytest.raises(asyncio.CancelledError if left else UpstreamAmbiguous):
+        await task
+    balance = await office.balance()
+    (row,) = await office.rows()
+    assert balance == Balance(ALL, pytest.approx(USD + row.unconfirmed_usd), 0.0)
+    assert (row.requests, row.images) == (2, 1)
+    assert 0.2107 < row.unconfirmed_usd < 0.25
+    assert seen[0] > 0.6, "the money of those that wait is held"
+    assert office.treasury._live == set()
+
+
+async def test_of_several_pictures_those_never_begun_are_given_back(office):
+    async def failing(_asked, _call):
+        raise UpstreamUnavailable("no")
+
+    async with office.road(failing).reserved((request("a"), request("b")), call()) as (first, _second):
+        assert (await office.balance()).held > 0.4
+        with pytest.raises(UpstreamUnavailable):
+            await first.generate(request("a"), call())
+        assert (await office.balance()).held > 0.2
+    assert (await office.balance(), office.treasury._live) == (Balance(ALL, 0.0, 0.0), set())
 
 
 async def test_each_attempt_of_a_job_is_charged_and_none_twice(office):

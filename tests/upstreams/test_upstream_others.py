@@ -28,6 +28,7 @@ from server.domain.wishes import Wishes
 from server.egress.fetching import Fetcher
 from server.providers.capabilities import lacking
 from server.providers.each import Each
+from server.providers.paid import Free
 from server.providers.replicate import ReplicateProvider
 from server.providers.stability import StabilityProvider
 from server.providers.succession import Succession
@@ -73,7 +74,7 @@ async def ask(double, asked, *said, kind=Kind.STABILITY, **fields):
         fetcher = Fetcher(road.base_url, road.file_hosts)
         source = ReplicateProvider(road, "k", succession=succession, fetcher=fetcher, clock=CLOCK, sleep=quickly)
     try:
-        made = await Each(source).generate(asked, Call("r", wishes=Wishes(said=said)))
+        made = await Each(Free(source)).generate(asked, Call("r", wishes=Wishes(said=said)))
     finally:
         await source.close()
     return made, double.ledger

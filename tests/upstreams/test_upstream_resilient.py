@@ -22,6 +22,7 @@ from server.providers.breaker import FAILURES, Breaker
 from server.providers.each import Each
 from server.providers.fake import FunctionProvider, flat
 from server.providers.lane import Lane
+from server.providers.paid import Free
 from server.providers.resilient import Resilient
 from server.telemetry.logs import silent
 from server.telemetry.metrics import Metrics
@@ -337,11 +338,11 @@ async def test_several_images_are_several_requests_and_one_answer():
         return msgspec.structs.replace(made, usage=Usage(output_tokens=5))
 
     many = msgspec.structs.replace(REQUEST, seeds=(3, 4, 5))
-    made = await Each(FunctionProvider(priced)).generate(many, Call("r"))
+    made = await Each(Free(FunctionProvider(priced))).generate(many, Call("r"))
     assert (made.seeds, made.usage.output_tokens, len(made.pictures)) == ((3, 4, 5), 15, 3)
     assert sorted(show.asked) == ["r-0", "r-0", "r-1", "r-2"], "only the one that failed is asked for again"
     with pytest.raises(ModerationBlocked):
-        await Each(FunctionProvider(Show(ModerationBlocked("no")).attempt)).generate(many, Call("r"))
+        await Each(Free(FunctionProvider(Show(ModerationBlocked("no")).attempt))).generate(many, Call("r"))
 
 
 class Images:
@@ -372,7 +373,7 @@ class Images:
     async def run(self):
         many = msgspec.structs.replace(REQUEST, seeds=(1, 2))
         heard = {"sending": lambda: self.doubt(True), "spared": lambda: self.doubt(False)}
-        await Each(FunctionProvider(self.one)).generate(many, Call("r", **heard))
+        await Each(Free(FunctionProvider(self.one))).generate(many, Call("r", **heard))
 
 
 @pytest.mark.parametrize("other", ["made", "hang"])
