@@ -316,7 +316,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "queue_limit",
         "AQUATINT_QUEUE_LIMIT",
-        "Images accepted and not finished, at most.",
+        "Images accepted and not finished, at most; queued and bulk ones do not count.",
         _whole(1, 1_000_000),
         "--queue-limit",
     ),

@@ -1,4 +1,7 @@
-"""Who gets in: a bound on the images accepted and not finished."""
+"""Who gets in: a bound on the images accepted and not finished.
+
+Bulk work is not judged by it, nor does it keep anybody out: it fills what others leave, within bounds of its own.
+"""
 
 from pipelines.contract.errors import Overloaded, ShuttingDown
 from server.telemetry.metrics import Metrics
@@ -10,18 +13,18 @@ _LEAST_RETRY, _MOST_RETRY = 1.0, 120.0
 class Admission:
     """Counts images from their admission to their end."""
 
-    __slots__ = ("_closed", "_images", "_limit", "_metrics")
+    __slots__ = ("_bulk", "_closed", "_images", "_limit", "_metrics")
 
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self._limit = limit
         self._metrics = metrics
-        self._images = 0
+        self._images = self._bulk = 0
         self._closed = False
 
     @property
     def images(self) -> int:
-        """Images accepted and not finished."""
-        return self._images
+        """Images accepted and not finished, bulk ones among them."""
+        return self._images + self._bulk
 
     @property
     def closed(self) -> bool:
@@ -52,12 +55,14 @@ class Admission:
         """What a client is told to wait where ``wait_seconds`` are needed: within what clients obey."""
         return min(max(wait_seconds, _LEAST_RETRY), _MOST_RETRY)
 
-    def take(self, images: int) -> None:
-        """``images`` that were accepted before are at work now."""
-        self._images += images
-        self._metrics.queue(self._images)
+    def take(self, images: int, *, bulk: bool = False) -> None:
+        """``images`` that were accepted before are at work now; ``bulk``: behind all others."""
+        if bulk:
+            self._bulk += images
+        else:
+            self._images += images
+        self._metrics.queue(self.images)
 
-    def leave(self, images: int) -> None:
-        """``images`` are finished, in whatever way."""
-        self._images -= images
-        self._metrics.queue(self._images)
+    def leave(self, images: int, *, bulk: bool = False) -> None:
+        """``images`` that came in so are finished, in whatever way."""
+        self.take(-images, bulk=bulk)

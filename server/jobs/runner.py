@@ -65,6 +65,11 @@ class _Held:
     at_work: bool = False
     """It may be interrupted: not before its first step nor while its end is written down."""
 
+    @property
+    def bulk(self) -> bool:
+        """It fills what others leave: nobody has to wait, or is refused, because of it."""
+        return self.claimed and self.job.order.priority is Priority.BULK
+
     def interrupt(self) -> None:
         """Have it stop as soon as it can."""
         self.stop = True
@@ -153,8 +158,8 @@ class Runner:
         return held.task
 
     def at_work(self, tenant: str) -> int:
-        """Images of ``tenant`` that are waited for or made here."""
-        return sum(held.job.images for held in self._held.values() if held.job.order.tenant == tenant)
+        """Images of ``tenant`` that are waited for or made here, but for bulk ones."""
+        return sum(held.job.images for held in self._held.values() if held.job.order.tenant == tenant and not held.bulk)
 
     def look(self) -> None:
         """There is something in the queue."""
@@ -204,7 +209,7 @@ class Runner:
 
     def _begin(self, job: Job) -> None:
         """Run a claimed job; one that came too late for that goes back as one that was interrupted at once."""
-        self._admission.take(job.images)
+        self._admission.take(job.images, bulk=job.order.priority is Priority.BULK)
         self.start(job, claimed=True)
         if self._cut_off:
             self._held[job.id].interrupt()
@@ -293,7 +298,7 @@ class Runner:
     def _over(self, held: _Held) -> None:
         if self._held.get(held.job.id) is held:
             del self._held[held.job.id]
-        self._admission.leave(held.job.images)
+        self._admission.leave(held.job.images, bulk=held.bulk)
         if self._crowded:
             self._news.set()
         if not self._held:

@@ -70,7 +70,7 @@ class Bench:
     """A job service over a provider made of a function, with everything in reach."""
 
     def __init__(self, folder, function=None, *, limit=4, queue_most=100, window=64, refused_ends=0, limits=None):
-        self.clock, self.metrics = SetClock(), Metrics()
+        self.clock, self.metrics, self.limits = SetClock(), Metrics(), limits
         self.database = Database(beside(folder))
         self.store = stored_in(folder / "outputs", self.database, self.clock)
         self.repository = Refusing(SqlJobs(self.database, self.clock, Outbox(told)), refused_ends)
@@ -80,7 +80,9 @@ class Bench:
             gateway,
             self.repository,
             self.admission,
-            None if limits is None else Allowances(lambda _tenant: limits, SqlQuotas(self.database), self.clock, self.metrics),
+            None
+            if limits is None
+            else Allowances(lambda _tenant: self.limits, SqlQuotas(self.database), self.clock, self.metrics),
             clock=self.clock,
             metrics=self.metrics,
             log=silent(),
@@ -172,6 +174,27 @@ async def test_a_full_queue_refuses_before_any_work(bench):
         assert own.admission.images == 0
     assert await own.repository.get("b") is None
     assert b'aquatint_jobs_refused_total{code="overloaded"} 1.0' in own.metrics.render()
+
+
+async def test_bulk_work_keeps_nobody_out(bench):
+    gate = Gate()
+    own = bench(gate, limit=4, limits=Limits(concurrent_images=4))
+    async with own.running() as jobs:
+        for name in ("x", "y"):
+            await jobs.enqueue(msgspec.structs.replace(order(name, images=3), priority=Priority.BULK))
+        while own.admission.images < 6:  # noqa: ASYNC110 - the runner tells nobody of its claims
+            await asyncio.sleep(0.01)
+        job = await jobs.submit(order("a", images=4))
+        assert own.admission.images == 10
+        with pytest.raises(RateLimited):
+            await jobs.submit(order("b"))
+        own.limits = Limits()
+        with pytest.raises(Overloaded, match="4 images"):
+            await jobs.submit(order("b"))
+        gate.open.set()
+        await jobs.wait(job)
+        await asyncio.wait_for(jobs.idle(), 60)
+        assert own.admission.images == 0
 
 
 async def test_an_idle_server_takes_even_more_than_its_limit(bench):
