@@ -228,6 +228,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         jobs,
         Refilling(uploads, batches, settings.max_upload_pixels, origins=signed_inputs(signer)),
         ended=courier.look,
+        discard=stores.store.discard,
         clock=clock,
         log=log,
         feed=Feed(keep=settings.batch_hours * 3600),

@@ -39,6 +39,7 @@ _AT_ONCE = 256
 
 _OPEN = [state.value for state in OPEN]
 _LIVE = [BatchState.RUNNING.value, BatchState.CANCELLING.value]
+_SHOWN = BATCHES.c.state.not_in([BatchState.RECEIVING.value, BatchState.DELETED.value])
 _CANCELLED = Cancelled("The batch was cancelled before the line began.").report()
 
 
@@ -107,8 +108,8 @@ class SqlBatches:
             await _delete(connection, (await connection.execute(there)).scalars().all())
 
     async def get(self, batch_id: str) -> Batch | None:
-        """The batch; None if it is not known, or not accepted."""
-        query = select(BATCHES).where(BATCHES.c.id == batch_id, BATCHES.c.state != BatchState.RECEIVING.value)
+        """The batch; None if it is not known, not accepted, or deleted."""
+        query = select(BATCHES).where(BATCHES.c.id == batch_id, _SHOWN)
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()
         return None if row is None else _batch(row)
@@ -120,7 +121,7 @@ class SqlBatches:
 
     async def page(self, tenant: str, after: tuple[float, str] | None, most: int) -> BatchPage:
         """The newest ``most`` batches of ``tenant``, from the one after ``after`` (creation time and id) on."""
-        query = select(BATCHES).where(BATCHES.c.tenant == tenant, BATCHES.c.state != BatchState.RECEIVING.value)
+        query = select(BATCHES).where(BATCHES.c.tenant == tenant, _SHOWN)
         if after is not None:
             query = query.where(tuple_(BATCHES.c.created, BATCHES.c.id) < tuple_(*after))
         query = query.order_by(BATCHES.c.created.desc(), BATCHES.c.id.desc()).limit(most + 1)
@@ -264,13 +265,26 @@ class SqlBatches:
         return tuple(ended)
 
     async def delete(self, batch_id: str) -> bool:
-        """Forget a batch that is over; False if there is none such."""
+        """Have a batch that is over forgotten: from now on nobody is shown it; False if there is none such."""
+        over = (BATCHES.c.id == batch_id) & BATCHES.c.finished.is_not(None) & _SHOWN
         async with self._database.writing() as connection:
-            over = select(BATCHES.c.id).where(BATCHES.c.id == batch_id, BATCHES.c.finished.is_not(None)).with_for_update()
-            if (await connection.execute(over)).first() is None:
-                return False
-            await _delete(connection, [batch_id])
-        return True
+            changed = await connection.execute(update(BATCHES).where(over).values(state=BatchState.DELETED.value))
+            return changed.rowcount > 0
+
+    async def deleted(self) -> Batch | None:
+        """One that was deleted and is not dropped yet."""
+        query = select(BATCHES).where(BATCHES.c.state == BatchState.DELETED.value).order_by(BATCHES.c.touched).limit(1)
+        async with self._database.reading() as connection:
+            row = (await connection.execute(query)).first()
+        return None if row is None else _batch(row)
+
+    async def drop(self, batch: Batch, upto: int) -> None:
+        """Forget the lines of a deleted batch up to number ``upto``, and itself with the last of them."""
+        of = BATCH_LINES.c.batch_id == batch.id
+        async with self._database.writing() as connection:
+            await connection.execute(delete(BATCH_LINES).where(of, BATCH_LINES.c.number <= upto))
+            if not (await connection.execute(select(exists().where(of)))).scalar_one():
+                await _delete(connection, [batch.id])
 
     async def forget(self, finished_before: float, touched_before: float) -> int:
         """Delete some that were over before, or not accepted and nothing came of them since; how many."""
@@ -278,7 +292,7 @@ class SqlBatches:
             select(BATCHES.c.id)
             .where(
                 or_(
-                    BATCHES.c.finished < finished_before,
+                    (BATCHES.c.finished < finished_before) & (BATCHES.c.state != BatchState.DELETED.value),
                     (BATCHES.c.state == BatchState.RECEIVING.value) & (BATCHES.c.touched < touched_before),
                 )
             )

@@ -12,7 +12,7 @@ from server.domain.webhook import Notify
 
 
 class BatchState(StrEnum):
-    """Where a batch stands; the last two are final."""
+    """Where a batch stands; nothing leads back."""
 
     RECEIVING = "receiving"
     """Its lines are being read: not accepted yet, and nobody is shown it."""
@@ -22,11 +22,8 @@ class BatchState(StrEnum):
     FINISHED = "finished"
     """Every line is over, in whatever way."""
     CANCELLED = "cancelled"
-
-    @property
-    def final(self) -> bool:
-        """Whether nothing will happen to it any more."""
-        return self in (BatchState.FINISHED, BatchState.CANCELLED)
+    DELETED = "deleted"
+    """It was over, and nobody is shown it any more; its lines go, with their jobs and pictures."""
 
 
 class LineState(StrEnum):

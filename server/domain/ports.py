@@ -230,7 +230,7 @@ class BatchRepository(Protocol):
         ...
 
     async def get(self, batch_id: str) -> Batch | None:
-        """The batch; None if it is not known, or not accepted."""
+        """The batch; None if it is not known, not accepted, or deleted."""
         ...
 
     async def standing(self, batch_id: str) -> Standing:
@@ -285,7 +285,18 @@ class BatchRepository(Protocol):
         ...
 
     async def delete(self, batch_id: str) -> bool:
-        """Forget a batch that is over; False if there is none such."""
+        """Have a batch that is over forgotten: from now on nobody is shown it; False if there is none such.
+
+        Its lines stay, as `results`, until they are dropped: so that what their jobs have made can be found.
+        """
+        ...
+
+    async def deleted(self) -> Batch | None:
+        """One that was deleted and is not dropped yet."""
+        ...
+
+    async def drop(self, batch: Batch, upto: int) -> None:
+        """Forget the lines of a deleted batch up to number ``upto``, and itself with the last of them."""
         ...
 
     async def forget(self, finished_before: float, touched_before: float) -> int:

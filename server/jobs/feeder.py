@@ -22,6 +22,9 @@ from server.jobs.setbacks import Setbacks
 Refill = Callable[[str, Line], Awaitable[Order]]
 """The order of a line of the batch with that id, with its pictures."""
 
+Discard = Callable[[str, str], Awaitable[int]]
+"""Lets go of all that a job of a tenant has made."""
+
 
 class Feed(msgspec.Struct, frozen=True):
     """How much and how often; seconds."""
@@ -38,6 +41,8 @@ class Feed(msgspec.Struct, frozen=True):
     """How long batches that are over are remembered."""
     stale: float = 3600.0
     """A batch whose file has stopped coming for so long is nobody's."""
+    going: int = 64
+    """Lines of a deleted batch that go in one round, with their jobs and pictures: others get their turn at the database."""
     setback: float = 10.0
     """A batch that could not be fed is left alone for so long."""
     patience: int = 5
@@ -47,7 +52,20 @@ class Feed(msgspec.Struct, frozen=True):
 class Feeder:
     """Looks after all batches. Several servers may do so over one database."""
 
-    __slots__ = ("_batches", "_clock", "_closing", "_ended", "_feed", "_jobs", "_log", "_news", "_refill", "_setbacks", "_tidied")
+    __slots__ = (
+        "_batches",
+        "_clock",
+        "_closing",
+        "_discard",
+        "_ended",
+        "_feed",
+        "_jobs",
+        "_log",
+        "_news",
+        "_refill",
+        "_setbacks",
+        "_tidied",
+    )
 
     def __init__(
         self,
@@ -56,12 +74,13 @@ class Feeder:
         refill: Refill,
         *,
         ended: Callable[[], None],
+        discard: Discard,
         clock: Clock,
         log: FilteringBoundLogger,
         feed: Feed = Feed(),  # noqa: B008 - a frozen struct
     ) -> None:
         """``ended`` hears when batches are over."""
-        self._batches, self._jobs, self._refill, self._ended = batches, jobs, refill, ended
+        self._batches, self._jobs, self._refill, self._ended, self._discard = batches, jobs, refill, ended, discard
         self._clock, self._log, self._feed = clock, log, feed
         self._setbacks = Setbacks(feed.setback, feed.patience)
         self._tidied = float("-inf")
@@ -79,14 +98,14 @@ class Feeder:
                 self._news.set()
 
     def look(self) -> None:
-        """There is a batch, or one of its jobs is over, or it is to be cancelled."""
+        """There is a batch, or one of its jobs is over, or it is to be cancelled or was deleted."""
         self._news.set()
 
     async def _work(self) -> None:
         while not self._closing.is_set():
             self._news.clear()
             # Each by itself: what one of them stumbles over holds up none of the others.
-            for chore in (self._revoke, self._top_up, self._finish, self._forget):
+            for chore in (self._revoke, self._top_up, self._finish, self._let_go, self._forget):
                 with self._told("batches cannot be looked after", chore=chore.__name__):
                     await chore()
             with contextlib.suppress(TimeoutError):
@@ -104,6 +123,22 @@ class Feeder:
             self._log.info("batch is over", batch=batch.id, state=batch.state.value, lines=batch.lines)
             self._setbacks.forget(batch.id)
             self._ended()
+
+    async def _let_go(self) -> None:
+        """Some lines of a deleted batch, and what they made, go for good.
+
+        In this order: whoever dies in between leaves lines, and the next round, of whatever server, finds all that they made.
+        """
+        batch = await self._batches.deleted()
+        if batch is None:
+            return
+        lines = await self._batches.results(batch.id, 0, self._feed.going)
+        for line in lines:
+            if line.ended.job_id is not None:
+                await self._discard(batch.tenant, line.ended.job_id)
+                await self._jobs.delete(line.ended.job_id)
+        await self._batches.drop(batch, lines[-1].number if lines else 0)
+        self.look()
 
     async def _forget(self) -> None:
         now = self._clock.time()

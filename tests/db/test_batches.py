@@ -253,6 +253,25 @@ async def test_pages_and_bounds_are_each_tenant_s(batches, jobs):
     assert seen == ["b4", "b3", "b2", "b1", "b0"]
 
 
+async def test_what_is_deleted_is_shown_to_nobody_and_goes_line_by_line(batches, jobs, clock):
+    await accepted(batches, [1, 2, 3])
+    await fed(batches)
+    await ended(jobs)
+    await batches.finish()
+    assert await batches.deleted() is None
+    assert await batches.delete("b")
+    assert (await batches.get("b"), (await batches.page("t", None, 9)).batches) == (None, ())
+    clock.advance(50)
+    assert await batches.forget(clock.time(), 0.0) == 0, "its lines are still needed"
+    batch = await batches.deleted()
+    assert (batch.id, batch.state) == ("b", BatchState.DELETED)
+    await batches.drop(batch, 2)
+    assert [each.number for each in await batches.results("b", 0, 9)] == [3]
+    assert await batches.deleted() == batch
+    await batches.drop(batch, 3)
+    assert (await batches.deleted(), await batches.delete("b")) == (None, False)
+
+
 async def test_only_what_is_over_is_deleted_and_what_is_old_is_forgotten(batches, jobs, database, clock):
     await accepted(batches, [1])
     assert not await batches.delete("b")

@@ -7,6 +7,8 @@ import json
 import pytest
 from PIL import Image
 
+from tests.conftest import wait_until
+
 MODELS = """
 server: {default_model: quick}
 models:
@@ -81,6 +83,17 @@ def test_a_file_of_requests_becomes_a_file_of_results(api, until):
     assert batch_id in [each["id"] for each in api.get("/api/batches").json()["data"]]
     assert api.delete(f"/api/batches/{batch_id}").status_code == 204
     assert api.get(f"/api/batches/{batch_id}").status_code == 404
+    assert batch_id not in [each["id"] for each in api.get("/api/batches").json()["data"]]
+
+
+def test_a_deleted_batch_takes_its_jobs_and_pictures_along(api, until):
+    batch_id = send(api, *[{"prompt": "x", "seed": index} for index in range(3)])
+    until(batch_id, "finished")
+    told = results(api, batch_id)
+    assert api.delete(f"/api/batches/{batch_id}").status_code == 204
+    for each in told:
+        for path in (each["images"][0]["url"], f"/api/jobs/{each['job']}"):
+            wait_until(lambda path=path: api.get(path).status_code == 404, 60, what=f"{path} is gone")
 
 
 def test_a_head_says_what_goes_for_all_lines(api, until):

@@ -1,6 +1,8 @@
 """What goes wrong with one batch is no other's affair."""
 
 import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -33,7 +35,7 @@ async def told(job):
 
 def line(batch, number):
     request = ImageRequest(f"{batch}-{number}", "m", "p", 8, 8, (number,), Sampling("euler", 4, 1.0), priority=Priority.BULK)
-    return Line(number, f"c{number}", Wanted(Order(request, priority=Priority.BULK, line=LineOf(batch, number))))
+    return Line(number, f"c{number}", Wanted(Order(request, tenant="t", priority=Priority.BULK, line=LineOf(batch, number))))
 
 
 async def accepted(batches, name, lines):
@@ -65,6 +67,10 @@ async def states(batches, name):
     return [(each.state, each.ended.error and each.ended.error.code) for each in await batches.results(name, 0, 99)]
 
 
+async def plain(_batch_id, wanted):
+    return wanted.wanted.order
+
+
 @pytest.fixture
 async def world(tmp_path):
     """A repository of batches, and what feeds it until that many batches are over."""
@@ -73,14 +79,8 @@ async def world(tmp_path):
     batches = SqlBatches(database, clock, compose_batch)
     store = stored_in(tmp_path / "outputs", database, clock)
 
-    async def feed(refill, over, repository=batches):
-        ended, left = asyncio.Event(), [over]
-
-        def one():
-            left[0] -= 1
-            if not left[0]:
-                ended.set()
-
+    @asynccontextmanager
+    async def feeding(refill=plain, repository=batches, discard=store.discard, ended=lambda: None):
         jobs = JobService(
             Gateway(FunctionProvider(), store, metrics),
             SqlJobs(database, clock, LineEnds(Outbox(told))),
@@ -90,21 +90,28 @@ async def world(tmp_path):
             log=silent(),
             ended=lambda _job: feeder.look(),
         )
-        brief = Feed(poll=0.02, pause=0.0, setback=0.01, patience=3)
-        feeder = Feeder(repository, jobs, refill, ended=one, clock=clock, log=silent(), feed=brief)
+        brief = Feed(poll=0.02, pause=0.0, setback=0.01, patience=3, going=4)
+        feeder = Feeder(repository, jobs, refill, ended=ended, discard=discard, clock=clock, log=silent(), feed=brief)
         async with jobs.running(), feeder.running():
+            yield jobs
+
+    async def feed(refill, over, repository=batches):
+        ended, left = asyncio.Event(), [over]
+
+        def one():
+            left[0] -= 1
+            if not left[0]:
+                ended.set()
+
+        async with feeding(refill, repository, ended=one):
             await asyncio.wait_for(ended.wait(), 60)
 
-    yield batches, feed
+    yield SimpleNamespace(batches=batches, feed=feed, feeding=feeding, store=store)
     await database.close()
 
 
-async def plain(_batch_id, wanted):
-    return wanted.wanted.order
-
-
 async def test_a_batch_that_cannot_be_read_and_chores_that_fail_stop_nobody_else(world):
-    batches, feed = world
+    batches, feed = world.batches, world.feed
     for name in ("broken", "one", "two"):
         await accepted(batches, name, 5)
     await feed(plain, 2, Stumbling(batches, "broken"))
@@ -114,7 +121,7 @@ async def test_a_batch_that_cannot_be_read_and_chores_that_fail_stop_nobody_else
 
 
 async def test_a_line_that_is_refused_fails_and_one_that_breaks_is_given_up_after_a_while(world):
-    batches, feed = world
+    batches, feed = world.batches, world.feed
     for name in ("odd", "even"):
         await accepted(batches, name, 4)
     tries = []
@@ -151,3 +158,36 @@ def test_setbacks_are_counted_for_each_and_bounded():
     for index in range(1500):
         setbacks.note(str(index), 0.0)
     assert len(setbacks) == 1000
+
+
+async def test_a_deleted_batch_takes_its_jobs_and_pictures_along_whoever_dies_meanwhile(world):
+    batches, store = world.batches, world.store
+    for name in ("gone", "kept"):
+        await accepted(batches, name, 10)
+    await world.feed(plain, 2)
+    gone, kept = [await batches.results(name, 0, 99) for name in ("gone", "kept")]
+    dead, seen = asyncio.Event(), []
+
+    async def dying(tenant, job_id):
+        seen.append(job_id)
+        if len(seen) == 7:
+            dead.set()
+        if len(seen) >= 7:
+            raise OSError("the server is gone")
+        return await store.discard(tenant, job_id)
+
+    assert await batches.delete("gone")
+    assert await batches.get("gone") is None
+    assert not await batches.delete("gone")
+    async with world.feeding(discard=dying):
+        await asyncio.wait_for(dead.wait(), 60)
+    assert [await store.facts(each.ended.assets[0].name) is None for each in gone] == [True] * 6 + [False] * 4
+    assert (await batches.deleted()).id == "gone"
+    async with world.feeding() as jobs:
+        while await batches.deleted() is not None:  # noqa: ASYNC110 - the feeder tells nobody
+            await asyncio.sleep(0.01)
+        for each, left in [*((line, False) for line in gone), *((line, True) for line in kept)]:
+            assert (await store.facts(each.ended.assets[0].name) is not None) is left
+            assert (await jobs.get(each.ended.job_id) is not None) is left
+    assert await batches.results("gone", 0, 99) == ()
+    assert len(await batches.results("kept", 0, 99)) == 10

@@ -154,12 +154,15 @@ async def cancel(
 
 
 @delete("/api/batches/{batch_id:str}", responses=failures(NativeErrorBody, (400, 404, *READING)))
-async def forget(request: AnyRequest, batch_id: FromPath[str], batches: NamedDependency[BatchRepository]) -> None:
-    """Forget a batch that is over, and its results; its pictures go when their time comes."""
+async def forget(
+    request: AnyRequest, batch_id: FromPath[str], batches: NamedDependency[BatchRepository], feeder: NamedDependency[Feeder]
+) -> None:
+    """Forget a batch that is over, at once; its jobs and all pictures that they made go in the moments after."""
     found = await _own(request, batches, batch_id)
     if not await batches.delete(batch_id):
         msg = f"The batch is {found.state.value}; cancel it first."
         raise InvalidRequest(msg, param="batch_id")
+    feeder.look()
 
 
 async def _own(request: AnyRequest, batches: BatchRepository, batch_id: str) -> Batch:
