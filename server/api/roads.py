@@ -28,7 +28,7 @@ def wishes(
     upstream = catalog.upstreams.get(catalog.road(model))
     if upstream is not None:
         card = catalog.card(model)
-        _refuse(upstream.name, unsaid(abilities(upstream, upstream.means(card.id) or upstream.model), said))
+        _refuse(upstream.name, unsaid(abilities(upstream, catalog.asked(upstream, card.id)), said))
     return Wishes(quality or AUTO_WORD, background or AUTO_WORD, said)
 
 
@@ -37,7 +37,7 @@ def on_road(order: Order, catalog: Catalog, model: str | None, said: Wishes) -> 
     road = catalog.road(model)
     upstream = catalog.upstreams.get(road)
     if upstream is not None:
-        _refuse(road, lacking(upstream, order.request, said, order.delivery))
+        _refuse(road, lacking(upstream, catalog.asked(upstream, order.request.model), order.request, said, order.delivery))
     return msgspec.structs.replace(order, road=road, wishes=said)
 
 

@@ -129,7 +129,7 @@ def application(parts: Parts) -> Litestar:
         dependencies={
             **{name: Provide(_constant(part), sync_to_thread=False) for name, part in given.items()},
             # Asked for each request, which keeps what it got: an edit of models.yaml never splits a request.
-            "catalog": Provide(lambda: parts.current.catalog, sync_to_thread=False),
+            "catalog": Provide(lambda: parts.roads.noted(parts.current.catalog), sync_to_thread=False),
         },
         exception_handlers={Exception: renderer({"/v1": openai_envelope, "/api": native_envelope}, parts.log)},
         before_send=[disclosing(lambda: parts.current.catalog.policies)],

@@ -163,7 +163,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
 
     def charged(provider: Provider, upstream: Upstream, succession: Succession) -> Paid:
         def asks(request: ImageRequest, call: Call) -> tuple[str, str | None]:
-            return upstream.means(request.model) or succession.model, call.wishes.quality
+            return succession.meant(request.model), call.wishes.quality
 
         return Metered(provider, upstream.name, treasury, clock, asks=asks)
 

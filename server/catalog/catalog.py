@@ -38,6 +38,8 @@ class Catalog(msgspec.Struct, frozen=True):
     policies: Mapping[str, Policy] = MappingProxyType({DEFAULT: Policy()})
     upstreams: Mapping[str, Upstream] = _NONE
     """Those without a key are among them, switched off."""
+    instead: Mapping[str, str] = _NONE
+    """By upstream whose own model is gone: what is asked for there instead. Empty as models.yaml is read: it is noticed later."""
     fallbacks: Mapping[str, Chain] = _NONE
     """By model; the server's is that of the model ``""``."""
     prices: Prices = Prices()
@@ -72,6 +74,10 @@ class Catalog(msgspec.Struct, frozen=True):
         if upstream is not None:
             return upstream.name
         return AUTO if wanted == AUTO else LOCAL
+
+    def asked(self, upstream: Upstream, model_id: str) -> str:
+        """The model of ``upstream`` that a request for ``model_id`` goes to: the one that it names, or the upstream's own."""
+        return upstream.means(model_id) or self.instead.get(upstream.name, upstream.model)
 
     @property
     def listed(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from pipelines.contract.request import ImageRequest
@@ -79,6 +80,12 @@ class Roads:
         """The upstream's road of that name, if it is open."""
         found = self._open.get(name)
         return None if found is None else found.road
+
+    def noted(self, catalog: Catalog) -> Catalog:
+        """``catalog`` with what is asked for instead of models that have retired, as far as that is known by now."""
+        roads = [each.road for each in self._open.values()]
+        instead = {road.upstream.name: now for road in roads if (now := road.succession.model) != road.upstream.model}
+        return replace(catalog, instead=instead) if instead else catalog
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -81,8 +81,9 @@ class UpstreamRoad:
         return self._opened.provider.wait_seconds(pixel_steps)
 
     def lacking(self, request: ImageRequest, call: Call) -> tuple[str, ...]:
-        """By what is known of its model."""
-        return capabilities.lacking(self._opened.upstream, request, call.wishes, call.delivery)
+        """By what is known of the model that would be asked for now."""
+        model = self._opened.succession.meant(request.model)
+        return capabilities.lacking(self._opened.upstream, model, request, call.wishes, call.delivery)
 
 
 def upstream_roads(roads: Roads) -> list[Road]:

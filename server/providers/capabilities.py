@@ -67,14 +67,15 @@ def abilities(upstream: Upstream, model: str) -> Abilities:
 
 
 def lacking(
-    upstream: Upstream, request: ImageRequest, wishes: Wishes | None = None, delivery: Delivery | None = None
+    upstream: Upstream, model: str, request: ImageRequest, wishes: Wishes | None = None, delivery: Delivery | None = None
 ) -> tuple[str, ...]:
-    """The options of ``request`` that ``upstream`` cannot honour, in a stable order; empty if it can do all of it.
+    """The options of ``request`` that ``model`` of ``upstream`` cannot honour, in a stable order; empty if it can do all of it.
 
+    ``model`` is the one that would be asked: the configured one may have retired, and its successor have other abilities.
     What the caller did not name itself (a seed that was drawn, the card's sampler) is nothing to honour: ``wishes`` tells.
     """
     wishes, delivery = wishes or Wishes(), delivery or Delivery()
-    can = abilities(upstream, upstream.means(request.model) or upstream.model)
+    can = abilities(upstream, model)
     return tuple(
         dict.fromkeys(
             (

@@ -62,6 +62,10 @@ class Succession:
         """What to ask for; the last of the line if all seem to be gone."""
         return next((model for model in self.line if not self._over(model)), self.line[-1])
 
+    def meant(self, model_id: str) -> str:
+        """What a request for ``model_id`` is to be asked of: the model that it names, or the one in use."""
+        return self._upstream.means(model_id) or self.model
+
     def gone(self, model: str) -> str | None:
         """``model`` was refused as unknown: what to ask for instead, None if there is nothing."""
         if model not in self._gone:

@@ -56,7 +56,7 @@ class Books:
 
     def _charged(self, provider, upstream, succession):
         def asks(asked, call):
-            return upstream.means(asked.model) or succession.model, call.wishes.quality
+            return succession.meant(asked.model), call.wishes.quality
 
         return Metered(provider, upstream.name, self.treasury, self.clock, asks=asks)
 

@@ -21,10 +21,10 @@ def test_edits_of_the_file_and_retiring_models(doubles, serve, until):
     listed = [
         {"id": "gpt-image-1.5", "shutdown_date": "2199-12-01"},
         {"id": "gpt-image-2"},
-        {"id": "old", "shutdown_date": "2026-01-01"},
+        {"id": "dall-e-3", "shutdown_date": "2026-01-01"},
     ]
     double.tell("models", models=listed)
-    server = serve(models=MODELS.format(url=double.url, model="old"), env={"OPENAI_API_KEY": "sk-1"}).until_ready(60)
+    server = serve(models=MODELS.format(url=double.url, model="dall-e-3"), env={"OPENAI_API_KEY": "sk-1"}).until_ready(60)
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
 
     def health():
@@ -32,11 +32,14 @@ def test_edits_of_the_file_and_retiring_models(doubles, serve, until):
         return found[0] if found and found[0]["checked"] else None
 
     told = until(health, 60, "the list of models")
-    assert (told["model"], told["ending"][0]["model"]) == ("gpt-image-2", "old")
+    assert (told["model"], told["ending"][0]["model"]) == ("gpt-image-2", "dall-e-3")
     assert told["ending"][0]["days_left"] <= 0
     assert "upstream model comes to its end" in server.log.read_text()
-    assert server.metric('aquatint_upstream_model_days_left{model="old",road="openai"}') <= 0
-    client.images.generate(prompt="x", model="openai")
+    assert server.metric('aquatint_upstream_model_days_left{model="dall-e-3",road="openai"}') <= 0
+    # What the successor does counts, asked for by name and where the choice is the server's: its predecessor made one at a time.
+    assert len(client.images.generate(prompt="x", model="openai", n=2).data) == 2
+    chosen = server.client.post("/api/route", json={"prompt": "a sign that says OPEN", "model": "auto", "count": 2}).json()
+    assert (chosen["route"], chosen["roads"][1]["lacking"]) == ("openai", []), chosen
     file = server.log.parent / "models.yaml"
     file.write_text(MODELS.format(url=double.url, model="gpt-image-1.5"))
     until(lambda: (health() or {}).get("model") == "gpt-image-1.5", 60, "the edit")
