@@ -89,6 +89,11 @@ class Allowances:
             msg = f"You may have {most} images made in a day (UTC); what is left of them does not cover this request."
             raise self._refused(QuotaSpent(msg, retry_after=SECONDS_PER_DAY - now % SECONDS_PER_DAY))
 
+    async def left(self, tenant: str) -> tuple[int, int] | None:
+        """The images of a day, and how many of today's are left; None if there is no limit."""
+        most = self._limits(tenant).images_per_day
+        return None if most is None else (most, max(0, most - await self._quotas.taken(tenant, self._clock.time())))
+
     def rate(self, tenant: str) -> Rate | None:
         """How ``tenant`` stands with its requests; None if it has no limit."""
         bucket = self._bucket(tenant)

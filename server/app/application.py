@@ -88,6 +88,7 @@ def application(parts: Parts) -> Litestar:
         "results": Results(parts.store, links),
         "links": links,
         "treasury": parts.treasury,
+        "allowances": parts.allowances,
         "standing": Standing(parts.jobs, links),
         "bench": parts.bench,
         "audit": parts.decisions,

@@ -1,6 +1,6 @@
 """How many images each tenant was granted on each day."""
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from server.db.database import Database
 from server.db.tables import QUOTAS
@@ -35,3 +35,9 @@ class SqlQuotas:
                 await connection.execute(delete(QUOTAS).where(QUOTAS.c.day < today))
                 self._swept = today
         return granted
+
+    async def taken(self, tenant: str, now: float) -> int:
+        """How many are counted to the day of ``now``."""
+        query = select(QUOTAS.c.images).where(QUOTAS.c.tenant == tenant, QUOTAS.c.day == day_of(now))
+        async with self._database.reading() as connection:
+            return int((await connection.execute(query)).scalar() or 0)

@@ -202,6 +202,10 @@ class Quotas(Protocol):
         """Count ``images`` to the day of ``now``, unless they would be more than ``most`` with those before."""
         ...
 
+    async def taken(self, tenant: str, now: float) -> int:
+        """How many are counted to the day of ``now``."""
+        ...
+
 
 def day_of(at: float) -> int:
     """The day (UTC) of Unix time ``at``."""

@@ -1,6 +1,6 @@
 """What a plan costs: images x variants x (1 + retries) x the price of one, on each road. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -39,14 +39,22 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 def forecasts(
-    prices: Prices, request: ImageRequest, *, quality: str | None, rate: float | None, recent: Iterable[UsageRow]
+    prices: Prices,
+    request: ImageRequest,
+    asked: Mapping[str, str],
+    *,
+    quality: str | None,
+    rate: float | None,
+    recent: Iterable[UsageRow],
 ) -> tuple[Forecast, ...]:
     """Every road's figures for one picture of ``request``.
 
-    ``rate`` is the measured pace of a device in pixel-steps a second, ``recent`` what was used lately.
+    ``asked`` are the upstreams, with the model that each of them would be asked for. ``rate`` is the measured pace of a device in
+    pixel-steps a second, ``recent`` what was used lately.
     """
     rows = list(recent)
-    return (_local(prices, request, rate, rows), *(_upstream(prices, request, quality, name, rows) for name in prices.upstreams))
+    upstreams = (_upstream(prices, request, name, model, rows, quality=quality) for name, model in asked.items())
+    return (_local(prices, request, rate, rows), *upstreams)
 
 
 def _local(prices: Prices, request: ImageRequest, rate: float | None, rows: list[UsageRow]) -> Forecast:
@@ -65,8 +73,9 @@ def _local(prices: Prices, request: ImageRequest, rate: float | None, rows: list
     return Forecast(LOCAL, request.model, None if free else Range(usd, usd), seconds, seconds, why)
 
 
-def _upstream(prices: Prices, request: ImageRequest, quality: str | None, name: str, rows: list[UsageRow]) -> Forecast:
-    model = prices.upstreams[name].model
+def _upstream(
+    prices: Prices, request: ImageRequest, name: str, model: str, rows: list[UsageRow], *, quality: str | None
+) -> Forecast:
     price = prices.price(name, model)
     done = [row for row in rows if row.road == name]
     made = sum(row.images for row in done)

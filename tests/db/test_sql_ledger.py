@@ -267,6 +267,7 @@ async def test_images_of_a_day_are_granted_up_to_the_limit_and_not_forgotten(dat
         assert not await SqlQuotas(other).take("acme", 1, 7, NOW)
     finally:
         await other.close()
+    assert (await quotas.taken("acme", NOW), await quotas.taken("new", NOW)) == (7, 0)
     assert not await quotas.take("new", 8, 7, NOW)
     assert await quotas.take("beta", 7, 7, NOW)
     assert await quotas.take("acme", 7, 7, NOW + 86_400)

@@ -18,7 +18,10 @@ models:
 upstreams:
   openai: {model: gpt-image-2, monthly_budget_usd: 20}
   riddle: {kind: openai, model: nobody-knows}
-tenants: {acme: {budget: {monthly_usd: 5, per_upstream: {openai: 2}}}}
+tenants:
+  acme: {budget: {monthly_usd: 5, per_upstream: {openai: 2}}}
+  small: {budget: {monthly_usd: 0.01}, limits: {images_per_day: 5}}
+  inner: {routing: {policy: local_only}}
 """
 
 
@@ -179,6 +182,65 @@ def test_an_estimate_refuses_what_generate_would(server, body, param):
     answer = server.client.post("/api/estimate", json={"prompt": "p", **body})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+def estimated(server, key=None, **body):
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    answer = server.client.post("/api/estimate", json={"prompt": "p", "quality": "low", **body}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    return found, [(each["part"], each["road"], each["code"], each["param"]) for each in found["obstacles"]]
+
+
+def key_of(server, until, tenant, *words):
+    secret = command(server, "keys", "create", "--tenant", tenant, *words)
+    until(lambda: server.client.get("/api/usage", headers={"authorization": f"Bearer {secret}"}).status_code == 200)
+    return secret
+
+
+RIDDLE = ("request", "riddle", "upstream_misconfigured", None)
+
+
+def test_an_estimate_tells_what_the_model_s_limits_say_to_it(server):
+    assert estimated(server)[1] == []
+    found, obstacles = estimated(server, size="2048x2048", count=8, steps=400)
+    assert sorted(obstacles) == [("request", None, "too_large", name) for name in ("count", "size", "steps")]
+    assert found["images"] == 8
+    assert any("at most 1048576" in each["message"] for each in found["obstacles"])
+    for wrong, param in (({"size": "2047x2048"}, "size"), ({"count": 8, "steps": 0}, "steps"), ({"count": 100_000}, "count")):
+        answer = server.client.post("/api/estimate", json={"prompt": "p", **wrong})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), "no road can do that"
+
+
+def test_an_estimate_tells_what_the_key_may_not_use(server, until):
+    narrow = key_of(server, until, "inner2", "--model", "m")
+    _, obstacles = estimated(server, narrow)
+    assert obstacles == [("request", "openai", "forbidden", "model"), ("request", "riddle", "forbidden", "model")]
+    _, obstacles = estimated(server, narrow, model="own")
+    assert obstacles[0] == ("request", None, "forbidden", "model")
+    _, obstacles = estimated(server, key_of(server, until, "inner"))
+    assert obstacles == [("request", name, "invalid_request", "model") for name in ("openai", "riddle")]
+
+
+def test_an_estimate_tells_what_quota_and_budgets_do_not_cover(server, until):
+    small = key_of(server, until, "small")
+    assert estimated(server, small)[1] == [RIDDLE]
+    made = server.client.post("/api/generate", json={"prompt": "p", "count": 2}, headers={"authorization": f"Bearer {small}"})
+    assert made.status_code == 200
+    found, obstacles = estimated(server, small, variants=4, images_per_month=50)
+    assert obstacles == [
+        ("request", None, "quota_spent", None),
+        ("month", None, "quota_spent", None),
+        ("request", "openai", "budget_spent", None),
+        ("month", "openai", "budget_spent", None),
+        RIDDLE,
+    ]
+    today = found["obstacles"][0]
+    assert "3 are left" in today["message"]
+    assert 0 < today["retry_after"] <= 86_400
+    assert "0.0100 US dollars" in found["obstacles"][2]["message"]
+    _, obstacles = estimated(server, images_per_month=1_000_000)
+    assert obstacles == [("month", "openai", "budget_spent", None)], "the server's own budget"
 
 
 def test_estimating_makes_nothing(server):

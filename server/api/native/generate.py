@@ -19,6 +19,7 @@ from server.api.native.answers import Results, streamed
 from server.api.native.bodies import Adapters, GenerateRequest, NativeErrorBody
 from server.api.native.operations import Generate
 from server.api.native.reading import Sent, read
+from server.api.orders import Supplied
 from server.api.pictures import Pictures
 from server.api.waiting import run_to_end
 from server.api.watching import STREAM_HEADERS
@@ -69,15 +70,21 @@ async def understood(
 
     ``followed``: somebody can see previews. ``job_id`` is a new one if it is left out.
     """
-    tenant = tenant_of(request)
-    source = pictures.source(tenant, {name: data for name, data in sent.parts.items() if name not in ("image", "mask")})
+    supplied, tenant = await shown(request, sent, pictures), tenant_of(request)
+    job_id = job_id or new_id()
+    asked = generating.generation(sent.body, catalog, supplied, job_id=job_id, tenant=tenant, draw=draw_seed, followed=followed)
+    return msgspec.structs.replace(asked, order=await pictures.trimmed(permitted(request, asked.order)))
+
+
+async def shown(request: AnyRequest, sent: Sent[Any], pictures: Pictures) -> Supplied:
+    """The pictures of what was sent."""
+    parts = {name: data for name, data in sent.parts.items() if name not in ("image", "mask")}
+    source = pictures.source(tenant_of(request), parts)
     supplied = await source.supplied(sent.body, sent.image, sent.mask, drawn_mask=True)
     if source.unused:
         msg = f"No option names the file {source.unused[0]!r}."
         raise InvalidRequest(msg, param=source.unused[0])
-    job_id = job_id or new_id()
-    asked = generating.generation(sent.body, catalog, supplied, job_id=job_id, tenant=tenant, draw=draw_seed, followed=followed)
-    return msgspec.structs.replace(asked, order=await pictures.trimmed(permitted(request, asked.order)))
+    return supplied
 
 
 @get("/api/adapters", responses=failures(NativeErrorBody, (400, 404, *READING)))

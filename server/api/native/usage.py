@@ -1,6 +1,7 @@
 """What was spent, and what would be."""
 
 import asyncio
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -9,19 +10,23 @@ from litestar.di import NamedDependency
 from litestar.params import FromQuery
 
 from pipelines.contract.errors import InvalidRequest
+from server.access.limits import Allowances
 from server.api.checks import number, whole
 from server.api.documenting import READING, failures
 from server.api.errors import Forbidden
-from server.api.guard import SCOPE, caller_of
+from server.api.guard import SCOPE, caller_of, permitted, tenant_of
+from server.api.native import obstacles
 from server.api.native import usage_report as report
 from server.api.native.bodies import NativeErrorBody
-from server.api.native.generate import understood
+from server.api.native.generate import shown
+from server.api.native.generating import Generation, generation
 from server.api.native.reading import read
 from server.api.native.usage_bodies import (
     Dollars,
     Estimate,
     EstimateRequest,
     Group,
+    Obstacle,
     RoadEstimate,
     Seconds,
     UsageReport,
@@ -36,6 +41,7 @@ from server.domain.spending import day_of, month_of
 from server.fleet.fleet import Fleet
 from server.gateway.planning import Forecast, Plan, forecasts, gpu_hours
 from server.gateway.treasury import Treasury, limits_of
+from server.jobs.service import draw_seed, new_id
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -94,8 +100,9 @@ async def plan(
     pictures: NamedDependency[Pictures],
     fleet: NamedDependency[Fleet],
     treasury: NamedDependency[Treasury],
+    allowances: NamedDependency[Allowances],
 ) -> Estimate:
-    """What a request would cost, and how long it would take, on each road; nothing is made.
+    """What a request would cost, and how long it would take, on each road, and what stands in its way; nothing is made.
 
     Pictures made: count x ``variants`` x (1 + ``retries``), each at the price of one.
     """
@@ -106,18 +113,46 @@ async def plan(
         number(body.retries, "retries", 0.0, 0.0, _MOST_RETRIES),
         None if body.images_per_month is None else whole(body.images_per_month, "images_per_month", 0, 0, _MOST_IMAGES),
     )
-    asked = await understood(request, sent, catalog, pictures, followed=True)
-    recent = await treasury.recent()
-    found = forecasts(catalog.prices, asked.order.request, quality=body.quality, rate=fleet.rate, recent=recent)
-    images = len(asked.order.request.seeds) * wanted.factor
+    supplied, tenant = await shown(request, sent, pictures), tenant_of(request)
+
+    def translated(known: Catalog) -> Generation:
+        return generation(body, known, supplied, job_id=new_id(), tenant=tenant, draw=draw_seed, followed=True)
+
+    asked, found = obstacles.conceived(body, catalog, translated)
+    try:
+        permitted(request, asked.order)
+    except Forbidden as error:
+        found.append(obstacles.of_key(error))
+    order, recent = asked.order, await treasury.recent()
+    models = {name: catalog.asked(upstream, order.request.model) for name, upstream in catalog.upstreams.items()}
+    roads = forecasts(catalog.prices, order.request, models, quality=body.quality, rate=fleet.rate, recent=recent)
+    images = len(order.request.seeds) * wanted.factor
     month = None if wanted.images_per_month is None else wanted.images_per_month * wanted.factor
+    amount = obstacles.Amount(images, month)
+    found += obstacles.of_roads(caller_of(request), order, catalog.policy(tenant).routing.policy, roads)
+    found += obstacles.of_quota(await allowances.left(tenant), amount, treasury.now)
+    found += await _budgets(catalog, treasury, tenant, roads, amount)
     return Estimate(
         images=round(images, 6),
         month_images=None if month is None else round(month, 6),
-        roads=[_road(each, images, month, fleet.wait_seconds() if each.road == LOCAL else 0.0) for each in found],
+        roads=[_road(each, images, month, fleet.wait_seconds() if each.road == LOCAL else 0.0) for each in roads],
+        obstacles=found,
         prices_as_of=catalog.prices.as_of,
         warnings=list(asked.warnings),
     )
+
+
+async def _budgets(
+    catalog: Catalog, treasury: Treasury, tenant: str, roads: Iterable[Forecast], amount: obstacles.Amount
+) -> list[Obstacle]:
+    """What the budgets do not cover; our own workers have none."""
+    limits = {each: limits_of(catalog, each.road, tenant) for each in roads if each.road != LOCAL}
+    if not any(limits.values()):
+        return []
+    balances = {**await treasury.balances(), **await treasury.balances(tenant)}
+    return [
+        obstacle for each, mine in limits.items() for obstacle in obstacles.of_budgets(each, mine, balances, amount, treasury.now)
+    ]
 
 
 def _tenant(request: AnyRequest, asked: str | None) -> str:

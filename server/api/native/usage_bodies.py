@@ -124,6 +124,30 @@ class RoadEstimate(msgspec.Struct, frozen=True):
     """Why something is null."""
 
 
+class Part(StrEnum):
+    """Which part of a plan."""
+
+    REQUEST = "request"
+    """This request, with variants and retries."""
+    MONTH = "month"
+    """`images_per_month`, with variants and retries."""
+
+
+class Obstacle(msgspec.Struct, frozen=True):
+    """Something for which the key that asks would be refused, as it stands now."""
+
+    part: Part
+    road: str | None
+    """The one that is closed by it; null: whichever road is taken."""
+    code: str
+    """As in the `error` of a job, such as ``forbidden``, ``too_large``, ``quota_spent``, ``budget_spent``."""
+    message: str
+    param: str | None
+    """The option at fault."""
+    retry_after: float | None
+    """Seconds until it is so no more, where that is known."""
+
+
 class Estimate(msgspec.Struct, frozen=True):
     """The answer to POST /api/estimate; nothing was made."""
 
@@ -131,6 +155,8 @@ class Estimate(msgspec.Struct, frozen=True):
     """Pictures made for this request: count x variants x (1 + retries)."""
     month_images: float | None
     roads: list[RoadEstimate]
+    obstacles: list[Obstacle]
+    """What stands in the way of it; empty: it would be accepted, and every road is open."""
     prices_as_of: str
     """The date of the price table that came with this version."""
     warnings: list[Notice]
