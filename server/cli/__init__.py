@@ -12,11 +12,12 @@ from server.cli.moderation import moderation
 from server.cli.options import settings_from, settings_options
 from server.cli.provenance import provenance
 from server.cli.storage import storage
+from server.cli.told import Told
 from server.cli.usage import usage
 from server.cli.webhooks import webhooks
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Told, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("aquatint"), prog_name="aquatint")
 def main() -> None:
     """Serve Stable Diffusion models to OpenAI's clients."""

@@ -1,5 +1,7 @@
 import asyncio
+import contextlib
 import re
+import sqlite3
 
 from click.testing import CliRunner
 from msgspec.structs import asdict
@@ -11,6 +13,7 @@ from server.db.migrating import migrate
 from server.db.tables import WEBHOOKS
 from server.domain.asset import Format
 from server.domain.clock import SystemClock
+from server.domain.spending import ADDED
 from server.domain.webhook import Delivery, DeliveryState
 from server.storage.assets import path_of
 from tests.doubles.stores import stored_in
@@ -111,3 +114,17 @@ def test_storage_is_shown_and_collected(tmp_path):
     stray.write_bytes(b"stray")
     assert run("strays", "--delete") == "1 stray files deleted, 5 bytes\n"
     assert not stray.exists()
+
+
+def test_an_error_of_ours_is_one_line_and_no_traceback(tmp_path):
+    run = CliRunner().invoke
+    assert run(main, ["db", "upgrade", "--home", str(tmp_path)]).exit_code == 0
+    many = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 200000) "
+    zeros = ", ".join("0" for _ in ADDED)
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "aquatint.db")) as database, database:
+        database.execute(f"{many} INSERT INTO usage SELECT 20500, 't' || i, 'local', 'm', {zeros} FROM n")  # noqa: S608
+    found = run(main, ["usage", "--month", "2026-02", "--home", str(tmp_path)])
+    assert (found.exit_code, found.stdout) == (1, "")
+    assert re.fullmatch(r"Error: There are more than 200000 lines to add up: .*\n", found.stderr)
+    one = run(main, ["usage", "--month", "2026-02", "--tenant", "t7", "--home", str(tmp_path)])
+    assert (one.exit_code, one.stdout.split("\t")[0]) == (0, "t7")
