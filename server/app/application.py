@@ -109,6 +109,7 @@ def application(parts: Parts) -> Litestar:
     images = [openai.generations, openai.edits, openai.models, openai.model, checks.check]
     ours = [generate.generate, generate.adapters, route.route, assets.store, assets.fetch, assets.forget]
     asynchronous = [jobs.enqueue, jobs.page, jobs.job, jobs.events, jobs.cancel, jobs.forget]
+    judging = [moderations.moderate, moderation.decisions, moderation.passed]
     dialects = [
         Router("/", route_handlers=ours, guards=guards, tags=["Native"]),
         Router("/", route_handlers=asynchronous, guards=guards, tags=["Jobs"]),
@@ -122,7 +123,7 @@ def application(parts: Parts) -> Litestar:
         ),
         Router("/", route_handlers=images, guards=guards, tags=["OpenAI Images"]),
         Router("/", route_handlers=[native.models, native.model, native.move], guards=guards, tags=["Models"]),
-        Router("/", route_handlers=[moderations.moderate, moderation.decisions], guards=guards, tags=["Moderation"]),
+        Router("/", route_handlers=judging, guards=guards, tags=["Moderation"]),
         Router("/", route_handlers=[preprocessing.preprocess, preprocessing.preprocessors], guards=guards, tags=["Controls"]),
     ]
     app = Litestar(

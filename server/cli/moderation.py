@@ -36,6 +36,18 @@ def list_decisions(tenant: str | None, action: str | None, stage: str | None, jo
 
 
 @moderation.command()
+@click.option("--tenant", help="Only this tenant's. [default: all together]")
+@click.option("--most", default=50, show_default=True, type=click.IntRange(1, 10_000))
+@database_options
+def passed(tenant: str | None, most: int, **flags: Any) -> None:
+    """Print how often something was simply let pass: day, stage, number; the newest days first."""
+    from server.db.decisions import SqlDecisions  # noqa: PLC0415
+
+    for each in in_database(flags, lambda database, _revisions: SqlDecisions(database).passed(tenant, most)):
+        click.echo(f"{each.day}\t{each.stage.value}\t{each.count}")
+
+
+@moderation.command()
 @click.argument("text")
 @click.option("--tenant", default="default", show_default=True, help="By whose policy.")
 @catalog_options

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from msgspec.structs import asdict
-from sqlalchemy import delete, insert, select, tuple_
+from sqlalchemy import BigInteger, cast, delete, func, insert, select, tuple_
 
 from server.db.database import Database
 from server.db.tables import ALLOWED, DECISIONS
 from server.db.upserting import adding, upsert
-from server.domain.decision import Decision, DecisionFilter, DecisionPage
+from server.domain.decision import Decision, DecisionFilter, DecisionPage, Passed
 from server.domain.verdict import Action, Stage
 
 _AT_ONCE = 1000
@@ -39,6 +39,18 @@ class SqlDecisions:
         statement = adds.on_conflict_do_update(index_elements=["day", "tenant", "stage"], set_=adding(ALLOWED, adds, "count"))
         async with self._database.writing() as connection:
             await connection.execute(statement, rows)
+
+    async def passed(self, tenant: str | None, most: int) -> tuple[Passed, ...]:
+        """The newest ``most`` numbers of what was let pass, of one tenant or of all together."""
+        keys = (ALLOWED.c.day, ALLOWED.c.stage)
+        # A sum of wide integers is of no type of Python's in PostgreSQL.
+        query = select(*keys, cast(func.sum(ALLOWED.c.count), BigInteger).label("total")).group_by(*keys)
+        if tenant is not None:
+            query = query.where(ALLOWED.c.tenant == tenant)
+        query = query.order_by(ALLOWED.c.day.desc(), ALLOWED.c.stage).limit(most)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return tuple(Passed(row.day, Stage(row.stage), row.total) for row in rows)
 
     async def page(self, wanted: DecisionFilter, after: tuple[float, str] | None, most: int) -> DecisionPage:
         """The newest ``most`` decisions that ``wanted`` describes, from the one after ``after`` (time and id) on."""

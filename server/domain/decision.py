@@ -43,3 +43,12 @@ class DecisionPage(msgspec.Struct, frozen=True):
     decisions: tuple[Decision, ...]
     more: bool
     """Whether there are older ones."""
+
+
+class Passed(msgspec.Struct, frozen=True):
+    """How often something was simply let pass."""
+
+    day: str
+    """Such as ``2026-01-31`` (UTC)."""
+    stage: Stage
+    count: int

@@ -9,7 +9,7 @@ from pipelines.contract.errors import ErrorReport
 from server.domain.asset import Asset, Format
 from server.domain.batch import Batch, BatchPage, Line, Result, Standing
 from server.domain.caching import Kept
-from server.domain.decision import Decision, DecisionFilter, DecisionPage
+from server.domain.decision import Decision, DecisionFilter, DecisionPage, Passed
 from server.domain.idempotency import Answer, Reservation
 from server.domain.job import Job, JobState
 from server.domain.key import Key
@@ -195,6 +195,10 @@ class DecisionRepository(Protocol):
 
     async def count(self, allowed: Mapping[tuple[str, str, str], int]) -> None:
         """Add to the numbers of what was let pass, by day (``2026-01-31``, UTC), tenant and stage."""
+        ...
+
+    async def passed(self, tenant: str | None, most: int) -> tuple[Passed, ...]:
+        """The newest ``most`` of those numbers, of one tenant or of all together."""
         ...
 
     async def page(self, wanted: DecisionFilter, after: tuple[float, str] | None, most: int) -> DecisionPage:

@@ -1,10 +1,7 @@
 import asyncio
 
-from sqlalchemy import select
-
 from server.db.decisions import SqlDecisions
-from server.db.tables import ALLOWED
-from server.domain.decision import Decision, DecisionFilter
+from server.domain.decision import Decision, DecisionFilter, Passed
 from server.domain.verdict import Action, Stage
 
 
@@ -12,12 +9,6 @@ def decision(name, time, tenant="a", action=Action.BLOCK, stage=Stage.PROMPT, **
     return Decision(
         name, time, tenant, f"job-{name}", stage, "lists", action, ("sexual",), {"sexual": 0.5}, ("why",), "d", **more
     )
-
-
-async def allowed(database, tenant):
-    async with database.reading() as connection:
-        rows = (await connection.execute(select(ALLOWED).where(ALLOWED.c.tenant == tenant))).all()
-    return {(row.day, row.stage): row.count for row in rows}
 
 
 async def test_decisions_come_back_newest_first_page_by_page(database):
@@ -48,7 +39,15 @@ async def test_numbers_of_several_servers_add_up(database):
     part = {("2026-11-22", "a", "prompt"): 2, ("2026-11-22", "b", "prompt"): 1}
     await asyncio.gather(*(decisions.count(part) for _ in range(5)))
     await decisions.count({("2026-11-23", "a", "output"): 7})
-    assert await allowed(database, "a") == {("2026-11-22", "prompt"): 10, ("2026-11-23", "output"): 7}
+    assert await decisions.passed("a", 9) == (
+        Passed("2026-11-23", Stage.OUTPUT, 7),
+        Passed("2026-11-22", Stage.PROMPT, 10),
+    )
+    assert await decisions.passed(None, 9) == (
+        Passed("2026-11-23", Stage.OUTPUT, 7),
+        Passed("2026-11-22", Stage.PROMPT, 15),
+    )
+    assert [each.count for each in await decisions.passed(None, 1)] == [7]
 
 
 async def test_what_is_past_its_time_goes(database):
@@ -59,4 +58,4 @@ async def test_what_is_past_its_time_goes(database):
     assert await decisions.forget(2 * day) == 2
     assert await decisions.forget(2 * day) == 0
     assert [row.id for row in (await decisions.page(DecisionFilter(), None, 9)).decisions] == ["3", "2"]
-    assert set(await allowed(database, "a")) == {("1970-01-03", "prompt")}
+    assert [each.day for each in await decisions.passed(None, 9)] == ["1970-01-03"]

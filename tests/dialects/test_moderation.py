@@ -171,6 +171,21 @@ def test_the_audit_has_every_decision_but_plain_passes(blocking, tmp_path):
     assert "\tflag\t" not in listed.output
 
 
+def test_plain_passes_are_numbers_by_day_and_stage(blocking, until):
+    def prompts(**params):
+        found = blocking.client.get("/api/moderation/passed", params=params)
+        return sum(each["count"] for each in found.json()["data"] if each["stage"] == "prompt")
+
+    before = prompts()
+    assert blocking.client.post("/api/generate", json={"prompt": "a harmless cat"}).status_code == 200
+    until(lambda: prompts(tenant="local") > before, 60)
+    assert prompts(tenant="nobody") == 0
+    assert blocking.client.get("/api/moderation/passed", params={"limit": 0}).status_code == 400
+    listed = CliRunner().invoke(main, ["moderation", "passed", "--home", str(blocking.home)])
+    numbers = [line.split("\t") for line in listed.output.splitlines()]
+    assert sum(int(number) for _, stage, number in numbers if stage == "prompt") > before
+
+
 def test_the_command_says_what_lists_find(tmp_path):
     (tmp_path / "models.yaml").write_text(MODELS.replace("LEVEL", "off"))
     check = ["moderation", "check", "--models", str(tmp_path / "models.yaml")]

@@ -5,7 +5,6 @@ import hashlib
 
 import msgspec
 import pytest
-from sqlalchemy import select
 
 from pipelines.contract.adapters import ControlCard, ReferenceCard
 from pipelines.contract.control import ControlUse, ReferenceUse
@@ -17,10 +16,9 @@ from server.catalog.moderation import Failing, ImageLevel, Level, ModerationPoli
 from server.db.database import Database, beside
 from server.db.decisions import SqlDecisions
 from server.db.migrating import migrate
-from server.db.tables import ALLOWED
 from server.domain.call import Call
 from server.domain.clock import SetClock
-from server.domain.decision import DecisionFilter
+from server.domain.decision import DecisionFilter, Passed
 from server.domain.failures import ModerationBlocked, ModerationUnavailable
 from server.domain.generation import Encoded
 from server.domain.verdict import Action, Stage
@@ -142,9 +140,7 @@ async def test_what_is_let_pass_is_only_counted(world):
         assert (await found.run(request())).verdicts == ()
         await found.run(request())
     assert await found.audited() == ()
-    async with found.database.reading() as connection:
-        rows = (await connection.execute(select(ALLOWED))).all()
-    assert [tuple(row) for row in rows] == [("1970-01-12", "t", "prompt", 2)]
+    assert await found.decisions.passed("t", 9) == (Passed("1970-01-12", Stage.PROMPT, 2),)
     assert b'aquatint_moderation_decisions_total{action="allow",by="lists",stage="prompt"} 2.0' in found.metrics.render()
 
 

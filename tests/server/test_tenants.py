@@ -182,6 +182,7 @@ ROUTES = {
     "HEAD /outputs/{name}": Capability(),
     "GET /api/usage": Spending(),
     "GET /api/moderation": Operators("/api/moderation"),
+    "GET /api/moderation/passed": Operators("/api/moderation/passed"),
     "GET /api/adapters": Shared(),
     "GET /api/preprocessors": Shared(),
     "GET /api/models": Shared(),
