@@ -179,8 +179,12 @@ class Treasury:
         self._settle(hold, lost(hold, seconds))
 
     async def release(self, hold: Hold) -> None:
-        """Nothing was spent."""
-        await asyncio.shield(self._begun(self._released(hold)))
+        """Nothing was spent. Where no budget holds, nobody waits for that either."""
+        self._over.add(hold)
+        unbounded = hold in self._opening
+        released = self._begun(self._released(hold))
+        if not unbounded:
+            await asyncio.shield(released)
 
     def count(self, request: ImageRequest, call: Call, made: Generation, seconds: float) -> Usage:
         """Have written down what our own workers did; the whole of its usage."""
