@@ -142,15 +142,10 @@ def cpu_seconds(pid: int) -> float:
 
 async def measure(server: Server, plan: Plan) -> dict[str, Tally]:
     """Everything, in turns."""
-    numbers = count()
 
     def always(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         while True:
             yield body
-
-    def new(model: str) -> Iterator[dict[str, Any]]:
-        while True:
-            yield {"prompt": f"job {next(numbers)}", "model": model}
 
     slices = {
         EMPTY: Slice("/v1/empty", always(OPENAI_BODY), plan.clients, b" 200 "),
@@ -174,11 +169,21 @@ async def measure(server: Server, plan: Plan) -> dict[str, Tally]:
             tallies[name].rates += found.rates
         shown = ", ".join(f"{name} {tally.p50(turn) * 1000:.2f} ms" for name, tally in tallies.items())
         say(f"turn {turn + 1} of {plan.turns}: {shown}")
-    # Last, as they are still there at the end: so many jobs wait for a device that has other things to do.
+    return tallies
+
+
+async def accept(server: Server, plan: Plan) -> dict[str, Tally]:
+    """Submits to a device that has other things to do: they are still there at the end, so nothing can be measured after them."""
     before = cpu_seconds(server.process.pid)
     accepted = await closed_loop(server.url, Slice("/api/jobs", new("busy"), plan.submitters, b" 202 "), 2 * plan.seconds)
     accepted.cpu.append((cpu_seconds(server.process.pid) - before) / len(accepted.all))
-    return {**tallies, SUBMIT: accepted}
+    return {SUBMIT: accepted}
+
+
+def new(model: str) -> Iterator[dict[str, Any]]:
+    """Bodies of jobs, no two alike."""
+    for number in count():
+        yield {"prompt": f"job {number}", "model": model}
 
 
 async def idle(server: Server) -> None:
@@ -326,10 +331,11 @@ def main() -> None:
                 roads[proxied.LITELLM] = proxied.Road(others[0].url, proxied.MODEL)
             os.sched_setaffinity(0, cores[1:] or cores)
             found: dict[str, Any] = {"machine": machine(), "plan": asdict(plan), "lines": []}
-            if not arguments.only_proxied:
-                found["lines"] = summary(asyncio.run(measure(server, plan)), plan)
+            tallies = {} if arguments.only_proxied else asyncio.run(measure(server, plan))
             say("pictures of an upstream")
             latencies = asyncio.run(proxied.measure(roads, plan.rounds))
+            if tallies:
+                found["lines"] = summary({**tallies, **asyncio.run(accept(server, plan))}, plan)
             version = proxied.version(arguments.litellm) if arguments.litellm else None
             found["proxied"] = proxied.summary(latencies, version)
         finally:

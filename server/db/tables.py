@@ -47,7 +47,7 @@ JOBS = Table(
     Column("batch", String(64)),
     Column("turn", BigInteger),
     Column("record", LargeBinary, nullable=False),
-    # For what is next, for where a tenant's queue ends, for the pages of a tenant's jobs, and for the leases that have run out.
+    # For what is next, for where a tenant's queue ends, for the pages of a tenant's jobs, for leases that ran out, for what is old.
     Index("ix_jobs_next", "state", "priority", "turn", "created", "id"),
     Index(
         "ix_jobs_turns",
@@ -60,6 +60,7 @@ JOBS = Table(
     Index("ix_jobs_tenant", "tenant", "created", "id"),
     Index("ix_jobs_lease", "state", "lease"),
     Index("ix_jobs_batch", "batch", "state"),
+    Index("ix_jobs_finished", "finished"),
 )
 """One row per job. ``record`` is the whole `server.domain.job.Job` as msgpack, without pictures; the columns are what is searched
 by. Times are Unix seconds. ``turn`` is that of jobs that came into the queue, see `server.db.turns`."""
