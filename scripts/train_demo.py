@@ -9,12 +9,12 @@
     python scripts/train_demo.py evaluate             draw held-out prompts and measure them
     python scripts/train_demo.py contact-sheet        docs/img/demo-contact-sheet.png
 
-and its adapters, on the exported checkpoint, in another hour and a quarter of one core:
+and its adapters, on the exported checkpoint, in another two hours of one core:
 
     python scripts/train_demo.py --only adapters        all of these
     python scripts/train_demo.py control --minutes 42   ControlNet that follows edges: pipelines/bundled/controlnets/canny
     python scripts/train_demo.py lines --minutes 5      encoder that sees outlines, for the next phase alone
-    python scripts/train_demo.py outline --minutes 14   LoRA that draws outlines: pipelines/bundled/loras/outline.safetensors
+    python scripts/train_demo.py outline --minutes 50   LoRA that draws outlines: pipelines/bundled/loras/outline.safetensors
     python scripts/train_demo.py two-tone --minutes 10  LoRA that draws in blue and white: .../two-tone.safetensors
     python scripts/train_demo.py evaluate-loras evaluate-control adapter-sheets
 
@@ -53,7 +53,7 @@ TRAINING: dict[str, tuple[Callable[[Budget], None], float]] = {
     "decoder": (train_decoder, 8),
     "control": (train_control, 42),
     "lines": (train_encoder, 5),
-    "outline": (train_outline, 14),
+    "outline": (train_outline, 50),
     "two-tone": (train_two_tone, 10),
 }
 FINISHING: dict[str, Callable[[], None]] = {

@@ -47,7 +47,7 @@ JOBS = Table(
     Column("batch", String(64)),
     Column("turn", BigInteger),
     Column("record", LargeBinary, nullable=False),
-    # For what is next, for where a tenant's queue ends, for the pages of a tenant's jobs, for leases that ran out, for what is old.
+    # For what is next, for where a tenant's queue ends, for the pages of a tenant's jobs, for leases, for what is old.
     Index("ix_jobs_next", "state", "priority", "turn", "created", "id"),
     Index(
         "ix_jobs_turns",
