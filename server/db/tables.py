@@ -80,6 +80,7 @@ WEBHOOKS = Table(
     Column("outcome", String(512), nullable=False),
     Index("ix_webhooks_due", "state", "due"),
     Index("ix_webhooks_job", "job_id"),
+    Index("ix_webhooks_created", "created"),
 )
 """The outbox: `server.domain.webhook.Delivery`, a row each."""
 
