@@ -412,7 +412,7 @@ OPTIONS: tuple[Option, ...] = (
         "--cache-cost-fraction",
     ),
     Option("assets_hours", "AQUATINT_ASSETS_HOURS", "Uploads are kept so long after their last use.", _seconds, "--assets-hours"),
-    Option("assets_bytes", "AQUATINT_ASSETS_BYTES", "Uploads of one key take so much disk, at most.", _bytes, "--assets-bytes"),
+    Option("assets_bytes", "AQUATINT_ASSETS_BYTES", "Uploads of one key take so much room, at most.", _bytes, "--assets-bytes"),
     Option(
         "provenance_certificate",
         "AQUATINT_PROVENANCE_CERTIFICATE",

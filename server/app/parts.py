@@ -70,15 +70,10 @@ from server.providers.succession import Succession
 from server.settings import Settings
 from server.storage.bucket import Bucket
 from server.storage.collecting import Collector
-from server.storage.files import Retention
-from server.storage.inputs import InputFolder
 from server.storage.provenance.credentials import anchors
 from server.storage.provenance.reading import Inspector
 from server.storage.provenance.signing import Signer
 from server.telemetry.metrics import Metrics
-
-MOST_ASSETS = 10_000
-"""Uploads of one caller: a folder of them is listed at each new one."""
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -146,7 +141,6 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         clock=clock,
         log=log,
     )
-    inputs = InputFolder(settings.assets, Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_ASSETS), clock)
     decisions = SqlDecisions(database)
     bench = moderation_bench(settings, current, decisions, clock=clock, metrics=counts, log=log)
     trusted = anchors(settings.provenance_trust, settings.provenance)
@@ -247,7 +241,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         bucket=stores.bucket,
         collector=stores.collector,
         links=stores.links,
-        inputs=inputs,
+        inputs=stores.inputs,
         database=database,
         courier=courier,
         keys=keys,

@@ -27,9 +27,9 @@ def status(**flags: Any) -> None:
 @storage.command()
 @storage_options
 def collect(**flags: Any) -> None:
-    """Let go of results that are over their time or too many, as servers do by themselves once a minute."""
+    """Let go of results that are over their time or too many, and of a bucket's unused uploads, as servers do once a minute."""
     done = _run(flags, lambda collector: collector.collect())
-    click.echo(f"{done.assets} results let go, {done.files} files deleted, {done.bytes} bytes")
+    click.echo(f"{done.assets} results and {done.uploads} uploads let go, {done.files} files deleted, {done.bytes} bytes")
     _all(done.failed)
 
 

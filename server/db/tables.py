@@ -185,6 +185,31 @@ ASSETS = Table(
 )
 """`server.domain.stored.Stored`, a row each. Seeds are text: they have 64 bits without a sign."""
 
+UPLOADS = Table(
+    "uploads",
+    METADATA,
+    Column("path", String(256), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("id", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("used", Float, nullable=False),
+    Column("state", String(16), nullable=False),
+    # For what is unused or was cut off, and for how much a tenant has.
+    Index("ix_uploads_state", "state", "used"),
+    Index("ix_uploads_tenant", "tenant", "state", "used"),
+    # An id leads to one file, whoever was quicker.
+    Index(
+        "uq_uploads_id",
+        "tenant",
+        "id",
+        unique=True,
+        sqlite_where=text("state = 'ready'"),
+        postgresql_where=text("state = 'ready'"),
+    ),
+)
+"""`server.domain.upload.Upload`, a row each, and its state."""
+
 CACHE = Table(
     "cache",
     METADATA,

@@ -15,6 +15,11 @@ ID = re.compile(r"asset_[0-9a-f]{32}")
 """Half of a SHA-256; nothing else ever becomes a path."""
 
 
+def id_of(tenant: str, data: bytes) -> str:
+    """What ``tenant`` knows ``data`` by. The tenant is part of it: ids tell nobody what others have uploaded."""
+    return f"asset_{hashlib.sha256(tenant.encode() + bytes(1) + data).hexdigest()[:32]}"
+
+
 class InputFolder:
     """An `InputStore` in a folder. File times tell when something was last used, so it survives restarts without a database.
 
@@ -45,9 +50,7 @@ class InputFolder:
 
     def _put(self, tenant: str, data: bytes) -> str:
         folder = self._of(tenant)
-        # The tenant is part of it: ids tell nobody what others have uploaded.
-        digest = hashlib.sha256(tenant.encode() + bytes(1) + data).hexdigest()
-        asset_id = f"asset_{digest[:32]}"
+        asset_id = id_of(tenant, data)
         write(folder, asset_id, data, self._clock.time())
         prune(folder, ID, self._retention, self._clock.time())
         return asset_id

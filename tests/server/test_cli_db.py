@@ -107,7 +107,7 @@ def test_storage_is_shown_and_collected(tmp_path):
 
     assert run("status") == "shop\t1\t4\n"
     assert run("strays") == "0 stray files found, 0 bytes\n"
-    assert run("collect") == "1 results let go, 1 files deleted, 4 bytes\n"
+    assert run("collect") == "1 results and 0 uploads let go, 1 files deleted, 4 bytes\n"
     assert run("status") == ""
     stray = tmp_path / "outputs" / path_of("t", 0.0, "a" * 32, Format.PNG)
     stray.parent.mkdir(parents=True)

@@ -31,7 +31,7 @@ _LIVE = {"Cache-Control": "no-store"}
 _OFFERED = (*(form.media_type for form in Format), "image/gif")
 
 
-@post("/api/assets", operation_class=Store, responses=failures(NativeErrorBody, (400, 413, *READING, 507)))
+@post("/api/assets", operation_class=Store, responses=failures(NativeErrorBody, (400, 413, *READING, 503, 507)))
 async def store(request: AnyRequest, uploads: NamedDependency[Uploads], inputs: NamedDependency[InputStore]) -> StoredAsset:
     """Keep a picture: the body itself, or the file part ``file`` of a form. The same picture gets the same id."""
     data = await _content(request)

@@ -21,7 +21,7 @@ from server.gateway.routed import Explained, Routed
     "/api/route",
     status_code=200,
     operation_class=Consider,
-    responses=failures(NativeErrorBody, (400, 401, 403, 404, 413, 500, 502)),
+    responses=failures(NativeErrorBody, (400, 401, 403, 404, 413, 500, 502, 503)),
 )
 async def route(
     request: Request[Any, Any, Any],

@@ -91,7 +91,7 @@ async def usage(
     "/api/estimate",
     status_code=HTTPStatus.OK,
     operation_class=Planned,
-    responses=failures(NativeErrorBody, (400, 404, 413, *READING)),
+    responses=failures(NativeErrorBody, (400, 404, 413, *READING, 503)),
 )
 async def plan(
     request: AnyRequest,

@@ -77,7 +77,7 @@ class Check(Operation):
     "/v1/content_provenance_checks",
     status_code=200,
     operation_class=Check,
-    responses=failures(FailureBody, (400, 404, 413, *READING)),
+    responses=failures(FailureBody, (400, 404, 413, *READING, 503)),
 )
 async def check(
     request: Request[Any, Any, Any],
