@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import asdict
-from sqlalchemy import BigInteger, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, bindparam, delete, exists, func, insert, literal_column, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,7 +16,9 @@ from server.domain.upload import Upload
 
 _MEETINGS = 3
 
-_READY = UPLOADS.c.state == BlobState.READY.value
+# Literally: an index of only the ready ones is not taken for a value that comes beside the statement.
+_IS_READY: ColumnElement[str] = literal_column(f"'{BlobState.READY.value}'")
+_READY = UPLOADS.c.state == _IS_READY
 _WRITING = UPLOADS.c.state == BlobState.WRITING.value
 _DOOMED = {"state": BlobState.DOOMED.value}
 _MINE = UPLOADS.c.tenant == bindparam("whose")
@@ -41,7 +43,7 @@ _FIRST = (
             select(_OTHER.c.path).where(
                 _OTHER.c.tenant == bindparam("whose"),
                 _OTHER.c.id == bindparam("what"),
-                _OTHER.c.state == BlobState.READY.value,
+                _OTHER.c.state == _IS_READY,
             )
         ),
     )
