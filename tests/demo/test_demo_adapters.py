@@ -66,19 +66,12 @@ def shares_of(style: str, prompts: list[str]) -> dict[str, float]:
     return shares
 
 
-@pytest.mark.parametrize("style", ["two-tone"])
+@pytest.mark.parametrize("style", ["outline", "two-tone"])
 def test_a_style_is_recognised_in_nine_of_ten(style: str, prompts: list[str]) -> None:
     """A LoRA's style is in 90 % of its pictures, and the other style is not."""
     shares = shares_of(style, prompts)
     assert shares.pop(style) >= 0.9
     assert max(shares.values()) <= 0.1
-
-
-def test_outlines_are_recognised_in_four_of_five(prompts: list[str]) -> None:
-    """Nine of ten are wanted of the outline, too, and not reached yet: see docs/08-control.md."""
-    shares = shares_of("outline", prompts)
-    assert shares["outline"] >= 0.8
-    assert shares["two-tone"] <= 0.1
 
 
 def test_plain_pictures_have_neither_style(prompts: list[str]) -> None:
