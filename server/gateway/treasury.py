@@ -36,6 +36,7 @@ from server.domain.spending import (
     total,
     used_row,
 )
+from server.gateway.limits import limits_of
 from server.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -79,7 +80,6 @@ class Treasury:
         "_messages",
         "_metrics",
         "_opening",
-        "_over",
         "_owner",
         "_recent",
         "_standing",
@@ -106,8 +106,6 @@ class Treasury:
         """Holds whose request runs here: these are kept alive, and no others."""
         self._opening: dict[Hold, asyncio.Task[bool]] = {}
         """Holds that are being written down while their request is on its way already."""
-        self._over: set[Hold] = set()
-        """Holds of requests that are over, and not settled yet."""
         self._work: set[asyncio.Task[Any]] = set()
         self._hurry = asyncio.Event()
         self._closing = asyncio.Event()
@@ -150,7 +148,7 @@ class Treasury:
         hold = Hold(request.id, call.attempt, road, call.tenant, asked, usd, self._clock.time())
         if not limits:
             self._live.add(hold)
-            self._opening[hold] = self._begun(self._opened_soon(hold))
+            self._opening[hold] = self._begun(self._opened(hold, OPENING_SECONDS))
             return hold
         refused = await self._reserved(hold, limits)
         if refused is None:
@@ -180,10 +178,8 @@ class Treasury:
 
     async def release(self, hold: Hold) -> None:
         """Nothing was spent. Where no budget holds, nobody waits for that either."""
-        self._over.add(hold)
-        unbounded = hold in self._opening
         released = self._begun(self._released(hold))
-        if not unbounded:
+        if hold not in self._opening:
             await asyncio.shield(released)
 
     def count(self, request: ImageRequest, call: Call, made: Generation, seconds: float) -> Usage:
@@ -251,13 +247,9 @@ class Treasury:
             self._live.add(hold)
         return refused
 
-    async def _opened_soon(self, hold: Hold) -> bool:
-        """Whether ``hold`` is written down; it is not where its request is over before that is worth it."""
-        await self._patience(OPENING_SECONDS)
-        return hold not in self._over and await self._opened(hold)
-
-    async def _opened(self, hold: Hold) -> bool:
-        """Whether ``hold``, which no budget can refuse, could be written down."""
+    async def _opened(self, hold: Hold, pause: float = 0.0) -> bool:
+        """Whether ``hold``, which no budget can refuse, could be written down after ``pause`` seconds."""
+        await self._patience(pause)
         with self._told():
             await self._ledger.reserve(hold, (), owner=self._owner, lease=self._lease)
             return True
@@ -288,7 +280,6 @@ class Treasury:
             usd=round(charge.usage.usd, 6),
             confirmed=charge.confirmed,
         )
-        self._over.add(hold)
         self._begun(self._spend(hold, charge))
 
     async def _spend(self, hold: Hold, charge: Charge) -> None:
@@ -316,7 +307,6 @@ class Treasury:
                         return await end()
         finally:
             self._opening.pop(hold, None)
-            self._over.discard(hold)
             # Until then it is kept alive: nobody else ends it.
             self._live.discard(hold)
         return None
@@ -402,18 +392,6 @@ class Treasury:
     def _model(catalog: Catalog, road: str) -> str:
         money = catalog.prices.upstreams.get(road)
         return "" if money is None else money.model
-
-
-def limits_of(catalog: Catalog, upstream: str, tenant: str) -> tuple[Limit, ...]:
-    """Every limit that holds for ``tenant`` on the road to ``upstream``."""
-    budget = catalog.policy(tenant).budget
-    money = catalog.prices.upstreams.get(upstream)
-    wanted = (
-        (Purse("", upstream), None if money is None else money.monthly_budget_usd, None),
-        (Purse(tenant, ""), budget.monthly_usd, budget.webhook),
-        (Purse(tenant, upstream), budget.per_upstream.get(upstream), budget.webhook),
-    )
-    return tuple(Limit(purse, usd, webhook) for purse, usd, webhook in wanted if usd is not None)
 
 
 def _spent(refused: Refused, month: str) -> str:

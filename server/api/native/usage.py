@@ -39,8 +39,9 @@ from server.domain.generation import LOCAL
 from server.domain.key import Scope
 from server.domain.spending import day_of, month_of
 from server.fleet.fleet import Fleet
+from server.gateway.limits import limits_of
 from server.gateway.planning import Forecast, Plan, forecasts, gpu_hours
-from server.gateway.treasury import Treasury, limits_of
+from server.gateway.treasury import Treasury
 from server.jobs.service import draw_seed, new_id
 
 AnyRequest = Request[Any, Any, Any]
