@@ -3,11 +3,19 @@
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
 
+import msgspec
+
 from server.domain.asset import Asset, Format
 from server.domain.ports import AssetStore
 from server.domain.stored import Stored
 
 _MOST = 32 * 1024 * 1024
+
+
+class _File(msgspec.Struct, frozen=True):
+    tenant: str
+    job_id: str
+    data: bytes
 
 
 class Fresh:
@@ -18,7 +26,7 @@ class Fresh:
     def __init__(self, store: AssetStore, most: int = _MOST) -> None:
         """Up to ``most`` bytes are held; the oldest go first."""
         self._store, self._most = store, most
-        self._files: OrderedDict[str, bytes] = OrderedDict()
+        self._files: OrderedDict[str, _File] = OrderedDict()
         self._held = 0
 
     async def put(
@@ -26,7 +34,7 @@ class Fresh:
     ) -> Asset:
         """Store ``data`` for good, and hold it."""
         asset = await self._store.put(data, form, size, seed, tenant=tenant, job_id=job_id, metadata=metadata)
-        self._files[asset.name] = data
+        self._files[asset.name] = _File(tenant, job_id, data)
         self._held += len(data)
         while self._held > self._most:
             self._let_go(next(iter(self._files)))
@@ -56,9 +64,9 @@ class Fresh:
         return await self._store.delete(tenant, names)
 
     async def discard(self, tenant: str, job_id: str) -> int:
-        """The store's, and nothing of it is held: nothing at all, as it is not known here what a job has made."""
-        self._files.clear()
-        self._held = 0
+        """The store's, and nothing of it is held."""
+        for name in [name for name, file in self._files.items() if (file.tenant, file.job_id) == (tenant, job_id)]:
+            self._let_go(name)
         return await self._store.discard(tenant, job_id)
 
     async def signed(self, asset: Asset, seconds: float) -> str | None:
@@ -66,6 +74,8 @@ class Fresh:
         return await self._store.signed(asset, seconds)
 
     def _let_go(self, name: str) -> bytes | None:
-        data = self._files.pop(name, None)
-        self._held -= len(data or b"")
-        return data
+        file = self._files.pop(name, None)
+        if file is None:
+            return None
+        self._held -= len(file.data)
+        return file.data

@@ -15,8 +15,8 @@ class Shelf:
         self.folder = folder / "results"
         self.store = Fresh(stored_in(self.folder, database, SystemClock()), most=10)
 
-    async def put(self, data, tenant="one"):
-        return await self.store.put(data, Format.PNG, (1, 1), 1, tenant=tenant, job_id="job")
+    async def put(self, data, tenant="one", job_id="job"):
+        return await self.store.put(data, Format.PNG, (1, 1), 1, tenant=tenant, job_id=job_id)
 
     def lose(self, asset):
         """Without the store's knowing: who still gets it has not read it."""
@@ -65,3 +65,11 @@ async def test_what_is_deleted_is_gone(shelf):
     assert await shelf.store.discard("one", "job") == 1
     assert [await shelf.store.get(asset.name) for asset in (one, two)] == [None, None]
     assert await shelf.store.facts(one.name) is None
+
+
+async def test_what_others_have_made_stays(shelf):
+    kept = [await shelf.put(b"mine", job_id="other"), await shelf.put(b"hers", tenant="two")]
+    await shelf.store.discard("one", "job")
+    for asset in kept:
+        shelf.lose(asset)
+    assert [await shelf.store.get(asset.name) for asset in kept] == [b"mine", b"hers"]
