@@ -18,8 +18,7 @@ from pipelines.contract.errors import TooLarge
 from server.domain.aside import aside
 from server.domain.clock import Clock
 from server.domain.failures import StorageFailure, StorageFull
-from server.domain.ports import UploadRepository
-from server.domain.upload import Upload
+from server.domain.upload import Upload, UploadRepository
 from server.storage.bucket import Bucket
 from server.storage.files import Retention
 from server.storage.inputs import ID, id_of
