@@ -87,8 +87,10 @@ class SqlAssets:
         """Add an asset to its tenant's blob of the same digest; None if there is none, and that of ``blob`` may be written."""
         while True:
             async with self._database.writing() as connection:
+                self._database.ending(connection)
                 if (await connection.execute(_NEW_CONTENT, _content(blob) | asdict(blob))).rowcount == 1:
                     return None
+            async with self._database.writing() as connection:
                 if (there := await _attached(connection, stored)) is not None:
                     return there
 
@@ -239,6 +241,7 @@ class SqlAssets:
         async with self._database.writing() as connection:
             if (await connection.execute(_FIRST, _content(blob) | {"which": blob.id})).rowcount == 1:
                 new = replace(stored, asset=replace(stored.asset, path=blob.path))
+                self._database.ending(connection)
                 await connection.execute(_NEW_ASSET, _columns(new, blob.id))
                 return new
             mine = select(BLOBS.c.id).where(BLOBS.c.id == blob.id, _WRITING).with_for_update()

@@ -2,7 +2,7 @@
 
 aiosqlite goes there and back to make a cursor, to execute, to fetch and to close, and each trip costs more than most statements
 do. Here a statement is executed and its rows are fetched in one, results being small enough to be held; and a transaction begins
-with its first statement, in the same trip.
+with its first statement, and may end with its last, in the same trip.
 """
 
 import sqlite3
@@ -56,14 +56,20 @@ class Connection(aiosqlite.Connection):
 
     _begin = ""
     """What a transaction that has no statement yet begins with."""
+    _last = False
+    """Whether the next statement ends its transaction."""
 
     def begin(self, statement: str) -> None:
         """Begin a transaction by ``statement``, which is executed before the next one."""
         self._begin = statement
 
+    def last(self) -> None:
+        """Have the next statement commit, unless it fails."""
+        self._last = True
+
     async def commit(self) -> None:
-        """Commit what was begun."""
-        if not self._unbegun():
+        """Commit what was begun, unless its last statement has."""
+        if not self._unbegun() and self.in_transaction:
             await super().commit()
 
     async def rollback(self) -> None:
@@ -74,6 +80,7 @@ class Connection(aiosqlite.Connection):
     def _unbegun(self) -> bool:
         """Whether nothing has come of the transaction that was to begin; none is to begin then."""
         begin, self._begin = self._begin, ""
+        self._last = False
         return bool(begin)
 
     def cursor(self) -> Cursor:  # type: ignore[override] # as much of it as is used
@@ -83,6 +90,7 @@ class Connection(aiosqlite.Connection):
     async def done(self, cursor: Cursor, how: str, sql: str, parameters: Any) -> None:
         """``cursor`` with what ``sql`` gave."""
         begin, self._begin = self._begin, ""
+        last, self._last = self._last, False
 
         def work() -> None:
             own = self._conn.cursor()
@@ -91,6 +99,8 @@ class Connection(aiosqlite.Connection):
                     own.execute(begin)
                 (own.execute if how == "execute" else own.executemany)(sql, parameters)
                 cursor.take(own)
+                if last:
+                    self._conn.commit()
             finally:
                 own.close()
 

@@ -9,6 +9,7 @@ import msgspec
 
 from pipelines.contract.messages import RunStats
 from pipelines.contract.request import ImageRequest
+from server.domain.aside import aside
 from server.domain.asset import Asset, Delivery, Told
 from server.domain.caching import CacheResult
 from server.domain.call import Call
@@ -95,18 +96,24 @@ class Gateway:
         asked = metadata(made.request, made.seed)
         told = made.delivery.metadata or self._told
         words = (text if told.infotext else None, asked if told.request else None)
-        async with self._threads:
-            began = time.perf_counter()
-            data = await asyncio.to_thread(self._file, made, words)
-            self._metrics.encoded(form.value, time.perf_counter() - began)
+        data = await self._encoded(made, words)
         kept = msgspec.json.encode({"parameters": text, "request": msgspec.Raw(asked.encode())})
         return await self._store.put(data, form, made.size, made.seed, tenant=call.tenant, job_id=call.id, metadata=kept)
 
+    async def _encoded(self, made: Made, words: tuple[str | None, str | None]) -> bytes:
+        """The file to deliver: an upstream's own, or one of ours."""
+        if made.file is not None:
+            kept = await aside(len(made.file), lambda: self._provenance.untouched(made))
+            if kept is not None:
+                return kept
+        async with self._threads:
+            began = time.perf_counter()
+            data = await asyncio.to_thread(self._file, made, words)
+            self._metrics.encoded(made.delivery.format.value, time.perf_counter() - began)
+        return data
+
     def _file(self, made: Made, words: tuple[str | None, str | None]) -> bytes:
-        """The file to deliver; runs in a thread."""
-        kept = self._provenance.untouched(made)
-        if kept is not None:
-            return kept
+        """A file of ours; runs in a thread."""
         picture = reduced(opened(made.picture), *made.size)
         data = encode(picture, made.delivery, *words, xmp=self._provenance.metadata(made))
         return self._provenance.signed(data, made)

@@ -107,13 +107,11 @@ class OpenAIProvider:
         if len(answer.images) != len(request.seeds):
             msg = f"The upstream {self._upstream.name!r} made {len(answer.images)} pictures of {len(request.seeds)}."
             raise UpstreamAmbiguous(msg)
-        pictures = await asyncio.to_thread(
-            lambda: tuple(received(data, request, shown, frame=frame, alpha=alpha) for data in answer.images)
-        )
+        pictures = [await received(data, request, shown, frame=frame, alpha=alpha) for data in answer.images]
         seconds = time.perf_counter() - began
         return Generation(
             model=request.model,
-            pictures=pictures,
+            pictures=tuple(pictures),
             seeds=request.seeds,
             stats=RunStats(0.0, 0.0, seconds, 0.0, 0, 1.0),
             route=Route(self._upstream.name, model, request_ids=(answer.request_id,) if answer.request_id else ()),

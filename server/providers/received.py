@@ -1,17 +1,21 @@
-"""What comes back from an upstream: looked at at once, and decoded only where somebody needs its pixels. Call it in a thread.
+"""What comes back from an upstream: looked at at once, and decoded only where somebody needs its pixels.
 
 Most results are passed on as they came, and decoding one takes longer than all else that a proxy does.
 """
+
+import asyncio
 
 from msgspec.structs import replace
 
 from pipelines.contract.picture import Picture
 from pipelines.contract.request import ImageRequest
+from server.domain.aside import LITTLE
 from server.domain.generation import Encoded
 from server.providers import pixels
+from server.storage.kinds import media_type
 
 
-def received(
+async def received(
     data: bytes,
     request: ImageRequest,
     shown: pixels.Canvas | None = None,
@@ -24,10 +28,19 @@ def received(
     ``shown`` is what the upstream worked on, ``frame`` where on its canvas the picture lies; ``alpha`` keeps transparency. Raises
     `UpstreamAmbiguous` if it is no whole picture.
     """
-    came = examined(data, alpha=alpha)
+    if len(data) <= LITTLE and media_type(data) == "image/png":
+        # To add up its checksums takes less time than to ask a thread.
+        came = examined(data, alpha=alpha)
+    else:
+        came = await asyncio.to_thread(examined, data, alpha=alpha)
     pasted = pixels.pasted(request, shown)
     if pixels.whole(frame) and (came.width, came.height) == request.finished_size and not pasted:
         return came
+    return await asyncio.to_thread(_worked, came, request, shown, frame)
+
+
+def _worked(came: Encoded, request: ImageRequest, shown: pixels.Canvas | None, frame: pixels.Window | None) -> Picture | Encoded:
+    pasted = pixels.pasted(request, shown)
     done = pixels.finished(pixels.cut(opened(came), frame), request, shown)
     # What a mask has kept is not of the upstream's making: its file is no longer what the picture was.
     return done if pasted else replace(came, width=done.width, height=done.height, scaled=done)

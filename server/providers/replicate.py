@@ -93,7 +93,7 @@ class ReplicateProvider:
             msg = f"The upstream {self._upstream.name!r} finished without a picture; it may have been charged."
             raise UpstreamAmbiguous(msg)
         data = await self._file(output)
-        done = await asyncio.to_thread(received, data, request, shown)
+        done = await received(data, request, shown)
         metrics = prediction.get("metrics")
         took = metrics.get("predict_time") if isinstance(metrics, dict) else None
         return Generation(

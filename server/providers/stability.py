@@ -118,7 +118,7 @@ class StabilityProvider:
             raise ModerationBlocked(msg)
         seed = _seed(reply.headers.get("seed"), request.seeds[0])
         mask = shown if work.path.split("/")[-2] == "edit" else None
-        done = await asyncio.to_thread(received, reply.content, request, mask)
+        done = await received(reply.content, request, mask)
         name = reply.headers.get("x-request-id")
         return Generation(
             model=request.model,

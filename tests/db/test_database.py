@@ -2,7 +2,9 @@
 
 import asyncio
 
+import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 
 async def test_whoever_is_interrupted_leaves_no_lock_behind(database):
@@ -25,3 +27,24 @@ async def test_whoever_is_interrupted_leaves_no_lock_behind(database):
         counts = (await connection.execute(text("SELECT n, count(*) FROM notes GROUP BY n"))).all()
     assert {count for number, count in counts if number >= 0} <= {3}
     assert dict(iter(counts))[-1] == 120
+
+
+async def test_the_last_statement_may_commit_and_one_that_fails_undoes_all(database):
+    async with database.writing() as connection:
+        await connection.execute(text("CREATE TABLE notes (n INTEGER PRIMARY KEY)"))
+    async with database.writing() as connection:
+        await connection.execute(text("INSERT INTO notes VALUES (1)"))
+        database.ending(connection)
+        await connection.execute(text("INSERT INTO notes VALUES (2)"))
+    with pytest.raises(IntegrityError):
+        async with database.writing() as connection:
+            await connection.execute(text("INSERT INTO notes VALUES (3)"))
+            database.ending(connection)
+            await connection.execute(text("INSERT INTO notes VALUES (1)"))
+    async with database.writing() as connection:
+        # Nothing is left of what was said of a transaction before.
+        await connection.execute(text("INSERT INTO notes VALUES (4)"))
+        await connection.execute(text("INSERT INTO notes VALUES (5)"))
+        await connection.rollback()
+    async with database.reading() as connection:
+        assert (await connection.execute(text("SELECT n FROM notes ORDER BY n"))).scalars().all() == [1, 2]

@@ -40,47 +40,47 @@ def hollow():
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-def test_what_is_as_it_was_asked_for_stays_in_its_file(form):
+async def test_what_is_as_it_was_asked_for_stays_in_its_file(form):
     data = file(form)
-    assert received(data, asked()) == Encoded(64, 48, "RGB", data)
-    assert opened(received(data, asked())).data == pixels.decoded(data).data
+    assert await received(data, asked()) == Encoded(64, 48, "RGB", data)
+    assert opened(await received(data, asked())).data == pixels.decoded(data).data
 
 
-def test_transparency_is_kept_where_it_is_wanted():
+async def test_transparency_is_kept_where_it_is_wanted():
     data = file(colour=(*RED, 9))
-    assert (opened(received(data, asked())).mode, opened(received(data, asked(), alpha=True)).mode) == ("RGB", "RGBA")
+    assert (opened(await received(data, asked())).mode, opened(await received(data, asked(), alpha=True)).mode) == ("RGB", "RGBA")
 
 
-def test_pixels_are_decoded_when_somebody_needs_them():
+async def test_pixels_are_decoded_when_somebody_needs_them():
     """So that nobody who does not waits for it."""
     data = hollow()
-    assert received(data, asked()).file == data
+    assert (await received(data, asked())).file == data
     with pytest.raises(UpstreamAmbiguous, match="no usable picture"):
-        opened(received(data, asked()))
+        opened(await received(data, asked()))
     with pytest.raises(UpstreamAmbiguous, match="no usable picture"):
-        received(data, asked(32, 24))
+        await received(data, asked(32, 24))
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-def test_what_is_not_all_there_is_refused_at_once(form):
+async def test_what_is_not_all_there_is_refused_at_once(form):
     data = file(form, size=(256, 192))
     for end in (len(data) - 20, len(data) // 2, 30, 0):
         with pytest.raises(UpstreamAmbiguous, match="no usable picture"):
-            received(data[:end], asked(256, 192))
+            await received(data[:end], asked(256, 192))
 
 
-def test_scaled_and_cut_pictures_keep_the_file_they_were_made_of():
+async def test_scaled_and_cut_pictures_keep_the_file_they_were_made_of():
     data = file(size=(128, 128))
     frame = pixels.window((128, 128), (64, 48))
-    found = received(data, asked(), frame=frame)
+    found = await received(data, asked(), frame=frame)
     assert (found.width, found.height, found.file) == (64, 48, data)
     assert opened(found) == Picture(64, 48, "RGB", bytes(RED) * 64 * 48)
 
 
-def test_a_picture_with_parts_of_the_input_is_not_the_upstreams():
+async def test_a_picture_with_parts_of_the_input_is_not_the_upstreams():
     mask = Picture(64, 48, "L", (b"\xff" * 32 + b"\0" * 32) * 48)
     init = Init(Picture(64, 48, "RGB", bytes(GREEN) * 64 * 48), mask=mask, keep_unmasked=True)
     request = asked(init=init)
-    found = received(file(), request, pixels.canvas(request, init))
+    found = await received(file(), request, pixels.canvas(request, init))
     assert isinstance(found, Picture)
     assert found.data[:3] + found.data[-3:] == bytes(RED) + bytes(GREEN)
