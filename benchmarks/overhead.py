@@ -28,9 +28,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import msgspec
 import proxied
 import uvloop
-from litestar import post
+from litestar import Request, Response, post
+from openai import AsyncOpenAI
 from servers import ROOT, Server, scratch
 from wire import Wire, percentile
 
@@ -277,13 +279,21 @@ def host(home: Path, upstream: str, profile: Path | None) -> None:
     async def empty() -> dict[str, str]:
         return {}
 
+    sdk = AsyncOpenAI(base_url=f"{upstream}/v1", api_key="sk-double", max_retries=0)
+
+    @post(proxied.BARE_PATH, status_code=200)
+    async def bare(request: Request[Any, Any, Any]) -> Response[bytes]:
+        raw = await sdk.images.with_raw_response.generate(**msgspec.json.decode(await request.body()))
+        return Response(raw.content, media_type="application/json")
+
     async def run() -> None:
         log = configure(settings.log_format, settings.log_level)
         parts = assemble(settings, log)
         await migrate(parts.database)
         app = application(parts)
-        empty.guards = [key_guard(parts.keys)]
-        app.register(empty)
+        for handler in (empty, bare):
+            handler.guards = [key_guard(parts.keys)]
+            app.register(handler)
         os.sched_setaffinity(0, cores[:1])
         await serve(app, parts.jobs, host="127.0.0.1", port=0, drain_seconds=5.0, log=log)
 
@@ -323,6 +333,7 @@ def main() -> None:
             server.wait_ready()
             roads = {
                 proxied.DIRECT: proxied.Road(double.url, proxied.MODEL),
+                proxied.BARE: proxied.Road(server.url, proxied.MODEL, proxied.BARE_PATH),
                 proxied.OURS: proxied.Road(server.url, f"elsewhere/{proxied.MODEL}"),
             }
             if arguments.litellm:

@@ -1,8 +1,9 @@
 """What a proxy adds to a picture of an upstream: one request to the upstream itself, through us, and through LiteLLM's proxy.
 
 Used by `overhead.py`. The upstream is its double, which answers at once, so that what is left is the proxy's. The three take
-turns request by request, with one client, and what is added is the median of the differences within a round. LiteLLM is measured
-if its command is given; it runs on the same core as our server does, with no database and nothing switched on.
+turns request by request, with one client, and what is added is the median of the differences within a round. What there is no
+getting around is measured beside it: a handler of our server that asks by OpenAI's SDK and passes the answer on unseen. LiteLLM
+is measured if its command is given; it runs on the same core as our server does, with no database and nothing switched on.
 """
 
 import os
@@ -21,10 +22,11 @@ from typing import Any
 from servers import LISTENING, ROOT, START_SECONDS
 from wire import Wire, percentile
 
-DIRECT, OURS, LITELLM = "the upstream itself", "through Aquatint", "through LiteLLM"
+DIRECT, BARE, OURS, LITELLM = "the upstream itself", "an empty handler with the SDK", "through Aquatint", "through LiteLLM"
 MOST_ADDED, MOST_OF_LITELLM = 0.003, 0.5
 """What was promised: seconds added, and as a share of what LiteLLM adds."""
 MODEL = "gpt-image-2"
+BARE_PATH = "/v1/bare"
 _KEY = "sk-double"
 
 
@@ -100,6 +102,7 @@ class Road:
 
     url: str
     model: str
+    path: str = "/v1/images/generations"
 
 
 async def measure(roads: Mapping[str, Road], rounds: int) -> dict[str, list[float]]:
@@ -109,7 +112,7 @@ async def measure(roads: Mapping[str, Road], rounds: int) -> dict[str, list[floa
     for number in range(-5, rounds):  # a few to warm up
         for name, road in roads.items():
             body = {"model": road.model, "prompt": f'a poster that says "Number {number}"', "size": "1024x1024", "n": 1}
-            message = wires[name].request("/v1/images/generations", body, authorization=f"Bearer {_KEY}")
+            message = wires[name].request(road.path, body, authorization=f"Bearer {_KEY}")
             began = time.perf_counter()
             head, answer = await wires[name].exchange(message)
             if number >= 0:
@@ -148,6 +151,7 @@ def text(found: Mapping[str, Any]) -> str:
         more = "" if line["added_ms"] is None else f"{line['added_ms']:.2f}"
         rows.append(f"| {name} | {line['p50_ms']:.2f} | {line['p99_ms']:.2f} | {more} |")
     ours = added[OURS]
+    rows += ["", f"Of what we add, {added[BARE]:.2f} ms are added by a handler that does nothing but ask by the SDK."]
     kept = "met" if ours <= MOST_ADDED * 1000 else "missed"
     rows += ["", f"We add {ours:.2f} ms to an upstream's picture (promised: {MOST_ADDED * 1000:g} at most): {kept}."]
     if LITELLM in added:

@@ -2,6 +2,7 @@
 
 import json
 from enum import Enum
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -32,9 +33,15 @@ def _compact(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, msgspec.Struct):
-        fields = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(value))
+        fields = ((field, getattr(value, field.name)) for field in _fields(type(value)))
         return {field.name: _compact(found) for field, found in fields if found is not None and found != field.default}
     return [_compact(each) for each in value] if isinstance(value, tuple | list) else value
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    # Its annotations are evaluated anew each time, which takes longer than all else here.
+    return msgspec.structs.fields(kind)
 
 
 def told_of_upstream(request: ImageRequest, model: str) -> str:
