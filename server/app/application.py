@@ -1,7 +1,7 @@
 """The HTTP application over the parts."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from litestar import Litestar, Router
 from litestar.di import Provide
@@ -53,6 +53,7 @@ def application(parts: Parts) -> Litestar:
             opened(parts.database, parts.settings.home / "state", parts.log) as alone,
             parts.current.watched(),
             parts.courier.running(),
+            parts.behind.running() if parts.behind else nullcontext(),
             parts.collector.running(),
             parts.bench.running(),
             parts.fleet.running(),

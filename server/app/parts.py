@@ -73,6 +73,7 @@ from server.storage.collecting import Collector
 from server.storage.provenance.credentials import anchors
 from server.storage.provenance.reading import Inspector
 from server.storage.provenance.signing import Signer
+from server.storage.write_behind import WriteBehind
 from server.telemetry.metrics import Metrics
 
 
@@ -92,6 +93,7 @@ class Parts(msgspec.Struct, frozen=True):
     collector: Collector
     links: Links
     inputs: InputStore
+    behind: WriteBehind | None
     database: Database
     courier: Courier
     keys: KeyRing
@@ -242,6 +244,7 @@ def assemble(settings: Settings, log: FilteringBoundLogger, *, cuda_devices: Cal
         collector=stores.collector,
         links=stores.links,
         inputs=stores.inputs,
+        behind=stores.behind,
         database=database,
         courier=courier,
         keys=keys,

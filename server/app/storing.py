@@ -22,6 +22,7 @@ from server.storage.inputs import InputFolder
 from server.storage.places import place
 from server.storage.shared_inputs import SharedInputs, UploadShelf
 from server.storage.signing import LinkSigner, secret_of
+from server.storage.write_behind import WriteBehind
 
 MOST_UPLOADS = 10_000
 """Of one caller: they are listed, or counted, at each new one."""
@@ -35,14 +36,19 @@ class Stores(msgspec.Struct, frozen=True):
     collector: Collector
     links: Links
     inputs: InputStore
+    behind: WriteBehind | None
 
 
 def storage(
     settings: Settings, database: Database, clock: Clock, log: FilteringBoundLogger, keeping: Callable[[str], ResultsKept]
 ) -> Stores:
     """What keeps results in the place that ``settings`` name, and lets go of them as they and ``keeping`` say; uploads too."""
-    rows = SqlAssets(database)
     bucket = Bucket(place(settings.storage_url, settings.outputs, settings.storage_endpoint), log)
+    known = SqlAssets(database)
+    # Where nobody else asks the database, or reads the files by their paths.
+    alone = not database.postgres and not bucket.remote and settings.cdn_base_url is None
+    behind = WriteBehind(known, log) if alone else None
+    rows = behind or known
     uploads, kept = SqlUploads(database), Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_UPLOADS)
     # In a bucket other servers are to find them too; a folder needs no rows.
     shelves = [UploadShelf(uploads, bucket, clock, seconds=kept.seconds)] if bucket.remote else []
@@ -63,4 +69,4 @@ def storage(
     signer = LinkSigner(lambda: [secret.encode() for secret in settings.link_secrets] or [secret_of(settings.home / "state")])
     store = Fresh(assets)
     links = Links(settings.public_url, signer, store, clock, seconds=settings.link_hours * 3600, cdn=settings.cdn_base_url)
-    return Stores(store, bucket, collector, links, inputs)
+    return Stores(store, bucket, collector, links, inputs, behind)

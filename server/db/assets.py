@@ -102,6 +102,15 @@ class SqlAssets:
                 return await self._finish(blob, stored)
         return await self._finish(blob, stored)
 
+    async def finish_all(self, whole: Iterable[tuple[Blob, Stored]]) -> frozenset[str]:
+        """`finish` for each of ``whole``, no two of equal content: names of those that were given up."""
+        wanted = list(whole)
+        with contextlib.suppress(IntegrityError, _Again):
+            await self._finish_all(wanted)
+            return frozenset()
+        # One of them has met another's bytes, or was given up: each for itself.
+        return frozenset({stored.asset.name for blob, stored in wanted if await self.finish(blob, stored) is None})
+
     async def abandon(self, blob: Blob) -> None:
         """Doom a blob whose file will not be written."""
         async with self._database.writing() as connection:
@@ -236,6 +245,15 @@ class SqlAssets:
             if columns:
                 await connection.execute(_NEW_ASSET, columns)
         return copies
+
+    async def _finish_all(self, whole: Sequence[tuple[Blob, Stored]]) -> None:
+        async with self._database.writing() as connection:
+            ready = [_content(blob) | {"which": blob.id} for blob, _ in whole]
+            if ready and (await connection.execute(_FIRST, ready)).rowcount != len(ready):
+                raise _Again
+            if ready:
+                self._database.ending(connection)
+                await connection.execute(_NEW_ASSET, [_columns(stored, blob.id) for blob, stored in whole])
 
     async def _finish(self, blob: Blob, stored: Stored) -> Stored | None:
         async with self._database.writing() as connection:

@@ -344,9 +344,21 @@ class AssetStore(Protocol):
     """Keeps encoded images under names nobody can guess; equal bytes of one tenant once. Raises `StorageFailure`."""
 
     async def put(
-        self, data: bytes, form: Format, size: tuple[int, int], seed: int, *, tenant: str, job_id: str, metadata: bytes = b"{}"
+        self,
+        data: bytes,
+        form: Format,
+        size: tuple[int, int],
+        seed: int,
+        *,
+        tenant: str,
+        job_id: str,
+        metadata: bytes = b"{}",
+        awaited: bool = False,
     ) -> Asset:
-        """Store ``data`` for good; ``size`` is its width and height, ``metadata`` a JSON object. Its name ends in ``.form``."""
+        """Store ``data`` for good; ``size`` is its width and height, ``metadata`` a JSON object. Its name ends in ``.form``.
+
+        ``awaited``: somebody waits for it and gets its bytes, or a link; if this process is killed at once it may be forgotten.
+        """
         ...
 
     async def again(self, asset: Asset, tenant: str, job_id: str) -> Asset | None:

@@ -98,7 +98,9 @@ class Gateway:
         words = (text if told.infotext else None, asked if told.request else None)
         data = await self._encoded(made, words)
         kept = msgspec.json.encode({"parameters": text, "request": msgspec.Raw(asked.encode())})
-        return await self._store.put(data, form, made.size, made.seed, tenant=call.tenant, job_id=call.id, metadata=kept)
+        return await self._store.put(
+            data, form, made.size, made.seed, tenant=call.tenant, job_id=call.id, metadata=kept, awaited=not call.durable
+        )
 
     async def _encoded(self, made: Made, words: tuple[str | None, str | None]) -> bytes:
         """The file to deliver: an upstream's own, or one of ours."""

@@ -21,6 +21,7 @@ from server.domain.ports import AssetRepository
 from server.domain.retention import Keeping
 from server.domain.stored import Blob, Stored
 from server.storage.bucket import Bucket
+from server.storage.write_behind import WriteBehind
 
 NAME = re.compile(rf"[A-Za-z0-9_-]{{32}}\.({'|'.join(Format)})")
 """24 random bytes and a suffix."""
@@ -32,11 +33,11 @@ _TOKEN_BYTES = 24
 class Assets:
     """The `AssetStore`: rows in a repository, bytes in a bucket."""
 
-    __slots__ = ("_bucket", "_clock", "_deleted", "_keeping", "_log", "_public", "_repository", "_seconds")
+    __slots__ = ("_behind", "_bucket", "_clock", "_deleted", "_keeping", "_log", "_public", "_repository", "_seconds")
 
     def __init__(
         self,
-        repository: AssetRepository,
+        repository: AssetRepository | WriteBehind,
         bucket: Bucket,
         clock: Clock,
         log: FilteringBoundLogger,
@@ -53,11 +54,24 @@ class Assets:
         """
         self._repository, self._bucket, self._clock, self._log = repository, bucket, clock, log
         self._seconds, self._keeping, self._public, self._deleted = seconds, keeping, public, deleted
+        self._behind = repository if isinstance(repository, WriteBehind) else None
 
     async def put(
-        self, data: bytes, form: Format, size: tuple[int, int], seed: int, *, tenant: str, job_id: str, metadata: bytes = b"{}"
+        self,
+        data: bytes,
+        form: Format,
+        size: tuple[int, int],
+        seed: int,
+        *,
+        tenant: str,
+        job_id: str,
+        metadata: bytes = b"{}",
+        awaited: bool = False,
     ) -> Asset:
-        """Store ``data`` for good, or raise `StorageFailure` and leave nothing behind."""
+        """Store ``data`` for good, or raise `StorageFailure` and leave nothing behind.
+
+        ``awaited``: whoever waits for it gets the bytes, or a link by `signed`; its row may be written a moment later.
+        """
         digest = await aside(len(data), lambda: hashlib.sha256(data).hexdigest())
         asset = Asset(_name(form), form, *size, seed, len(data))
         now = self._clock.time()
@@ -75,7 +89,8 @@ class Assets:
         except StorageFailure:
             await self._abandon(blob)
             raise
-        done = await self._repository.finish(blob, stored)
+        done = self._behind.soon(blob, stored) if awaited and self._behind is not None else None
+        done = done or await self._repository.finish(blob, stored)
         if done is None:
             await self._bucket.delete(blob.path)
             msg = "Storing the result took so long that it was given up; try again."
@@ -136,7 +151,12 @@ class Assets:
         return count
 
     async def signed(self, asset: Asset, seconds: float) -> str | None:
-        """A URL in the bucket itself that anybody can read it by for so long; None if it has none."""
+        """A URL in the bucket itself that anybody can read it by for so long; None if it has none.
+
+        Whatever link is given out leads somewhere from then on: its row is written.
+        """
+        if self._behind is not None:
+            await self._behind.written(asset.name)
         return await self._bucket.signed(asset.path, seconds) if asset.path else None
 
     async def _lost(self, stored: Stored) -> None:

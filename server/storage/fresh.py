@@ -30,10 +30,19 @@ class Fresh:
         self._held = 0
 
     async def put(
-        self, data: bytes, form: Format, size: tuple[int, int], seed: int, *, tenant: str, job_id: str, metadata: bytes = b"{}"
+        self,
+        data: bytes,
+        form: Format,
+        size: tuple[int, int],
+        seed: int,
+        *,
+        tenant: str,
+        job_id: str,
+        metadata: bytes = b"{}",
+        awaited: bool = False,
     ) -> Asset:
         """Store ``data`` for good, and hold it."""
-        asset = await self._store.put(data, form, size, seed, tenant=tenant, job_id=job_id, metadata=metadata)
+        asset = await self._store.put(data, form, size, seed, tenant=tenant, job_id=job_id, metadata=metadata, awaited=awaited)
         self._files[asset.name] = _File(tenant, job_id, data)
         self._held += len(data)
         while self._held > self._most:

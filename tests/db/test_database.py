@@ -36,11 +36,15 @@ async def test_the_last_statement_may_commit_and_one_that_fails_undoes_all(datab
         await connection.execute(text("INSERT INTO notes VALUES (1)"))
         database.ending(connection)
         await connection.execute(text("INSERT INTO notes VALUES (2)"))
-    with pytest.raises(IntegrityError):
+
+    async def refused():
         async with database.writing() as connection:
             await connection.execute(text("INSERT INTO notes VALUES (3)"))
             database.ending(connection)
             await connection.execute(text("INSERT INTO notes VALUES (1)"))
+
+    with pytest.raises(IntegrityError):
+        await refused()
     async with database.writing() as connection:
         # Nothing is left of what was said of a transaction before.
         await connection.execute(text("INSERT INTO notes VALUES (4)"))

@@ -22,6 +22,7 @@ from server.storage.assets import path_of
 from server.storage.bucket import Bucket
 from server.storage.collecting import Collector
 from server.storage.places import place
+from server.storage.write_behind import WriteBehind
 from server.telemetry.logs import silent
 from tests.doubles.stores import stored_in
 
@@ -32,17 +33,21 @@ TENANTS = ("one", "two")
 class Shelf:
     """A store of results and its collector, over one folder."""
 
-    def __init__(self, folder, database, *, budget=1 << 30, keeping=None, clock=None):
+    def __init__(self, folder, database, *, budget=1 << 30, keeping=None, clock=None, behind=False):
         self.folder, self.clock = folder, clock or SetClock(1_800_000_000.0)
         kept = (keeping or {}).get
         self.rows, self.bucket = SqlAssets(database), Bucket(place(None, folder), silent())
-        self.store = stored_in(folder, database, self.clock, seconds=24 * HOUR, keeping=lambda tenant: kept(tenant, Keeping()))
+        if behind:
+            self.rows = WriteBehind(self.rows, silent())
+        self.store = stored_in(folder, self.rows, self.clock, seconds=24 * HOUR, keeping=lambda tenant: kept(tenant, Keeping()))
         self.collector = Collector(
             self.rows, self.bucket, self.clock, silent(), budget=budget, keeping=lambda tenant: kept(tenant, Keeping())
         )
 
     async def put(self, data, tenant="one", job_id="job"):
-        return await self.store.put(data, Format.PNG, (4, 2), 2**64 - 1, tenant=tenant, job_id=job_id, metadata=b'{"a":1}')
+        return await self.store.put(
+            data, Format.PNG, (4, 2), 2**64 - 1, tenant=tenant, job_id=job_id, metadata=b'{"a":1}', awaited=True
+        )
 
     def files(self):
         return sorted(file.relative_to(self.folder).as_posix() for file in self.folder.rglob("*") if file.is_file())
@@ -53,9 +58,15 @@ def first_of(blob):
     return Stored(Asset("a", Format.PNG, 1, 1, 1, 4), blob.tenant, blob.digest, "job", blob.created, blob.created + HOUR, b"")
 
 
+@pytest.fixture(params=[False, True], ids=["", "behind"])
+def behind(request):
+    """Whether rows are written a moment later."""
+    return request.param
+
+
 @pytest.fixture
-def shelf(tmp_path, database):
-    return Shelf(tmp_path / "results", database)
+def shelf(tmp_path, database, behind):
+    return Shelf(tmp_path / "results", database, behind=behind)
 
 
 async def test_what_is_put_is_known_by_its_name_alone(shelf):
@@ -271,7 +282,7 @@ async def test_a_slow_write_leaves_nothing(shelf):
             await shelf.collector.collect()
             await super().put(path, data, **facts)
 
-    store = stored_in(shelf.folder, shelf.rows._database, shelf.clock)
+    store = stored_in(shelf.folder, shelf.rows, shelf.clock)
     store._bucket = Slow(place(None, shelf.folder), silent())
     with pytest.raises(StorageFailure, match="given up"):
         await store.put(b"data", Format.PNG, (1, 1), 1, tenant="one", job_id="job")
@@ -302,11 +313,11 @@ STEPS = st.one_of(
 
 @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEPS, max_size=14))
-async def test_any_sequence_keeps_what_it_should_and_nothing_else(tmp_path, database, steps):  # noqa: C901 - a model beside it
+async def test_any_sequence_keeps_what_it_should_and_nothing_else(tmp_path, database, behind, steps):  # noqa: C901 - a model beside it
     async with database.writing() as connection:
         await connection.execute(delete(ASSETS))
         await connection.execute(delete(BLOBS))
-    shelf = Shelf(tmp_path / "results", database)
+    shelf = Shelf(tmp_path / "results", database, behind=behind)
     made: list[tuple[Asset, str, bytes, float]] = []
     gone: set[str] = set()
     lost: set[str] = set()
@@ -353,9 +364,9 @@ async def test_any_sequence_keeps_what_it_should_and_nothing_else(tmp_path, data
         )
 
 
-async def test_servers_that_put_delete_and_collect_the_same_bytes_at_once(tmp_path, address, database):
+async def test_servers_that_put_delete_and_collect_the_same_bytes_at_once(tmp_path, address, database, behind):
     databases = [Database(address) for _ in range(3)]
-    servers = [Shelf(tmp_path / "results", each) for each in databases]
+    servers = [Shelf(tmp_path / "results", each, behind=behind) for each in databases]
     living: dict[str, bytes] = {}
 
     async def client(server, seed):
@@ -386,6 +397,8 @@ async def test_servers_that_put_delete_and_collect_the_same_bytes_at_once(tmp_pa
     await asyncio.gather(*(client(server, number) for number, server in enumerate(servers * 2)))
     done.set()
     await asyncio.gather(*collecting)
+    for server in servers if behind else ():
+        await server.rows.settle()
     try:
         for name, data in living.items():
             assert await servers[0].store.get(name) == data

@@ -9,16 +9,18 @@ from obstore.store import LocalStore
 from server.db.assets import SqlAssets
 from server.db.database import Database
 from server.domain.clock import Clock
+from server.domain.ports import AssetRepository
 from server.storage.assets import Assets
 from server.storage.bucket import Bucket
 from server.storage.places import Place, place
 from server.telemetry.logs import silent
 
 
-def stored_in(folder: Path, database: Database, clock: Clock, *, seconds: float = 1e9, **options: Any) -> Assets:
+def stored_in(folder: Path, rows: Database | AssetRepository, clock: Clock, *, seconds: float = 1e9, **options: Any) -> Assets:
     """The store of ``folder``, as a server has it."""
     bucket = Bucket(options.pop("place", None) or place(None, folder), silent())
-    return Assets(SqlAssets(database), bucket, clock, silent(), seconds=seconds, **options)
+    repository = SqlAssets(rows) if isinstance(rows, Database) else rows
+    return Assets(repository, bucket, clock, silent(), seconds=seconds, **options)
 
 
 class Quota:
