@@ -1,6 +1,6 @@
 """What a proxy adds to a picture of an upstream: one request to the upstream itself, through us, and through LiteLLM's proxy.
 
-Used by `overhead.py`. The upstream is its double, which answers at once, so that what is left is the proxy's. The three take
+Used by `overhead.py`. The upstream is its double, which answers at once, so that what is left is the proxy's. All take
 turns request by request, with one client, and what is added is the median of the differences within a round. What there is no
 getting around is measured beside it: a handler of our server that asks by OpenAI's SDK and passes the answer on unseen. LiteLLM
 is measured if its command is given; it runs on the same core as our server does, with no database and nothing switched on.

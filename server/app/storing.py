@@ -10,7 +10,7 @@ from server.db.assets import SqlAssets
 from server.db.database import Database
 from server.db.uploads import SqlUploads
 from server.domain.clock import Clock
-from server.domain.ports import AssetStore, InputStore
+from server.domain.ports import AssetRepository, AssetStore, InputStore
 from server.domain.retention import Keeping as ResultsKept
 from server.settings import Settings
 from server.storage.assets import Assets
@@ -48,7 +48,7 @@ def storage(
     # Where nobody else asks the database, or reads the files by their paths.
     alone = not database.postgres and not bucket.remote and settings.cdn_base_url is None
     behind = WriteBehind(known, log) if alone else None
-    rows = behind or known
+    rows: AssetRepository = behind or known
     uploads, kept = SqlUploads(database), Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_UPLOADS)
     # In a bucket other servers are to find them too; a folder needs no rows.
     shelves = [UploadShelf(uploads, bucket, clock, seconds=kept.seconds)] if bucket.remote else []

@@ -94,7 +94,7 @@ class SqlAssets:
                 if (there := await _attached(connection, stored)) is not None:
                     return there
 
-    async def finish(self, blob: Blob, stored: Stored) -> Stored | None:
+    async def finish(self, blob: Blob, stored: Stored, *, soon: bool = False) -> Stored | None:  # noqa: ARG002 - it is written now
         """Add the first asset of a blob whose file is whole; None if it was given up meanwhile."""
         for _ in range(_MEETINGS):
             # Another server may have finished the same bytes at the same moment: now its blob can be seen; or has let go of them.
@@ -102,14 +102,20 @@ class SqlAssets:
                 return await self._finish(blob, stored)
         return await self._finish(blob, stored)
 
-    async def finish_all(self, whole: Iterable[tuple[Blob, Stored]]) -> frozenset[str]:
-        """`finish` for each of ``whole``, no two of equal content: names of those that were given up."""
-        wanted = list(whole)
+    async def finish_all(self, whole: Sequence[tuple[Blob, Stored]]) -> bool:
+        """`finish` for each of ``whole`` in one transaction; False: one is gone or has met another's bytes; nothing is done."""
         with contextlib.suppress(IntegrityError, _Again):
-            await self._finish_all(wanted)
-            return frozenset()
-        # One of them has met another's bytes, or was given up: each for itself.
-        return frozenset({stored.asset.name for blob, stored in wanted if await self.finish(blob, stored) is None})
+            async with self._database.writing() as connection:
+                ready = [_content(blob) | {"which": blob.id} for blob, _ in whole]
+                if (await connection.execute(_FIRST, ready)).rowcount != len(ready):
+                    raise _Again
+                self._database.ending(connection)
+                await connection.execute(_NEW_ASSET, [_columns(stored, blob.id) for blob, stored in whole])
+            return True
+        return False
+
+    async def written(self, name: str) -> None:
+        """Whatever was added is."""
 
     async def abandon(self, blob: Blob) -> None:
         """Doom a blob whose file will not be written."""
@@ -245,15 +251,6 @@ class SqlAssets:
             if columns:
                 await connection.execute(_NEW_ASSET, columns)
         return copies
-
-    async def _finish_all(self, whole: Sequence[tuple[Blob, Stored]]) -> None:
-        async with self._database.writing() as connection:
-            ready = [_content(blob) | {"which": blob.id} for blob, _ in whole]
-            if ready and (await connection.execute(_FIRST, ready)).rowcount != len(ready):
-                raise _Again
-            if ready:
-                self._database.ending(connection)
-                await connection.execute(_NEW_ASSET, [_columns(stored, blob.id) for blob, stored in whole])
 
     async def _finish(self, blob: Blob, stored: Stored) -> Stored | None:
         async with self._database.writing() as connection:

@@ -6,14 +6,14 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from pipelines.contract.errors import ErrorReport
-from server.domain.asset import Asset, Format
+from server.domain.asset import Asset
 from server.domain.batch import Batch, BatchPage, Line, Result, Standing
 from server.domain.caching import Kept
 from server.domain.decision import Decision, DecisionFilter, DecisionPage, Passed
 from server.domain.idempotency import Answer, Reservation
 from server.domain.job import Job, JobState
 from server.domain.key import Key
-from server.domain.stored import Blob, Holding, Stored
+from server.domain.stored import Blob, Holding, New, Stored
 from server.domain.transitions import Happening
 from server.domain.webhook import Delivery
 
@@ -343,22 +343,8 @@ class IdempotencyRepository(Protocol):
 class AssetStore(Protocol):
     """Keeps encoded images under names nobody can guess; equal bytes of one tenant once. Raises `StorageFailure`."""
 
-    async def put(
-        self,
-        data: bytes,
-        form: Format,
-        size: tuple[int, int],
-        seed: int,
-        *,
-        tenant: str,
-        job_id: str,
-        metadata: bytes = b"{}",
-        awaited: bool = False,
-    ) -> Asset:
-        """Store ``data`` for good; ``size`` is its width and height, ``metadata`` a JSON object. Its name ends in ``.form``.
-
-        ``awaited``: somebody waits for it and gets its bytes, or a link; if this process is killed at once it may be forgotten.
-        """
+    async def put(self, data: bytes, new: New) -> Asset:
+        """Store ``data`` for good; its name ends in the format's suffix."""
         ...
 
     async def again(self, asset: Asset, tenant: str, job_id: str) -> Asset | None:
@@ -403,11 +389,16 @@ class AssetRepository(Protocol):
         """
         ...
 
-    async def finish(self, blob: Blob, stored: Stored) -> Stored | None:
+    async def finish(self, blob: Blob, stored: Stored, *, soon: bool = False) -> Stored | None:
         """Its file is whole: add its first asset, and return it with its path; None if it was given up: then its file must go.
 
-        If somebody was quicker with the same bytes, that blob gets the asset and this one is doomed.
+        If somebody was quicker with the same bytes, that blob gets the asset and this one is doomed. ``soon``: it is known at
+        once, and may be written a moment later.
         """
+        ...
+
+    async def written(self, name: str) -> None:
+        """The asset of that name, if there is one, has happened for good: also if it was only to be written soon."""
         ...
 
     async def abandon(self, blob: Blob) -> None:

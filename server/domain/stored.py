@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from server.domain.asset import Asset
+from server.domain.asset import Asset, Format
 
 
 class BlobState(StrEnum):
@@ -29,6 +29,21 @@ class Blob(msgspec.Struct, frozen=True):
     bytes: int
     created: float
     """Unix time."""
+
+
+class New(msgspec.Struct, frozen=True):
+    """What is told of a file that is to be stored."""
+
+    format: Format
+    width: int
+    height: int
+    seed: int
+    tenant: str
+    job_id: str
+    metadata: bytes = b"{}"
+    """How it was made: a JSON object."""
+    awaited: bool = False
+    """Somebody waits for its bytes, or for a link: should this process be killed at once, it may be forgotten."""
 
 
 class Stored(msgspec.Struct, frozen=True):

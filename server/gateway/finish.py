@@ -16,6 +16,7 @@ from server.domain.call import Call
 from server.domain.failures import StorageFailure
 from server.domain.generation import LOCAL, Route, Usage
 from server.domain.ports import AssetStore
+from server.domain.stored import New
 from server.domain.verdict import Verdict
 from server.gateway.describing import metadata, parameters, told_of_upstream
 from server.gateway.provenance import Made, Provenance, made
@@ -98,9 +99,8 @@ class Gateway:
         words = (text if told.infotext else None, asked if told.request else None)
         data = await self._encoded(made, words)
         kept = msgspec.json.encode({"parameters": text, "request": msgspec.Raw(asked.encode())})
-        return await self._store.put(
-            data, form, made.size, made.seed, tenant=call.tenant, job_id=call.id, metadata=kept, awaited=not call.durable
-        )
+        new = New(form, *made.size, made.seed, call.tenant, call.id, metadata=kept, awaited=not call.durable)
+        return await self._store.put(data, new)
 
     async def _encoded(self, made: Made, words: tuple[str | None, str | None]) -> bytes:
         """The file to deliver: an upstream's own, or one of ours."""

@@ -58,7 +58,7 @@ def made(generation: Generation, request: ImageRequest, delivery: Delivery, call
 
 
 class Provenance:
-    """Decides what is said, and has it signed if there is something to sign with; for threads, not for the event loop."""
+    """Decides what is said, and has it signed if there is something to sign with; only little files are not for threads."""
 
     __slots__ = ("_clock", "_disclosure", "_prompts", "_signer")
 

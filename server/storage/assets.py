@@ -19,9 +19,8 @@ from server.domain.clock import Clock
 from server.domain.failures import StorageFailure
 from server.domain.ports import AssetRepository
 from server.domain.retention import Keeping
-from server.domain.stored import Blob, Stored
+from server.domain.stored import Blob, New, Stored
 from server.storage.bucket import Bucket
-from server.storage.write_behind import WriteBehind
 
 NAME = re.compile(rf"[A-Za-z0-9_-]{{32}}\.({'|'.join(Format)})")
 """24 random bytes and a suffix."""
@@ -33,11 +32,11 @@ _TOKEN_BYTES = 24
 class Assets:
     """The `AssetStore`: rows in a repository, bytes in a bucket."""
 
-    __slots__ = ("_behind", "_bucket", "_clock", "_deleted", "_keeping", "_log", "_public", "_repository", "_seconds")
+    __slots__ = ("_bucket", "_clock", "_deleted", "_keeping", "_log", "_public", "_repository", "_seconds")
 
     def __init__(
         self,
-        repository: AssetRepository | WriteBehind,
+        repository: AssetRepository,
         bucket: Bucket,
         clock: Clock,
         log: FilteringBoundLogger,
@@ -54,28 +53,14 @@ class Assets:
         """
         self._repository, self._bucket, self._clock, self._log = repository, bucket, clock, log
         self._seconds, self._keeping, self._public, self._deleted = seconds, keeping, public, deleted
-        self._behind = repository if isinstance(repository, WriteBehind) else None
 
-    async def put(
-        self,
-        data: bytes,
-        form: Format,
-        size: tuple[int, int],
-        seed: int,
-        *,
-        tenant: str,
-        job_id: str,
-        metadata: bytes = b"{}",
-        awaited: bool = False,
-    ) -> Asset:
-        """Store ``data`` for good, or raise `StorageFailure` and leave nothing behind.
-
-        ``awaited``: whoever waits for it gets the bytes, or a link by `signed`; its row may be written a moment later.
-        """
+    async def put(self, data: bytes, new: New) -> Asset:
+        """Store ``data`` for good, or raise `StorageFailure` and leave nothing behind."""
+        form, tenant = new.format, new.tenant
         digest = await aside(len(data), lambda: hashlib.sha256(data).hexdigest())
-        asset = Asset(_name(form), form, *size, seed, len(data))
+        asset = Asset(_name(form), form, new.width, new.height, new.seed, len(data))
         now = self._clock.time()
-        stored = Stored(asset, tenant, digest, job_id, now, now + self._kept(tenant), metadata)
+        stored = Stored(asset, tenant, digest, new.job_id, now, now + self._kept(tenant), new.metadata)
         blob_id = secrets.token_hex(16)
         blob = Blob(blob_id, tenant, digest, path_of(tenant, now, blob_id, form), len(data), now)
         while (same := await self._repository.begin(blob, stored)) is not None:
@@ -89,8 +74,7 @@ class Assets:
         except StorageFailure:
             await self._abandon(blob)
             raise
-        done = self._behind.soon(blob, stored) if awaited and self._behind is not None else None
-        done = done or await self._repository.finish(blob, stored)
+        done = await self._repository.finish(blob, stored, soon=new.awaited)
         if done is None:
             await self._bucket.delete(blob.path)
             msg = "Storing the result took so long that it was given up; try again."
@@ -155,8 +139,7 @@ class Assets:
 
         Whatever link is given out leads somewhere from then on: its row is written.
         """
-        if self._behind is not None:
-            await self._behind.written(asset.name)
+        await self._repository.written(asset.name)
         return await self._bucket.signed(asset.path, seconds) if asset.path else None
 
     async def _lost(self, stored: Stored) -> None:

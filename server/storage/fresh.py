@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 
-from server.domain.asset import Asset, Format
+from server.domain.asset import Asset
 from server.domain.ports import AssetStore
-from server.domain.stored import Stored
+from server.domain.stored import New, Stored
 
 _MOST = 32 * 1024 * 1024
 
@@ -29,21 +29,10 @@ class Fresh:
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._held = 0
 
-    async def put(
-        self,
-        data: bytes,
-        form: Format,
-        size: tuple[int, int],
-        seed: int,
-        *,
-        tenant: str,
-        job_id: str,
-        metadata: bytes = b"{}",
-        awaited: bool = False,
-    ) -> Asset:
+    async def put(self, data: bytes, new: New) -> Asset:
         """Store ``data`` for good, and hold it."""
-        asset = await self._store.put(data, form, size, seed, tenant=tenant, job_id=job_id, metadata=metadata, awaited=awaited)
-        self._files[asset.name] = _File(tenant, job_id, data)
+        asset = await self._store.put(data, new)
+        self._files[asset.name] = _File(new.tenant, new.job_id, data)
         self._held += len(data)
         while self._held > self._most:
             self._let_go(next(iter(self._files)))

@@ -7,7 +7,7 @@ before it, so that one whose process died in between is collected as any that wa
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -29,8 +29,8 @@ _AT_ONCE = 128
 class Rows(AssetRepository, Protocol):
     """A repository that can end many writings at a time."""
 
-    async def finish_all(self, whole: Iterable[tuple[Blob, Stored]]) -> frozenset[str]:
-        """`finish` for each of ``whole`` in one transaction, none of equal content: names of those that were given up."""
+    async def finish_all(self, whole: Sequence[tuple[Blob, Stored]]) -> bool:
+        """`finish` for each of ``whole`` in one transaction; False: nothing is done, as one of them has to be seen to alone."""
         ...
 
 
@@ -59,29 +59,11 @@ class WriteBehind:
             if self._work is not None:
                 await self._work
 
-    def soon(self, blob: Blob, stored: Stored) -> Stored | None:
-        """`finish`, written a moment later; None if too much waits already, or as much of the same content."""
-        content = (blob.tenant, blob.digest)
-        if len(self._waiting) >= MOST or content in self._contents or self._closing.is_set():
-            return None
-        known = replace(stored, asset=replace(stored.asset, path=blob.path))
-        self._waiting[known.asset.name] = (blob, stored)
-        self._contents.add(content)
-        if self._work is None or self._work.done():
-            # Of nobody's request: what is logged there must not bear the name of whoever came first.
-            self._work = asyncio.create_task(self._write(), name="write behind", context=contextvars.Context())
-        return known
-
     async def settle(self) -> None:
         """Return once all that has come before is written; raises what the database says."""
         if self._waiting:
             # Who leaves meanwhile does not leave in doubt what is written.
             await asyncio.shield(asyncio.create_task(self._settle()))
-
-    async def written(self, name: str) -> None:
-        """Return once the asset of that name is written, if there is one."""
-        if name in self._waiting:
-            await self.settle()
 
     async def begin(self, blob: Blob, stored: Stored) -> Stored | None:
         """The repository's, with all of the same content that is known here."""
@@ -89,9 +71,23 @@ class WriteBehind:
             await self.settle()
         return await self._rows.begin(blob, stored)
 
-    async def finish(self, blob: Blob, stored: Stored) -> Stored | None:
-        """The repository's."""
-        return await self._rows.finish(blob, stored)
+    async def finish(self, blob: Blob, stored: Stored, *, soon: bool = False) -> Stored | None:
+        """The repository's; ``soon``: a moment later, unless too much waits already, or the same content."""
+        content = (blob.tenant, blob.digest)
+        if not soon or len(self._waiting) >= MOST or content in self._contents or self._closing.is_set():
+            return await self._rows.finish(blob, stored)
+        known = replace(stored, asset=replace(stored.asset, path=blob.path))
+        self._waiting[known.asset.name] = (blob, known)
+        self._contents.add(content)
+        if self._work is None or self._work.done():
+            # Of nobody's request: what is logged there must not bear the name of whoever came first.
+            self._work = asyncio.create_task(self._write(), name="write behind", context=contextvars.Context())
+        return known
+
+    async def written(self, name: str) -> None:
+        """Return once the asset of that name is written, if there is one."""
+        if name in self._waiting:
+            await self.settle()
 
     async def abandon(self, blob: Blob) -> None:
         """The repository's."""
@@ -105,10 +101,7 @@ class WriteBehind:
     async def get(self, name: str) -> Stored | None:
         """The asset of that name, written or not."""
         waiting = self._waiting.get(name)
-        if waiting is not None:
-            blob, stored = waiting
-            return replace(stored, asset=replace(stored.asset, path=blob.path))
-        return await self._rows.get(name)
+        return await self._rows.get(name) if waiting is None else waiting[1]
 
     async def copy(self, source: str, stored: Stored) -> Stored | None:
         """The repository's, with all that is known here."""
@@ -161,12 +154,12 @@ class WriteBehind:
             before = list(self._waiting.values())
             for start in range(0, len(before), _AT_ONCE):
                 batch = before[start : start + _AT_ONCE]
-                lost = await self._rows.finish_all(batch)
+                together = await self._rows.finish_all(batch)
                 for blob, stored in batch:
+                    if not together and await self._rows.finish(blob, stored) is None:
+                        self._log.error("a result was given up before its row could be written", asset=stored.asset.name)
                     del self._waiting[stored.asset.name]
                     self._contents.discard((blob.tenant, blob.digest))
-                for name in lost:
-                    self._log.error("a result was given up before its row could be written", asset=name)
 
     async def _write(self) -> None:
         pause = LINGER_SECONDS

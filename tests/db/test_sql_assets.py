@@ -17,7 +17,7 @@ from server.domain.asset import Asset, Format
 from server.domain.clock import SetClock
 from server.domain.failures import StorageFailure
 from server.domain.retention import Keeping
-from server.domain.stored import Blob, Holding, Stored
+from server.domain.stored import Blob, Holding, New, Stored
 from server.storage.assets import path_of
 from server.storage.bucket import Bucket
 from server.storage.collecting import Collector
@@ -45,9 +45,8 @@ class Shelf:
         )
 
     async def put(self, data, tenant="one", job_id="job"):
-        return await self.store.put(
-            data, Format.PNG, (4, 2), 2**64 - 1, tenant=tenant, job_id=job_id, metadata=b'{"a":1}', awaited=True
-        )
+        new = New(Format.PNG, 4, 2, 2**64 - 1, tenant, job_id, metadata=b'{"a":1}', awaited=True)
+        return await self.store.put(data, new)
 
     def files(self):
         return sorted(file.relative_to(self.folder).as_posix() for file in self.folder.rglob("*") if file.is_file())
@@ -285,7 +284,7 @@ async def test_a_slow_write_leaves_nothing(shelf):
     store = stored_in(shelf.folder, shelf.rows, shelf.clock)
     store._bucket = Slow(place(None, shelf.folder), silent())
     with pytest.raises(StorageFailure, match="given up"):
-        await store.put(b"data", Format.PNG, (1, 1), 1, tenant="one", job_id="job")
+        await store.put(b"data", New(Format.PNG, 1, 1, 1, "one", "job"))
     assert shelf.files() == []
 
 

@@ -13,6 +13,7 @@ from server.db.migrating import migrate
 from server.domain.asset import Asset, Format
 from server.domain.clock import SystemClock
 from server.domain.failures import StorageFailure
+from server.domain.stored import New
 from server.storage.bucket import Bucket
 from server.storage.collecting import Collector
 from server.storage.places import place
@@ -55,7 +56,7 @@ def store(where, database, tmp_path):
 
 
 def put(store, data=DATA, tenant="t"):
-    return store.put(data, Format.WEBP, (16, 8), 7, tenant=tenant, job_id="job")
+    return store.put(data, New(Format.WEBP, 16, 8, 7, tenant, "job"))
 
 
 async def joined(pieces):

@@ -14,6 +14,7 @@ from server.db.tables import WEBHOOKS
 from server.domain.asset import Format
 from server.domain.clock import SystemClock
 from server.domain.spending import ADDED
+from server.domain.stored import New
 from server.domain.webhook import Delivery, DeliveryState
 from server.storage.assets import path_of
 from tests.doubles.stores import stored_in
@@ -89,7 +90,7 @@ async def one_result(home):
     database = Database(beside(home))
     await migrate(database)
     store = stored_in(home / "outputs", database, SystemClock())
-    await store.put(b"four", Format.PNG, (1, 1), 1, tenant="shop", job_id="job")
+    await store.put(b"four", New(Format.PNG, 1, 1, 1, "shop", "job"))
     await database.close()
 
 

@@ -6,6 +6,7 @@ from server.db.database import Database, beside
 from server.db.migrating import migrate
 from server.domain.asset import Format
 from server.domain.clock import SystemClock
+from server.domain.stored import New
 from server.storage.fresh import Fresh
 from tests.doubles.stores import stored_in
 
@@ -16,7 +17,7 @@ class Shelf:
         self.store = Fresh(stored_in(self.folder, database, SystemClock()), most=10)
 
     async def put(self, data, tenant="one", job_id="job"):
-        return await self.store.put(data, Format.PNG, (1, 1), 1, tenant=tenant, job_id=job_id)
+        return await self.store.put(data, New(Format.PNG, 1, 1, 1, tenant, job_id))
 
     def lose(self, asset):
         """Without the store's knowing: who still gets it has not read it."""

@@ -10,6 +10,7 @@ from server.db.migrating import migrate
 from server.domain.asset import Format
 from server.domain.clock import SetClock
 from server.domain.failures import StorageFailure, StorageFull
+from server.domain.stored import New
 from server.storage.bucket import Bucket
 from server.storage.collecting import Collector
 from server.storage.places import place
@@ -21,25 +22,26 @@ from tests.doubles.stores import stored_in
 class Gate(SqlAssets):
     """Rows whose database takes nothing while it is shut."""
 
-    __slots__ = ("batches", "full", "written")
+    __slots__ = ("batches", "ended", "full", "full_after", "wrote")
 
     def __init__(self, database):
         super().__init__(database)
-        self.batches, self.full = [], False
-        self.written = asyncio.Event()
+        self.batches, self.ended, self.full, self.full_after = [], [], False, None
+        self.wrote = asyncio.Event()
 
     async def finish_all(self, whole):
         self._check()
-        whole = list(whole)
         self.batches.append(len(whole))
         try:
             return await super().finish_all(whole)
         finally:
-            self.written.set()
+            self.wrote.set()
 
-    async def finish(self, blob, stored):
+    async def finish(self, blob, stored, *, soon=False):
+        self.full = self.full or len(self.ended) == self.full_after
         self._check()
-        return await super().finish(blob, stored)
+        self.ended.append(stored.asset.name)
+        return await super().finish(blob, stored, soon=soon)
 
     def _check(self):
         if self.full:
@@ -55,7 +57,7 @@ class Shelf:
         self.store = stored_in(self.folder, self.behind, self.clock)
 
     async def put(self, data, *, awaited=True):
-        return await self.store.put(data, Format.PNG, (1, 1), 1, tenant="t", job_id="job", awaited=awaited)
+        return await self.store.put(data, New(Format.PNG, 1, 1, 1, "t", "job", awaited=awaited))
 
     async def written(self, asset):
         """What another process would find."""
@@ -87,7 +89,7 @@ async def test_what_is_awaited_is_known_at_once_and_written_together(shelf):
 async def test_without_being_asked_it_is_written_soon(shelf):
     asset = await shelf.put(b"data")
     async with asyncio.timeout(30):
-        await shelf.rows.written.wait()
+        await shelf.rows.wrote.wait()
     assert shelf.rows.batches == [1]
     assert (await shelf.store.facts(asset.name)).asset == asset
 
@@ -148,6 +150,22 @@ async def test_while_the_database_is_full_pictures_are_kept_and_then_refused(she
     await shelf.behind.settle()
     assert sum(shelf.rows.batches) == MOST
     assert None not in [await shelf.written(asset) for asset in assets]
+
+
+async def test_where_each_is_seen_to_alone_what_is_written_is_not_written_again(shelf):
+    assets = [await shelf.put(b"%d" % number) for number in range(3)]
+    other = stored_in(shelf.folder, SqlAssets(shelf.database), shelf.clock)
+    met = await other.put(b"0", New(Format.PNG, 1, 1, 1, "t", "job"))
+    shelf.rows.full_after = 2
+    with pytest.raises(StorageFull):
+        await shelf.behind.settle()
+    assert await shelf.written(assets[2]) is None
+    shelf.rows.full, shelf.rows.full_after = False, None
+    await shelf.behind.settle()
+    assert (await shelf.written(assets[0])).asset.path == met.path
+    assert [await shelf.store.get(asset.name) for asset in assets] == [b"0", b"1", b"2"]
+    # The last one was alone then, and needed no second look.
+    assert shelf.rows.ended == [assets[0].name, assets[1].name]
 
 
 async def test_who_leaves_while_it_is_written_leaves_no_doubt(shelf):
