@@ -1,7 +1,7 @@
 """Disguises are seen through, and harmless prompts are left alone."""
 
 # ruff: noqa: RUF001 - look-alike letters are the point
-import time
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -210,12 +210,31 @@ def test_folding_is_stable_and_keeps_places(text):
     assert all(0 <= start < end <= len(text) for start, end in places)
 
 
-def test_long_texts_take_linear_time():
-    def seconds(text):
-        began = time.process_time()
-        LISTS.read(text)
-        return time.process_time() - began
+def steps(text):
+    """Instructions of the interpreter that reading ``text`` takes: on every machine and in every hour the same."""
+    count = 0
 
-    for unit in ("a b c d ", "word, ", "aaaa", "1!a.", "é", "n.u.d.", "裸体 "):
-        small, large = seconds(unit * 1000), seconds(unit * 8000)
-        assert large < 30 * small + 0.2
+    def step(_frame, event, _argument):
+        nonlocal count
+        count += event == "opcode"
+        return step
+
+    def enter(frame, _event, _argument):
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        LISTS.read(text)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize(
+    "unit", ["a b c d ", "word, ", "aaaa", "1!a.", "é", "n.u.d.", "裸体 ", "nude nail polish, nude ", "nude child, aged 7 "]
+)
+def test_a_text_eight_times_as_long_takes_eight_times_the_work(unit):
+    LISTS.read(unit)  # what is remembered of letters is remembered by now
+    assert 0 < steps(unit * 800) < 8.5 * steps(unit * 100)

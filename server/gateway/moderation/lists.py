@@ -1,7 +1,9 @@
 """Prompts held against lists of words: the server's own, and a tenant's. Pure; whole words only, whatever their disguise."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 import msgspec
 
@@ -56,8 +58,22 @@ class _Found(msgspec.Struct, frozen=True):
     start: int
     end: int
 
-    def within(self, others: Iterable["_Found"]) -> bool:
-        return any(other.start <= self.start and self.end <= other.end for other in others)
+
+class _Places:
+    """Where things were found; a long text may have thousands, which is why nothing is held against each of them."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self, found: Iterable[_Found]) -> None:
+        places = sorted((each.start, each.end) for each in found)
+        self._starts = [start for start, _ in places]
+        self._ends = list(accumulate((end for _, end in places), max))
+        """The furthest end of those that begin no later."""
+
+    def cover(self, found: _Found) -> bool:
+        """Whether ``found`` lies within one of them."""
+        earlier = bisect_right(self._starts, found.start)
+        return earlier > 0 and found.end <= self._ends[earlier - 1]
 
 
 class Lists:
@@ -92,10 +108,10 @@ class Lists:
         for text in texts:
             folded = fold(text)
             found = list(dict.fromkeys(self._found(folded.text)))
-            harmless = [each for each in found if each.kind == _HARMLESS]
-            allowed = [each for each in found if each.kind == _ALLOWED]
+            harmless = _Places(each for each in found if each.kind == _HARMLESS)
+            allowed = _Places(each for each in found if each.kind == _ALLOWED)
             for each in found:
-                if each.kind in (_HARMLESS, _ALLOWED) or each.within(harmless):
+                if each.kind in (_HARMLESS, _ALLOWED) or harmless.cover(each):
                     continue
                 hit = Hit(each.kind, each.term, *folded.origin(each.start, each.end))
                 if each.kind == _YOUNG:
@@ -105,7 +121,7 @@ class Lists:
                 else:
                     if each.kind == Category.SEXUAL:
                         sexual.append(hit)
-                    if each.kind == Category.SEXUAL_MINORS or not each.within(allowed):
+                    if each.kind == Category.SEXUAL_MINORS or not allowed.cover(each):
                         hits.append(hit)
         if young and sexual:
             hits += [
