@@ -1,4 +1,4 @@
-"""Everything a client can get wrong is a 4xx in OpenAI's envelope, at once, and the server goes on."""
+"""Everything a client can get wrong is a 4xx in OpenAI's envelope before any work, and the server goes on."""
 
 import io
 import json
@@ -10,6 +10,15 @@ from PIL import Image
 
 GENERATE = "/v1/images/generations"
 EDIT = "/v1/images/edits"
+
+
+@pytest.fixture(autouse=True)
+def before_any_work(fake_server):
+    """What is refused never became a job."""
+    names = ("aquatint_jobs_total", "aquatint_tick_evaluations_total", "aquatint_queue_images")
+    before = [fake_server.metric(name) for name in names]
+    yield
+    assert [fake_server.metric(name) for name in names] == before
 
 
 def chunk(kind, data):
@@ -88,7 +97,6 @@ def check(server, response, status, param):
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert response.status_code == status, error
-    assert response.elapsed.total_seconds() < 1
     assert response.headers["x-request-id"]
     assert response.headers["openai-version"] == "2020-10-01"
     if param is not None:
@@ -157,11 +165,6 @@ def test_unknown_addresses_and_methods(fake_server):
     check(fake_server, fake_server.client.get("/v1/nothing"), 404, None)
     check(fake_server, fake_server.client.get(GENERATE), 405, None)
     check(fake_server, fake_server.client.post("/v1/images/variations", files={"image": png()}), 404, None)
-
-
-def test_unknown_keys_are_ignored(fake_server):
-    body = {"prompt": "x", "n": None, "user": "u", "moderation": "low", "style": "vivid", "extra": [{"name": 1}], "svg": {}}
-    assert fake_server.client.post(GENERATE, json=body).status_code == 200
 
 
 @pytest.mark.parametrize(

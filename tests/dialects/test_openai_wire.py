@@ -68,3 +68,8 @@ def test_stream(fake_server, golden):
         event, data = block.split("\n")
         events.append([event, normal(json.loads(data.removeprefix("data: ")))])
     golden("stream", events)
+
+
+def test_unknown_keys_are_ignored(fake_server):
+    body = {"prompt": "x", "n": None, "user": "u", "moderation": "low", "style": "vivid", "extra": [{"name": 1}], "svg": {}}
+    assert fake_server.client.post("/v1/images/generations", json=body).status_code == 200
