@@ -6,11 +6,12 @@ spent; every server locks them in the same order.
 """
 
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import asdict
-from sqlalchemy import BigInteger, Float, bindparam, case, cast, delete, func, insert, select, true, update
+from sqlalchemy import BigInteger, Float, bindparam, case, cast, delete, func, insert, select, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipelines.contract.errors import TooLarge
@@ -42,10 +43,12 @@ _PENNY = 1e-9
 _AT_ONCE = 256
 _MOST_ROWS = 200_000
 _WIDE = {"requests": BigInteger(), "images": BigInteger()}
+_KEY = (HOLDS.c.job_id, HOLDS.c.attempt, HOLDS.c.upstream)
 # Made once, as `server.db.jobs` has them: making a statement costs more than running it.
 _RELEASED = delete(HOLDS).where(
     HOLDS.c.job_id == bindparam("which"), HOLDS.c.attempt == bindparam("time"), HOLDS.c.upstream == bindparam("whose")
 )
+_ENDED = delete(HOLDS).where(tuple_(*_KEY).in_(bindparam("keys", expanding=True))).returning(*_KEY)
 Compose = Callable[[Crossing], bytes]
 """The body that tells a tenant of a crossing."""
 
@@ -53,18 +56,19 @@ Compose = Callable[[Crossing], bytes]
 class SqlLedger:
     """A `Ledger` over SQLite or PostgreSQL."""
 
-    __slots__ = ("_booking", "_clock", "_compose", "_database", "_holding", "_most", "_moving")
+    __slots__ = ("_booking", "_clock", "_compose", "_database", "_holding", "_most", "_moving", "_shifting")
 
     def __init__(self, database: Database, clock: Clock, compose: Compose, *, most: int = _MOST_ROWS) -> None:
         """``most`` rows are told at once."""
         self._database, self._clock, self._compose, self._most = database, clock, compose, most
-        self._holding = upsert(database, HOLDS).on_conflict_do_nothing()
+        self._holding = upsert(database, HOLDS).on_conflict_do_nothing().returning(*_KEY)
         moves, left = upsert(database, PURSES), PURSES.c.held + bindparam("change", type_=Float)
-        self._moving = moves.on_conflict_do_update(
+        self._shifting = moves.on_conflict_do_update(
             index_elements=["month", "tenant", "upstream"],
             # Sums of dollars are not exact: what is left of nothing must not be less than nothing.
             set_={"spent": PURSES.c.spent + moves.excluded.spent, "held": case((left < _PENNY, 0.0), else_=left)},
-        ).returning(PURSES)
+        )
+        self._moving = self._shifting.returning(PURSES)
         adds = upsert(database, USAGE)
         keys = ["day", "tenant", "road", "model"]
         self._booking = adds.on_conflict_do_update(index_elements=keys, set_=adding(USAGE, adds, *ADDED))
@@ -74,7 +78,7 @@ class SqlLedger:
         row = {**asdict(hold), "owner": owner, "lease": lease}
         month = month_of(hold.at)
         async with self._database.writing() as connection:
-            if (await connection.execute(self._holding, row)).rowcount == 0:
+            if not (await connection.execute(self._holding, row)).all():
                 return None
             balances = await self._move(connection, hold, held=hold.usd)
             for limit in limits:
@@ -99,10 +103,34 @@ class SqlLedger:
             if (await connection.execute(_RELEASED, _which(hold))).rowcount:
                 await self._move(connection, hold, held=-hold.usd)
 
+    async def keep(
+        self, opened: Sequence[Hold], ended: Sequence[tuple[Hold, Charge | None]], *, owner: str, lease: float
+    ) -> None:
+        """`reserve` each of ``opened``, and `settle` or `release` each of ``ended``, where no limit holds; all or nothing."""
+        charges = {hold.key: (hold, charge) for hold, charge in ended}
+        holds = {hold.key: hold for hold in opened}
+        moves: defaultdict[tuple[str, Purse], list[float]] = defaultdict(lambda: [0.0, 0.0])
+        used = []
+        async with self._database.writing() as connection:
+            # What is there already, or gone already, was written by a call whose answer nobody heard.
+            gone = await connection.execute(_ENDED, {"keys": list(charges)}) if charges else ()
+            for row in gone:
+                hold, charge = charges[tuple(row)]
+                _add(moves, hold, -hold.usd, charge.usage.usd if charge else 0.0)
+                if charge is not None:
+                    used.append(used_row(hold.tenant, hold.upstream, charge, hold.at))
+            rows = [{**asdict(hold), "owner": owner, "lease": lease} for hold in holds.values()]
+            for row in await connection.execute(self._holding, rows) if rows else ():
+                hold = holds[tuple(row)]
+                _add(moves, hold, hold.usd, 0.0)
+            # In the order of `Hold.purses`, and of `book`: as all lock them.
+            await self._shift(connection, sorted(moves.items()))
+            await self._book(connection, total(sorted(used, key=_place)))
+
     async def book(self, rows: Iterable[UsageRow]) -> None:
         """Add ``rows`` to what was used."""
         # Rows are locked in the same order by all.
-        wanted = sorted(total(rows), key=lambda row: (row.day, row.tenant, row.road, row.model))
+        wanted = sorted(total(rows), key=_place)
         if wanted:
             async with self._database.writing() as connection:
                 await self._book(connection, wanted)
@@ -112,9 +140,10 @@ class SqlLedger:
         wanted = list(job_ids)
         if not wanted:
             return
-        mine = (HOLDS.c.owner == owner) & HOLDS.c.job_id.in_(wanted)
+        # What another connection of this server ends just now need not be kept alive, and must not be waited for half-way.
+        mine = select(*_KEY).where(HOLDS.c.owner == owner, HOLDS.c.job_id.in_(wanted)).with_for_update(skip_locked=True)
         async with self._database.writing() as connection:
-            await connection.execute(update(HOLDS).where(mine).values(lease=lease))
+            await connection.execute(update(HOLDS).where(tuple_(*_KEY).in_(mine)).values(lease=lease))
 
     async def sweep(self, *, everybody: bool = False) -> tuple[Hold, ...]:
         """Count what dead servers held as spent, as it may have been; what there was."""
@@ -174,8 +203,19 @@ class SqlLedger:
         found = [_balance(row) for row in (await connection.execute(self._moving, rows)).all()]
         return {balance.purse: balance for balance in found}
 
+    async def _shift(self, connection: AsyncConnection, moves: Iterable[tuple[tuple[str, Purse], Sequence[float]]]) -> None:
+        """Change purses of several holds, one after the other."""
+        rows = [
+            {"month": month, **asdict(purse), "spent": spent, "held": max(held, 0.0), "change": held, "told": 0}
+            for (month, purse), (held, spent) in moves
+        ]
+        if rows:
+            await connection.execute(self._shifting, rows)
+
     async def _book(self, connection: AsyncConnection, rows: Iterable[UsageRow]) -> None:
-        await connection.execute(self._booking, [asdict(row) for row in rows])
+        wanted = [asdict(row) for row in rows]
+        if wanted:
+            await connection.execute(self._booking, wanted)
 
     async def _cross(self, connection: AsyncConnection, limit: Limit, month: str, spent: float, percent: int) -> Crossing | None:
         """Note that ``percent`` are reached; None if that was known. Who asked to be told gets a message with it."""
@@ -190,6 +230,18 @@ class SqlLedger:
             message = Delivery(f"msg_{secrets.token_hex(12)}", "", purse.tenant, limit.webhook, self._compose(crossing), now, now)
             await connection.execute(insert(WEBHOOKS).values({**asdict(message), "state": message.state.value}))
         return crossing
+
+
+def _add(moves: Mapping[tuple[str, Purse], list[float]], hold: Hold, held: float, spent: float) -> None:
+    for purse in hold.purses:
+        sums = moves[month_of(hold.at), purse]
+        sums[0] += held
+        sums[1] += spent
+
+
+def _place(row: UsageRow) -> tuple[int, str, str, str]:
+    """Where its row stands in the order in which all lock them."""
+    return (row.day, row.tenant, row.road, row.model)
 
 
 def _which(hold: Hold) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Money on its way: held before a road is taken, settled after; and what is told when it runs out."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -42,6 +42,11 @@ class Hold(msgspec.Struct, frozen=True):
     usd: float
     at: float
     """Unix time. Whatever comes of it belongs to that day and month."""
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What tells it from others."""
+        return (self.job_id, self.attempt, self.upstream)
 
     @property
     def purses(self) -> tuple[Purse, ...]:
@@ -166,6 +171,15 @@ class Ledger(Protocol):
 
     async def release(self, hold: Hold) -> None:
         """Nothing was spent."""
+        ...
+
+    async def keep(
+        self, opened: Sequence[Hold], ended: Sequence[tuple[Hold, Charge | None]], *, owner: str, lease: float
+    ) -> None:
+        """`reserve` each of ``opened``, and `settle` (None: `release`) each of ``ended``, where no limit holds; all or nothing.
+
+        What ends was opened by a call before: so this one may be made again by who does not know whether it has happened.
+        """
         ...
 
     async def book(self, rows: Iterable[UsageRow]) -> None:

@@ -37,6 +37,7 @@ from server.domain.spending import (
     used_row,
 )
 from server.gateway.limits import limits_of
+from server.gateway.tab import Tab
 from server.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -46,10 +47,6 @@ FLUSH_SECONDS = 1.0
 """How long what our own workers did may be known to this process only: a transaction for each request is not worth it."""
 _TRIES = 5
 """Attempts to write down how a hold ended: a database that is away for a moment must not make a charge of it."""
-OPENING_SECONDS = 0.05
-"""So soon after a request has left it is written down where no budget holds."""
-LINGER_SECONDS = 0.2
-"""How long what was spent where no budget holds waits before it is written down: answers that are on their way go first."""
 LEASE_SECONDS = 60.0
 """A server that is silent for so long has lost what it held; it speaks three times as often."""
 
@@ -73,16 +70,15 @@ class Treasury:
         "_closing",
         "_counted",
         "_current",
-        "_hurry",
         "_ledger",
         "_live",
         "_log",
         "_messages",
         "_metrics",
-        "_opening",
         "_owner",
         "_recent",
         "_standing",
+        "_tab",
         "_work",
     )
 
@@ -103,11 +99,10 @@ class Treasury:
         self._counted: tuple[UsageRow, ...] = ()
         """What our own workers did and is not in the books yet: a row for each tenant and model."""
         self._live: set[Hold] = set()
-        """Holds whose request runs here: these are kept alive, and no others."""
-        self._opening: dict[Hold, asyncio.Task[bool]] = {}
-        """Holds that are being written down while their request is on its way already."""
+        """Holds whose request runs here, where a budget holds: these are kept alive, with those of the tab, and no others."""
+        self._tab = Tab(ledger, self._owner, lambda: self._lease, log)
+        """Holds of roads without a budget."""
         self._work: set[asyncio.Task[Any]] = set()
-        self._hurry = asyncio.Event()
         self._closing = asyncio.Event()
         self._recent: tuple[float, tuple[UsageRow, ...]] | None = None
         self._standing: tuple[BudgetStanding, ...] = ()
@@ -123,6 +118,7 @@ class Treasury:
             self._closing.set()
             await asyncio.wait(chores)
             await self.flush()
+            await self._tab.stop()
 
     def standing(self) -> tuple[BudgetStanding, ...]:
         """How the upstreams' budgets stood a moment ago."""
@@ -147,8 +143,7 @@ class Treasury:
         usd = 0.0 if price is None else estimate(price, request, quality).high
         hold = Hold(request.id, call.attempt, road, call.tenant, asked, usd, self._clock.time())
         if not limits:
-            self._live.add(hold)
-            self._opening[hold] = self._begun(self._opened(hold, OPENING_SECONDS))
+            await self._tab.open(hold)
             return hold
         refused = await self._reserved(hold, limits)
         if refused is None:
@@ -178,9 +173,8 @@ class Treasury:
 
     async def release(self, hold: Hold) -> None:
         """Nothing was spent. Where no budget holds, nobody waits for that either."""
-        released = self._begun(self._released(hold))
-        if hold not in self._opening:
-            await asyncio.shield(released)
+        if not self._tab.close(hold, None):
+            await asyncio.shield(self._begun(self._released(hold)))
 
     def count(self, request: ImageRequest, call: Call, made: Generation, seconds: float) -> Usage:
         """Have written down what our own workers did; the whole of its usage."""
@@ -202,10 +196,9 @@ class Treasury:
         counted, self._counted = self._counted, ()
         if counted:
             self._begun(self._watched(self._book(counted)))
-        self._hurry.set()
+        await self._tab.flush()
         if self._work:
             await asyncio.wait(set(self._work))
-        self._hurry.clear()
 
     async def balances(self, tenant: str = "") -> Mapping[Purse, Balance]:
         """How the purses of ``tenant`` stand this month; empty: those of all together."""
@@ -247,18 +240,12 @@ class Treasury:
             self._live.add(hold)
         return refused
 
-    async def _opened(self, hold: Hold, pause: float = 0.0) -> bool:
-        """Whether ``hold``, which no budget can refuse, could be written down after ``pause`` seconds."""
-        await self._patience(pause)
+    async def _opened(self, hold: Hold) -> bool:
+        """Whether ``hold``, which no budget can refuse, could be written down."""
         with self._told():
             await self._ledger.reserve(hold, (), owner=self._owner, lease=self._lease)
             return True
         return False
-
-    async def _patience(self, seconds: float) -> None:
-        """Return after so long, or once somebody wants to know how the books stand."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), seconds)
 
     async def _undone(self, task: "asyncio.Task[Refused | None]", hold: Hold) -> None:
         refused: Refused | None = None
@@ -280,13 +267,12 @@ class Treasury:
             usd=round(charge.usage.usd, 6),
             confirmed=charge.confirmed,
         )
-        self._begun(self._spend(hold, charge))
-
-    async def _spend(self, hold: Hold, charge: Charge) -> None:
         limits = limits_of(self._current.catalog, hold.upstream, hold.tenant)
-        if not limits:
-            # Nobody is told of it, and nobody refused for it.
-            await self._patience(LINGER_SECONDS)
+        # Where there are none nobody is told of it, and nobody refused for it.
+        if limits or not self._tab.close(hold, charge):
+            self._begun(self._spend(hold, charge, limits))
+
+    async def _spend(self, hold: Hold, charge: Charge, limits: tuple[Limit, ...]) -> None:
         self._tell(await self._ended(hold, lambda: self._ledger.settle(hold, charge, limits)) or ())
 
     async def _released(self, hold: Hold) -> None:
@@ -294,9 +280,10 @@ class Treasury:
 
     async def _ended(self, hold: Hold, end: Callable[[], Awaitable[T]]) -> T | None:
         """What comes of ``end``, which ends ``hold``; None if the database takes nothing, and the lease has to run out."""
-        opening = self._opening.get(hold)
+        self._live.add(hold)
         try:
-            known = opening is None or await opening
+            # A budget may have come since it was set aside.
+            known = await self._tab.leave(hold)
             for attempt in range(_TRIES):
                 if attempt:
                     await asyncio.sleep(0.1 * 2**attempt)
@@ -306,7 +293,6 @@ class Treasury:
                     if known:
                         return await end()
         finally:
-            self._opening.pop(hold, None)
             # Until then it is kept alive: nobody else ends it.
             self._live.discard(hold)
         return None
@@ -353,7 +339,7 @@ class Treasury:
         while not self._closing.is_set():
             with self._told():
                 if self._current.catalog.prices.upstreams:
-                    await self._ledger.renew(self._owner, {hold.job_id for hold in self._live}, self._lease)
+                    await self._ledger.renew(self._owner, {hold.job_id for hold in (*self._live, *self._tab)}, self._lease)
                     await self._sweep()
                 await self._look()
             await self._pause(LEASE_SECONDS / 3)

@@ -1,12 +1,16 @@
 """The books, on both databases: what is held, what is spent, and that nothing is spent twice."""
 
 import asyncio
+import itertools
 import json
+import random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from pipelines.contract.errors import TooLarge
 from server.db.database import Database, beside
@@ -187,6 +191,92 @@ async def test_what_was_used_is_added_up_by_the_database_and_never_cut(ledger, d
     assert len(await small.used(since, until, apart=("tenant", "road", "model"))) == 4
     with pytest.raises(TooLarge, match="11 lines"):
         await small.used(since, until)
+
+
+async def kept(ledger, opened, ended=()):
+    await ledger.keep(opened, ended, owner="me", lease=NOW + 60)
+
+
+def many():
+    """Holds of several tenants on several roads, around the end of a month; and what came of them."""
+    holds = [
+        hold(f"j{index}", 1 + index / 8, upstream=upstream, tenant=tenant, at=NOW + 86_400 * (index % 3) * 10)
+        for index, (upstream, tenant) in enumerate(itertools.product(("openai", "stability", "other"), ("acme", "beta", "", "z")))
+    ]
+    return holds, [(each, charge(index / 16) if index % 4 else None) for index, each in enumerate(holds)]
+
+
+async def standing(ledger):
+    """All that the books say."""
+    purses = [await ledger.balances(month, tenant) for month in ("2026-11", "2026-12") for tenant in ("", "acme", "beta", "z")]
+    return purses, await ledger.used(0, 1 << 30)
+
+
+async def test_many_at_a_time_come_to_what_they_come_to_one_by_one(ledger, tmp_path):
+    holds, ended = many()
+    other = Database(beside(tmp_path / "one by one"))
+    await migrate(other)
+    try:
+        alone = SqlLedger(other, SetClock(NOW), lambda _crossing: b"")
+        await kept(ledger, holds)
+        for each in holds:
+            await reserve(alone, each)
+        assert await standing(ledger) == await standing(alone)
+        for _ in range(2):  # the second time by somebody who has not heard of the first
+            await kept(ledger, holds[:3], ended)
+            await kept(ledger, [], [(each, None) for each in holds[:3]])
+        for each, came in ended[:3]:
+            await (alone.release(each) if came is None else alone.settle(each, came, ()))
+        for each, came in ended[3:]:
+            await (alone.release(each) if came is None else alone.settle(each, came, ()))
+        assert await standing(ledger) == await standing(alone)
+    finally:
+        await other.close()
+
+
+async def test_all_of_it_happens_or_nothing(ledger):
+    other = hold("b", upstream="other")
+    await kept(ledger, [hold("a"), other])
+    with pytest.raises(IntegrityError):  # by the last of its statements
+        await kept(ledger, [hold("c")], [(hold("a"), charge(0.5)), (other, charge(0.5, None))])
+    assert (await ledger.balances("2026-11"))[ALL] == Balance(ALL, 0.0, 1.0)
+    assert await ledger.used(0, 1 << 30) == ()
+    await kept(ledger, [hold("c")], [(hold("a"), charge(0.5))])
+    assert (await ledger.balances("2026-11"))[ALL] == Balance(ALL, 0.5, 1.0)
+
+
+async def test_servers_that_write_many_at_a_time_never_wait_for_each_other_in_a_ring(address, database, clock):
+    """Each has the same purses and lines of usage in another order, while others hold, end, renew and sweep one at a time."""
+    servers = [Database(address) for _ in range(4)]
+    limits = (Limit(Purse("", "openai"), 1e9), Limit(Purse("acme"), 1e9), Limit(Purse("acme", "openai"), 1e9))
+    try:
+        books = [SqlLedger(server, clock, lambda _crossing: b"") for server in servers]
+
+        async def batches(number):
+            for time in range(6):
+                _, ended = many()
+                order = random.Random(10 * number + time)
+                mine = [(replace(each, job_id=f"{number}-{time}-{each.job_id}"), came) for each, came in ended]
+                order.shuffle(mine)
+                await kept(books[number], [each for each, _ in mine])
+                order.shuffle(mine)
+                renewing = books[number].renew("me", [each.job_id for each, _ in mine], NOW + 120)
+                await asyncio.gather(kept(books[number], [], mine), renewing)
+
+        async def singles(number):
+            for time in range(24):
+                held = hold(f"{number}-{time}")
+                await books[number].reserve(held, limits, owner="other", lease=NOW - 1 if time % 3 else NOW + 60)
+                await books[number].sweep()
+                await books[number].settle(held, charge(0.5), limits)
+
+        await asyncio.gather(batches(0), batches(1), singles(2), singles(3))
+    finally:
+        for server in servers:
+            await server.close()
+    books = SqlLedger(database, clock, lambda _crossing: b"")
+    assert {each.held for each in (await books.balances("2026-11")).values()} == {0.0}
+    assert sum(row.requests for row in await books.used(0, 1 << 30)) == 2 * 6 * 9 + 2 * 24
 
 
 async def test_several_servers_together_never_hold_more_than_the_limit(address, database, clock):

@@ -66,11 +66,16 @@ class Office:
         self.current = CurrentCatalog(folder / "models.yaml", clock=self.clock, log=silent())
         self.treasury = self.another()
 
-    def another(self):
-        return Treasury(self.ledger, self.current, clock=self.clock, metrics=self.metrics, log=silent())
+    def another(self, ledger=None):
+        return Treasury(ledger or self.ledger, self.current, clock=self.clock, metrics=self.metrics, log=silent())
 
     def road(self, function=answers, name="openai", **fields):
         return Metered(FunctionProvider(function), name, self.treasury, self.clock, **fields)
+
+    async def says(self, models):
+        """Have models.yaml say ``models`` from now on."""
+        await asyncio.to_thread(Path(self.current.status.path).write_text, models)
+        assert await self.current.reload()
 
     async def balance(self, purse=ALL):
         await self.treasury.flush()
@@ -201,6 +206,11 @@ class Shaky:
         self._fail()
         return await self.ledger.reserve(*args, **fields)
 
+    async def keep(self, *args, **fields):
+        await self.gate.wait()
+        self._fail()
+        await self.ledger.keep(*args, **fields)
+
     async def settle(self, *args):
         self._fail()
         return await self.ledger.settle(*args)
@@ -220,10 +230,11 @@ async def test_a_database_that_is_away_for_a_moment_changes_no_charge(office, st
     async def failing(_asked, call):
         for step in steps:
             getattr(call, step)()
-        office.treasury._ledger.failures = 2
+        shaky.failures = 2
         raise UpstreamAmbiguous("who knows")
 
-    office.treasury._ledger = shaky = Shaky(office.ledger)
+    shaky = Shaky(office.ledger)
+    office.treasury = office.another(shaky)
     shaky.gate.set()
     with pytest.raises(UpstreamAmbiguous):
         await office.road(failing).generate(request(), call())
@@ -233,7 +244,8 @@ async def test_a_database_that_is_away_for_a_moment_changes_no_charge(office, st
 
 async def test_where_no_budget_holds_nobody_waits_for_the_books(office):
     """The request is on its way before it is written down; whatever the database does, what it has cost is counted."""
-    office.treasury._ledger = shaky = Shaky(office.ledger)
+    shaky = Shaky(office.ledger)
+    office.treasury = office.another(shaky)
     purse = Purse("", "boundless")
 
     async def sent(asked, call):
@@ -253,11 +265,33 @@ async def test_where_no_budget_holds_nobody_waits_for_the_books(office):
     assert (shaky.failures, office.treasury._live) == (0, set())
 
 
+@pytest.mark.parametrize("written", [True, False])
+async def test_a_budget_that_comes_while_a_request_is_on_its_way_counts_it(office, written):
+    purse = Purse("", "boundless")
+
+    async def sent(asked, call):
+        if written:
+            await office.treasury.flush()
+        await office.says(MODELS.replace("boundless: {", "boundless: {monthly_budget_usd: 0.25, "))
+        return await answers(asked, call)
+
+    await office.road(sent, name="boundless").generate(request(), call())
+    assert await office.balance(purse) == Balance(purse, pytest.approx(USD), 0.0)
+    assert b'aquatint_budget_crossed_total{percent="80",upstream="boundless",whose="all"} 1.0' in office.metrics.render()
+    with pytest.raises(BudgetSpent):
+        await office.road(name="boundless").generate(request("next"), call("next"))
+    assert (await office.rows())[0].requests == 1
+    await office.says(MODELS)
+    await office.road(name="boundless").generate(request("free again"), call("free again"))
+    assert (await office.rows())[0].requests == 2
+
+
 async def test_who_leaves_while_a_budget_is_found_spent_leaves_the_news(office):
     for index in range(4):
         await office.road().generate(request(f"j{index}"), call(f"j{index}"))
         await office.treasury.flush()
-    office.treasury._ledger = shaky = Shaky(office.ledger)
+    shaky = Shaky(office.ledger)
+    office.treasury = office.another(shaky)
     task = asyncio.create_task(office.road().generate(request("j4"), call("j4")))
     await shaky.reserving.wait()
     task.cancel()
@@ -477,7 +511,8 @@ async def test_closed_books_stop_no_picture_and_forget_nothing(office):
                 raise OSError("disk full")
             await self.ledger.book(rows)
 
-    office.treasury._ledger = closed = Closed(office.ledger)
+    closed = Closed(office.ledger)
+    office.treasury = office.another(closed)
     road = Counted(FunctionProvider(), office.treasury, office.clock)
     await road.generate(request(), call())
     await office.treasury.flush()
