@@ -425,6 +425,37 @@ async def test_what_a_dead_server_held_is_counted_by_the_next(office):
     assert (balance.held, balance.spent > 0.2) == (0.0, True)
 
 
+@pytest.mark.parametrize("road", ["openai", "boundless"])
+async def test_what_a_living_server_holds_is_not_counted_by_another(office, road):
+    class Heard(Shaky):
+        async def renew(self, *args):
+            await self.ledger.renew(*args)
+            self.gate.set()
+
+    heard = Heard(office.ledger)
+    heard.gate.set()
+    office.treasury = office.another(heard)
+    await office.treasury.reserve(road, request("runs"), call("runs"))
+    await office.treasury.flush()
+    heard.gate.clear()
+    office.clock.now += LEASE_SECONDS - 1
+    async with office.treasury.running():
+        await heard.gate.wait()
+        office.clock.now += LEASE_SECONDS - 1
+        async with office.another().running():
+            balance = await office.balance(Purse("", road))
+    assert (balance.held > 0.2, balance.spent) == (True, 0.0)
+
+
+async def test_books_that_stay_closed_let_the_server_end(office):
+    shaky = Shaky(office.ledger, failures=1 << 30)
+    shaky.gate.set()
+    treasury = office.another(shaky)
+    async with treasury.running():
+        await treasury.reserve("boundless", request(), call())
+    assert [task for task in asyncio.all_tasks() if task.get_name() == "tab"] == []
+
+
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
