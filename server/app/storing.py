@@ -47,7 +47,7 @@ def storage(
     known = SqlAssets(database)
     # Where nobody else asks the database, or reads the files by their paths.
     alone = not database.postgres and not bucket.remote and settings.cdn_base_url is None
-    behind = WriteBehind(known, log) if alone else None
+    behind = WriteBehind(known, clock, log) if alone else None
     rows: AssetRepository = behind or known
     uploads, kept = SqlUploads(database), Retention(settings.assets_hours * 3600, settings.assets_bytes, MOST_UPLOADS)
     # In a bucket other servers are to find them too; a folder needs no rows.

@@ -65,7 +65,12 @@ _NEW_CONTENT = insert(BLOBS).from_select(
     ),
 )
 """A blob that is about to be written, if there is no other with the same content."""
-_FIRST = update(BLOBS).where(BLOBS.c.id == bindparam("which"), _WRITING, ~exists(_CONTENT)).values(state=BlobState.READY.value)
+_RESERVED = insert(BLOBS).values(state=BlobState.WRITING.value)
+_FIRST = (
+    update(BLOBS)
+    .where(BLOBS.c.id == bindparam("which"), _WRITING, ~exists(_CONTENT))
+    .values(state=BlobState.READY.value, digest=bindparam("what"), bytes=bindparam("size"))
+)
 """A blob whose file is whole, if there is no other with the same content."""
 
 
@@ -94,6 +99,21 @@ class SqlAssets:
                 if (there := await _attached(connection, stored)) is not None:
                     return there
 
+    def blank(self, tenant: str, digest: str, form: Format) -> Blob | None:  # noqa: ARG002 - nothing is kept here
+        """None: each is noted when it is wanted."""
+        return None
+
+    async def reserve(self, blobs: Sequence[Blob]) -> None:
+        """Note that the files of ``blobs`` are about to be written, whatever will be in them."""
+        async with self._database.writing() as connection:
+            self._database.ending(connection)
+            await connection.execute(_RESERVED, [asdict(blob) for blob in blobs])
+
+    async def withdraw(self, blobs: Sequence[Blob]) -> None:
+        """Forget that; nobody has begun to write them."""
+        async with self._database.writing() as connection:
+            await connection.execute(delete(BLOBS).where(BLOBS.c.id.in_([blob.id for blob in blobs]), _WRITING))
+
     async def finish(self, blob: Blob, stored: Stored, *, soon: bool = False) -> Stored | None:  # noqa: ARG002 - it is written now
         """Add the first asset of a blob whose file is whole; None if it was given up meanwhile."""
         for _ in range(_MEETINGS):
@@ -106,7 +126,7 @@ class SqlAssets:
         """`finish` for each of ``whole`` in one transaction; False: one is gone or has met another's bytes; nothing is done."""
         with contextlib.suppress(IntegrityError, _Again):
             async with self._database.writing() as connection:
-                ready = [_content(blob) | {"which": blob.id} for blob, _ in whole]
+                ready = [_whole(blob) for blob, _ in whole]
                 if (await connection.execute(_FIRST, ready)).rowcount != len(ready):
                     raise _Again
                 self._database.ending(connection)
@@ -254,7 +274,7 @@ class SqlAssets:
 
     async def _finish(self, blob: Blob, stored: Stored) -> Stored | None:
         async with self._database.writing() as connection:
-            if (await connection.execute(_FIRST, _content(blob) | {"which": blob.id})).rowcount == 1:
+            if (await connection.execute(_FIRST, _whole(blob))).rowcount == 1:
                 new = replace(stored, asset=replace(stored.asset, path=blob.path))
                 self._database.ending(connection)
                 await connection.execute(_NEW_ASSET, _columns(new, blob.id))
@@ -302,6 +322,10 @@ async def _held(connection: AsyncConnection, tenant: str | None) -> int:
 
 def _content(blob: Blob) -> dict[str, Any]:
     return {"whose": blob.tenant, "what": blob.digest}
+
+
+def _whole(blob: Blob) -> dict[str, Any]:
+    return _content(blob) | {"which": blob.id, "size": blob.bytes}
 
 
 def _columns(stored: Stored, blob: str) -> dict[str, Any]:

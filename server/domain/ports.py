@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from pipelines.contract.errors import ErrorReport
-from server.domain.asset import Asset
+from server.domain.asset import Asset, Format
 from server.domain.batch import Batch, BatchPage, Line, Result, Standing
 from server.domain.caching import Kept
 from server.domain.decision import Decision, DecisionFilter, DecisionPage, Passed
@@ -386,6 +386,13 @@ class AssetRepository(Protocol):
         """Add an asset to its tenant's blob of the same digest: what was added, with its path.
 
         None if there is no such blob: then it is noted that the file of ``blob`` is about to be written.
+        """
+        ...
+
+    def blank(self, tenant: str, digest: str, form: Format) -> Blob | None:
+        """One for a file of ``tenant`` with that digest, of which `begin` has been noted already; None if there is none at hand.
+
+        Whether others have the same content is seen when it is finished.
         """
         ...
 

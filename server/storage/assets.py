@@ -61,14 +61,18 @@ class Assets:
         asset = Asset(_name(form), form, new.width, new.height, new.seed, len(data))
         now = self._clock.time()
         stored = Stored(asset, tenant, digest, new.job_id, now, now + self._kept(tenant), new.metadata)
-        blob_id = secrets.token_hex(16)
-        blob = Blob(blob_id, tenant, digest, path_of(tenant, now, blob_id, form), len(data), now)
-        while (same := await self._repository.begin(blob, stored)) is not None:
-            if await self._bucket.has(same.asset.path):
-                return same.asset
-            await self._lost(same)
-            # The first name is that of a lost asset until the collector comes.
-            stored = replace(stored, asset=replace(asset, name=_name(form)))
+        blank = self._repository.blank(tenant, digest, form) if new.awaited else None
+        if blank is not None:
+            blob = replace(blank, digest=digest, bytes=len(data))
+        else:
+            blob_id = secrets.token_hex(16)
+            blob = Blob(blob_id, tenant, digest, path_of(tenant, now, blob_id, form), len(data), now)
+            while (same := await self._repository.begin(blob, stored)) is not None:
+                if await self._bucket.has(same.asset.path):
+                    return same.asset
+                await self._lost(same)
+                # The first name is that of a lost asset until the collector comes.
+                stored = replace(stored, asset=replace(asset, name=_name(form)))
         try:
             await self._bucket.put(blob.path, data, media_type=form.media_type, cache_control=self._cache_control(tenant))
         except StorageFailure:

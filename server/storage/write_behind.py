@@ -14,8 +14,11 @@ from typing import Protocol
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
+from server.domain.asset import Format
+from server.domain.clock import Clock
 from server.domain.ports import AssetRepository
 from server.domain.stored import Blob, Holding, Stored
+from server.storage.blanks import Blanks, Reserving
 
 LINGER_SECONDS = 0.2
 """Rows gather for so long."""
@@ -26,7 +29,7 @@ MOST = 1024
 _AT_ONCE = 128
 
 
-class Rows(AssetRepository, Protocol):
+class Rows(AssetRepository, Reserving, Protocol):
     """A repository that can end many writings at a time."""
 
     async def finish_all(self, whole: Sequence[tuple[Blob, Stored]]) -> bool:
@@ -37,10 +40,11 @@ class Rows(AssetRepository, Protocol):
 class WriteBehind:
     """An `AssetRepository` that owns the rows which are yet to be written."""
 
-    __slots__ = ("_closing", "_contents", "_log", "_rows", "_waiting", "_work", "_writing")
+    __slots__ = ("_blanks", "_closing", "_contents", "_log", "_rows", "_waiting", "_work", "_writing")
 
-    def __init__(self, rows: Rows, log: FilteringBoundLogger) -> None:
+    def __init__(self, rows: Rows, clock: Clock, log: FilteringBoundLogger) -> None:
         self._rows, self._log = rows, log
+        self._blanks = Blanks(rows, clock)
         self._waiting: dict[str, tuple[Blob, Stored]] = {}
         """By the asset's name."""
         self._contents: set[tuple[str, str]] = set()
@@ -58,6 +62,10 @@ class WriteBehind:
             self._closing.set()
             if self._work is not None:
                 await self._work
+            try:
+                await self._blanks.clear()
+            except Exception:  # noqa: BLE001 - then they are given up an hour later
+                self._log.exception("rows that were set aside cannot be taken back")
 
     async def settle(self) -> None:
         """Return once all that has come before is written; raises what the database says."""
@@ -65,11 +73,19 @@ class WriteBehind:
             # Who leaves meanwhile does not leave in doubt what is written.
             await asyncio.shield(asyncio.create_task(self._settle()))
 
+    async def fill(self) -> None:
+        """Have rows at hand where some were asked for."""
+        await self._blanks.fill()
+
     async def begin(self, blob: Blob, stored: Stored) -> Stored | None:
         """The repository's, with all of the same content that is known here."""
         if (blob.tenant, blob.digest) in self._contents:
             await self.settle()
         return await self._rows.begin(blob, stored)
+
+    def blank(self, tenant: str, digest: str, form: Format) -> Blob | None:
+        """One that was written before, if there is any, and unless the same content came a moment ago."""
+        return self._blanks.take(tenant, digest, form)
 
     async def finish(self, blob: Blob, stored: Stored, *, soon: bool = False) -> Stored | None:
         """The repository's; ``soon``: a moment later, unless too much waits already, or the same content."""
@@ -170,6 +186,8 @@ class WriteBehind:
                     await asyncio.wait_for(self._closing.wait(), pause)
             try:
                 await self.settle()
+                if not closing:
+                    await self.fill()
                 pause = LINGER_SECONDS
             except Exception:  # noqa: BLE001 - a database that is away comes back
                 self._log.exception("rows of results cannot be written")

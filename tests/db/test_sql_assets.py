@@ -38,7 +38,7 @@ class Shelf:
         kept = (keeping or {}).get
         self.rows, self.bucket = SqlAssets(database), Bucket(place(None, folder), silent())
         if behind:
-            self.rows = WriteBehind(self.rows, silent())
+            self.rows = WriteBehind(self.rows, self.clock, silent())
         self.store = stored_in(folder, self.rows, self.clock, seconds=24 * HOUR, keeping=lambda tenant: kept(tenant, Keeping()))
         self.collector = Collector(
             self.rows, self.bucket, self.clock, silent(), budget=budget, keeping=lambda tenant: kept(tenant, Keeping())
@@ -307,12 +307,13 @@ STEPS = st.one_of(
     st.tuples(st.just("wait"), st.none(), st.sampled_from([HOUR / 2, 13 * HOUR])),
     st.tuples(st.just("die"), st.sampled_from(TENANTS), st.booleans()),
     st.tuples(st.just("collect"), st.none(), st.none()),
+    st.tuples(st.just("breathe"), st.none(), st.none()),
 )
 
 
 @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEPS, max_size=14))
-async def test_any_sequence_keeps_what_it_should_and_nothing_else(tmp_path, database, behind, steps):  # noqa: C901 - a model beside it
+async def test_any_sequence_keeps_what_it_should_and_nothing_else(tmp_path, database, behind, steps):  # noqa: C901, PLR0912 - a model
     async with database.writing() as connection:
         await connection.execute(delete(ASSETS))
         await connection.execute(delete(BLOBS))
@@ -351,12 +352,17 @@ async def test_any_sequence_keeps_what_it_should_and_nothing_else(tmp_path, data
                 await shelf.bucket.put(blob.path, b"?", media_type="image/png", cache_control="")
         elif verb == "collect":
             await shelf.collector.collect()
+        elif verb == "breathe" and behind:
+            await shelf.rows.fill()
     for asset, _, data, expires in made:
         there = asset.name not in gone and asset.path not in lost and shelf.clock.time() < expires
         assert await shelf.store.get(asset.name) == (data if there else None)
     shelf.clock.advance(48 * HOUR)
     await shelf.collector.collect()
     assert shelf.files() == []
+    if behind:
+        async with shelf.rows.running():
+            pass
     async with database.reading() as connection:
         assert (
             (await connection.execute(select(BLOBS.c.id))).all() == (await connection.execute(select(ASSETS.c.name))).all() == []

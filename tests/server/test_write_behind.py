@@ -53,7 +53,7 @@ class Shelf:
     def __init__(self, folder, database):
         self.folder, self.database, self.clock = folder / "results", database, SetClock(1_800_000_000.0)
         self.rows = Gate(database)
-        self.behind = WriteBehind(self.rows, silent())
+        self.behind = WriteBehind(self.rows, self.clock, silent())
         self.store = stored_in(self.folder, self.behind, self.clock)
 
     async def put(self, data, *, awaited=True):
