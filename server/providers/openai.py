@@ -119,9 +119,12 @@ class OpenAIProvider:
         )
 
     async def _plain(self, arguments: dict[str, Any]) -> Answer:
-        images = (await self._opened()).images.with_raw_response
+        client = await self._opened()
         async with self._translating():
-            raw = await (images.edit(**arguments) if "image" in arguments else images.generate(**arguments))
+            if "image" in arguments:
+                raw: Any = await client.images.with_raw_response.edit(**arguments)
+            else:
+                raw = await _posted(client, **arguments)
             self._heard(raw.headers)
             found = await aside(len(raw.content), lambda: _parsed(raw.content, self._upstream.name))
         data = found.get("data") if isinstance(found.get("data"), list) else []
@@ -214,6 +217,16 @@ class OpenAIProvider:
             # What the SDK raises when an answer is not what it has to be: JSON that ends, events without their fields.
             msg = f"The upstream {name!r} answered with something that cannot be read: {said(error)}; it may have been charged."
             raise UpstreamAmbiguous(msg) from error
+
+
+async def _posted(client: "AsyncOpenAI", extra_headers: Mapping[str, str], **body: Any) -> Any:
+    """What `images.generate` answers, before anybody has read it.
+
+    That method holds every argument against its type first, which takes as long as all else that the SDK does.
+    """
+    from httpx import Response  # noqa: PLC0415 - as late as the SDK
+
+    return await client.post("/images/generations", cast_to=Response, body=body, options={"headers": dict(extra_headers)})
 
 
 def _arguments(request: ImageRequest, call: Call, model: str, can: Abilities, size: tuple[int, int]) -> dict[str, Any]:
