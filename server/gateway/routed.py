@@ -19,7 +19,7 @@ from server.gateway.ocr import Reader
 from server.gateway.retarget import Retargeted, retargeted
 from server.gateway.routable import Road
 from server.gateway.routing import Facts, Plan, Question, decide, may_follow
-from server.gateway.text_intent import TextNeed, text_intent
+from server.gateway.text_intent import UNASKED, TextNeed, text_intent
 from server.providers.received import opened
 from server.telemetry.metrics import Metrics
 
@@ -61,7 +61,8 @@ class Routed:
         Raises the error of the first road that may be tried again later, or else of the first road.
         """
         catalog = self._catalog()
-        return await self._carried_out(request, call, catalog, self._explained(request, call, catalog))
+        need = self._need(request, call) if call.road == AUTO else UNASKED
+        return await self._carried_out(request, call, catalog, self._explained(request, call, catalog, need))
 
     def wait_seconds(self, pixel_steps: int = 0) -> float:
         """Our own workers': upstreams do not tell."""
@@ -69,9 +70,12 @@ class Routed:
 
     def explain(self, request: ImageRequest, call: Call) -> Explained:
         """What would be done with ``request``; nothing is."""
-        return self._explained(request, call, self._catalog())
+        return self._explained(request, call, self._catalog(), self._need(request, call))
 
-    def _explained(self, request: ImageRequest, call: Call, catalog: Catalog) -> Explained:
+    def _need(self, request: ImageRequest, call: Call) -> TextNeed:
+        return text_intent(request.prompt, _negative(request, call))
+
+    def _explained(self, request: ImageRequest, call: Call, catalog: Catalog, need: TextNeed) -> Explained:
         rules = catalog.policy(call.tenant).routing
         roads = {road.name: road for road in self._upstreams()}
         if call.road not in (LOCAL, AUTO, *roads):
@@ -88,7 +92,6 @@ class Routed:
             ),
             *(replace(self._facts_of_local(request, call, catalog, model), wait_seconds=wait) for model in _models(chain)),
         )
-        need = text_intent(request.prompt, _negative(request, call))
         plan = decide(Question(call, need, rules, local, others, chain, self._reader.available))
         return Explained(need, plan, (local, *others), rules)
 

@@ -35,6 +35,10 @@ class TextNeed(msgspec.Struct, frozen=True):
     """The words that are to be seen, as far as they are given."""
 
 
+UNASKED = TextNeed(needs_text=False, score=0.0)
+"""Of a prompt that nobody has read, as the road was named."""
+
+
 def text_intent(prompt: str, negative: str = "") -> TextNeed:
     """What ``prompt`` asks for, given what the ``negative`` prompt refuses."""
     found = quotations(prompt[:READ])
