@@ -258,6 +258,14 @@ class Treasury:
             self._tell([refused.crossing])
 
     def _settle(self, hold: Hold, charge: Charge) -> None:
+        # The answer goes on its way first.
+        asyncio.get_running_loop().call_soon(self._charged, hold, charge)
+        limits = limits_of(self._current.catalog, hold.upstream, hold.tenant)
+        # Where there are none nobody is told of it, and nobody refused for it.
+        if limits or not self._tab.close(hold, charge):
+            self._begun(self._spend(hold, charge, limits))
+
+    def _charged(self, hold: Hold, charge: Charge) -> None:
         self._metrics.spent(hold.upstream, charge.usage.usd)
         self._log.info(
             "upstream is charged",
@@ -267,10 +275,6 @@ class Treasury:
             usd=round(charge.usage.usd, 6),
             confirmed=charge.confirmed,
         )
-        limits = limits_of(self._current.catalog, hold.upstream, hold.tenant)
-        # Where there are none nobody is told of it, and nobody refused for it.
-        if limits or not self._tab.close(hold, charge):
-            self._begun(self._spend(hold, charge, limits))
 
     async def _spend(self, hold: Hold, charge: Charge, limits: tuple[Limit, ...]) -> None:
         self._tell(await self._ended(hold, lambda: self._ledger.settle(hold, charge, limits)) or ())

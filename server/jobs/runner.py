@@ -246,7 +246,8 @@ class Runner:
             return
         ended = await self._write_down(job, happening)
         if ended is not None and ended.state.final:
-            self._tell(ended)
+            # Whoever waits for it goes first.
+            asyncio.get_running_loop().call_soon(self._tell, ended)
 
     async def _work(self, job: Job, held: _Held) -> Happening:
         """Make its images; what became of it. Interruptions are heard here and nowhere else."""

@@ -240,6 +240,8 @@ async def _said(request: ImageRequest) -> tuple[str, ...]:
 
 async def _together(questions: Sequence[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:
     """All answers; the first that is an error ends the asking."""
+    if not questions:
+        return []
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(question) for question in questions]
