@@ -13,10 +13,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -37,6 +39,17 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30.0, what: str = 
             pytest.fail(f"{what} did not come true within {seconds} s")
         pause.wait(0.02)
     return value
+
+
+@contextmanager
+def abandoned(url: str, path: str, body: Any) -> Iterator[None]:
+    """Ask for something, and leave at the end of the block without having heard the answer."""
+    target = urlsplit(url)
+    data = json.dumps(body).encode()
+    lines = f"POST {path} HTTP/1.1", f"host: {target.netloc}", "content-type: application/json", f"content-length: {len(data)}"
+    with socket.create_connection((target.hostname, target.port)) as connection:
+        connection.sendall("\r\n".join((*lines, "", "")).encode() + data)
+        yield
 
 
 @dataclass

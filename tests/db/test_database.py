@@ -22,7 +22,7 @@ async def test_whoever_is_interrupted_leaves_no_lock_behind(database):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
-        await asyncio.wait_for(write(-1), 5)
+        await asyncio.wait_for(write(-1), 60)
     async with database.reading() as connection:
         counts = (await connection.execute(text("SELECT n, count(*) FROM notes GROUP BY n"))).all()
     assert {count for number, count in counts if number >= 0} <= {3}

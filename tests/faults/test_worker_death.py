@@ -2,11 +2,11 @@
 
 import os
 import signal
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import pytest
+
+from tests.conftest import abandoned
 
 GENERATE = "/v1/images/generations"
 
@@ -57,7 +57,7 @@ def test_eight_in_flight_survive_a_killed_worker(serve, until):
         until(lambda: in_flight(server) == 8, what="eight requests in flight")
         first = server.worker_pid()
         os.kill(first, signal.SIGKILL)
-        seen = until(lambda: not (state := server.ready())["ready"] and state, 5, "readiness to tell of the death")
+        seen = until(lambda: not (state := server.ready())["ready"] and state, 30, "readiness to tell of the death")
         assert "signal 9" in seen["reason"] or "loading" in seen["reason"] or "starting" in seen["reason"]
         assert server.client.get("/healthz").status_code == 200
         answers = [future.result() for future in futures]
@@ -134,18 +134,10 @@ def test_two_workers_share_and_stand_in_for_each_other(serve, until):
 
 def test_a_dropped_connection_cancels_the_work(serve, until):
     server = serve(models=MODELS).until_ready()
-    with httpx.Client() as client:
-        gone = threading.Thread(target=abandon, args=(client, server))
-        gone.start()
+    with abandoned(server.url, GENERATE, {"prompt": "x", "steps": 150}):
         until(lambda: in_flight(server) == 1, what="the request in flight")
-    gone.join()
-    until(lambda: in_flight(server) == 0, 2, "the work to be cancelled")
+    until(lambda: in_flight(server) == 0, 30, "the work to be cancelled")
     until(lambda: server.metric('aquatint_jobs_total{state="cancelled"}') == 1, what="the job to be over")
-
-
-def abandon(client, server):
-    with pytest.raises(httpx.HTTPError):
-        client.post(server.url + GENERATE, json={"prompt": "x", "steps": 150}, timeout=0.5)
 
 
 def test_a_full_queue_refuses_before_any_work(serve, until):
@@ -169,7 +161,7 @@ def test_leaving_a_stream_cancels_the_work(serve, until):
     body = {"prompt": "x", "steps": 150, "stream": True, "partial_images": 3}
     with httpx.stream("POST", server.url + GENERATE, json=body, timeout=30) as response:
         assert "partial_image" in next(response.iter_text())
-    until(lambda: in_flight(server) == 0, 2, "the work to be cancelled")
+    until(lambda: in_flight(server) == 0, 30, "the work to be cancelled")
     until(lambda: server.metric('aquatint_jobs_total{state="cancelled"}') == 1, what="the job to be over")
 
 

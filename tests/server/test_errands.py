@@ -238,7 +238,7 @@ async def test_without_any_worker_it_says_why(showing):
         asked = ask(show)
         show.stage.refusals = 10**6
         with pytest.raises(WorkerLost, match="no such program"):
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 await asked
 
 

@@ -104,7 +104,7 @@ class Played:
             self.own.close()
 
     async def heard(self):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             frame = await self.own.receive()
         return None if frame is None else decode_command(frame)
 
@@ -147,7 +147,7 @@ class Stage:
         return played
 
     async def enter(self):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await self.spawned.get()
 
 
@@ -182,7 +182,7 @@ class Show:
         assert await self.current.reload()
 
     async def until(self, condition):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - health is asked, it does not tell
                 await asyncio.sleep(0)
 
@@ -198,7 +198,7 @@ def showing(tmp_path):
 @contextlib.asynccontextmanager
 async def _showing(folder, devices):
     show = Show(folder, devices)
-    async with asyncio.timeout(20), show.fleet.running():
+    async with asyncio.timeout(60), show.fleet.running():
         yield show
         show.stage.refusals = 10**6
         while not show.stage.spawned.empty():
@@ -798,7 +798,7 @@ async def test_the_estimate_follows_backlog_and_pace(showing):
 
 async def test_shutting_down_refuses_and_drains(tmp_path):
     show = Show(tmp_path)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async with show.fleet.running() as fleet:
             worker = await (await show.stage.enter()).up()
             ready = show.ask("a")

@@ -79,7 +79,7 @@ async def test_those_of_one_request_are_made_at_the_same_time():
     gate = asyncio.Event()
     preprocesses = Preprocesses(gate)
     task = asyncio.create_task(Made(preprocesses)(*(ControlUse(CARD, picture(tone=tone), "canny") for tone in (1, 2, 3))))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(preprocesses.asked) < 3:  # noqa: ASYNC110 - the double does not tell
             await asyncio.sleep(0)
     gate.set()
@@ -159,7 +159,7 @@ async def test_cancelling_reaches_the_work():
     gate = asyncio.Event()
     preprocesses = Preprocesses(gate)
     task = asyncio.create_task(Made(preprocesses)(ControlUse(CARD, picture(), "canny")))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not preprocesses.asked:  # noqa: ASYNC110 - the double does not tell
             await asyncio.sleep(0)
     task.cancel()
