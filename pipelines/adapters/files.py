@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.families import hub, sources
-from pipelines.families.family import Progress
+from pipelines.families.progress import Progress
 
 
 def locate(source: str, revision: str | None, name: str | None, progress: Progress) -> Path:

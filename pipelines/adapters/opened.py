@@ -13,7 +13,8 @@ from pipelines.adapters.references.image_prompt import ImagePrompt
 from pipelines.adapters.references.opening import open_reference
 from pipelines.adapters.upscaler import Upscaler
 from pipelines.contract.adapters import AdapterCard, ControlCard, LoraCard, ReferenceCard, UpscalerCard
-from pipelines.families.family import Family, Progress
+from pipelines.families.family import Family
+from pipelines.families.progress import Progress
 
 Adapter = lora.Lora | ControlNetwork | ImagePrompt | Upscaler
 

@@ -15,7 +15,7 @@ from pipelines.adapters.files import locate
 from pipelines.adapters.tiling import Grid, grid
 from pipelines.contract.adapters import UpscalerCard
 from pipelines.contract.errors import EngineFailure, ModelLoadFailed
-from pipelines.families.family import Progress
+from pipelines.families.progress import Progress
 from pipelines.families.weights_file import inspect
 
 _LEAST_TILE = 32

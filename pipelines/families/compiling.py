@@ -10,7 +10,8 @@ from pipelines.contract.catalog import Compile, ModelCard
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.contract.request import ImageRequest, Sampling
 from pipelines.families.conditioning import stack
-from pipelines.families.family import Family, Progress, Prompt
+from pipelines.families.family import Family, Prompt
+from pipelines.families.progress import Progress
 
 _VARIANTS = 64
 """Compiled forms of one block's code at most: widths of the network times kinds of batch. torch's own limit of 8 is less than a

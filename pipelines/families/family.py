@@ -1,6 +1,6 @@
 """What the engine asks of a loaded model, whatever its architecture."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -14,9 +14,6 @@ from pipelines.families.conditioning import Conditioning
 from pipelines.families.inversion import Inversion
 from pipelines.families.residuals import NONE, Residuals
 from pipelines.prompts.fragments import Wording
-
-Progress = Callable[[str, float], None]
-"""Told the component at hand and the fraction done, 0..1."""
 
 
 class Change(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.contract.errors import ModelLoadFailed
-from pipelines.families.family import Progress
+from pipelines.families.progress import Progress
 
 DOWNLOADS = "AQUATINT_DOWNLOADS"
 """Environment variable: "1" lets a worker download what a card names as ``hf:`` and the cache lacks."""

@@ -11,10 +11,11 @@ from pipelines.contract.family import Family as Architecture
 from pipelines.families import guidance, optimise, sd, sd3, sdxl
 from pipelines.families.compiling import compile_blocks, warm_up
 from pipelines.families.facts import stored
-from pipelines.families.family import Family, Progress
+from pipelines.families.family import Family
 from pipelines.families.opening import open_parts
 from pipelines.families.overlaid import Overlaid
 from pipelines.families.parts import Parts
+from pipelines.families.progress import Progress
 from pipelines.families.shared import Shared
 
 _READING = 0.5

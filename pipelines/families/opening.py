@@ -11,9 +11,9 @@ from pipelines.contract.errors import ModelLoadFailed
 from pipelines.contract.family import Family
 from pipelines.families import sources
 from pipelines.families.detection import Detected
-from pipelines.families.family import Progress
 from pipelines.families.overrides import OverriddenParts, Replacement
 from pipelines.families.parts import FolderParts, Parts
+from pipelines.families.progress import Progress
 from pipelines.families.single_file import SingleFileParts
 
 _PIPELINES = (

@@ -11,8 +11,8 @@ from pipelines.contract.errors import ModelLoadFailed
 from pipelines.families import original_layout
 from pipelines.families.assembly import blank, fill
 from pipelines.families.autoencoder import steady
-from pipelines.families.family import Progress
 from pipelines.families.parts import FolderParts, Parts
+from pipelines.families.progress import Progress
 from pipelines.families.sources import check_weights
 from pipelines.families.weights_file import inspect
 

@@ -12,7 +12,7 @@ import torch
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.families.autoencoder import steady
 from pipelines.families.construction import building
-from pipelines.families.family import Progress
+from pipelines.families.progress import Progress
 
 
 class Parts(Protocol):

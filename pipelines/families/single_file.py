@@ -18,7 +18,7 @@ from pipelines.families.assembly import blank, fill
 from pipelines.families.autoencoder import steady
 from pipelines.families.clip_tokenizer import clip_tokenizer
 from pipelines.families.detection import Detected, detect
-from pipelines.families.family import Progress
+from pipelines.families.progress import Progress
 from pipelines.families.weights_file import inspect
 from pipelines.sampling.overlay import overridden
 

@@ -8,7 +8,7 @@ import msgspec
 
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.families import hub
-from pipelines.families.family import Progress
+from pipelines.families.progress import Progress
 from pipelines.families.weights_file import inspect, is_pickle, pickle_refusal
 
 _PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")

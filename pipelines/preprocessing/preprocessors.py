@@ -13,7 +13,7 @@ from pipelines.contract.errors import ModelLoadFailed, Unsupported
 from pipelines.contract.messages import Preprocess
 from pipelines.contract.picture import Picture
 from pipelines.contract.preprocessing import Options, PreprocessorSpec, find, missing, settle
-from pipelines.families.family import Progress
+from pipelines.families.progress import Progress
 from pipelines.preprocessing import edges, tones
 from pipelines.preprocessing.checkpoint import tensors
 from pipelines.preprocessing.networks import OPENERS, RUNNERS, Opened

@@ -7,7 +7,7 @@ from pipelines.contract.adapters import PreprocessorCard
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.contract.preprocessing import Weights
 from pipelines.families import hub, sources
-from pipelines.families.family import Progress
+from pipelines.families.progress import Progress
 
 
 def files(card: PreprocessorCard, weights: Weights, progress: Progress) -> tuple[Path, ...]:

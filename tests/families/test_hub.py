@@ -70,6 +70,12 @@ def below(path):
     return {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
 
 
+def test_a_download_loads_no_torch():
+    """It takes seconds, and whoever pulls waits for them."""
+    loaded = "import sys, pipelines.families.pull; print({'torch', 'diffusers', 'transformers'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 def test_only_what_is_needed_is_fetched_with_the_token_and_checked(hub):
     code, lines = pull(hub, "--lines", "--without=text_encoder_3")
     assert code == 0, lines

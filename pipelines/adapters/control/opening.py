@@ -21,8 +21,9 @@ from pipelines.contract.control_rules import check_family
 from pipelines.contract.errors import AquatintError, ModelLoadFailed
 from pipelines.families import sources
 from pipelines.families.assembly import fill, unfilled
-from pipelines.families.family import Family, Progress
+from pipelines.families.family import Family
 from pipelines.families.parts import weight_files
+from pipelines.families.progress import Progress
 from pipelines.families.sources import Source
 from pipelines.families.weights_file import inspect
 

@@ -17,7 +17,8 @@ from pipelines.adapters.lora.reading import Module, Scales, grouped, some
 from pipelines.contract.adapters import LoraCard
 from pipelines.contract.errors import ModelLoadFailed, Unsupported
 from pipelines.families.compiling import compiled
-from pipelines.families.family import Family, Progress
+from pipelines.families.family import Family
+from pipelines.families.progress import Progress
 from pipelines.families.weights_file import inspect
 
 _TOLD = 50

@@ -12,9 +12,10 @@ from pipelines.contract.adapters import ReferenceCard
 from pipelines.contract.errors import ModelLoadFailed
 from pipelines.contract.picture import Picture
 from pipelines.families import hub, sources
-from pipelines.families.family import Family, Progress
+from pipelines.families.family import Family
 from pipelines.families.parts import FolderParts
 from pipelines.families.pictures import to_image
+from pipelines.families.progress import Progress
 
 _FOLDER = "image_encoder"
 """Where an ``hf:`` repository may have it, if not at its root."""

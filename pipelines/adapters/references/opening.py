@@ -17,7 +17,8 @@ from pipelines.contract.adapters import ReferenceCard
 from pipelines.contract.errors import AquatintError, ModelLoadFailed, Unsupported
 from pipelines.contract.family import Family as Architecture
 from pipelines.families.assembly import fill
-from pipelines.families.family import Family, Progress
+from pipelines.families.family import Family
+from pipelines.families.progress import Progress
 from pipelines.families.weights_file import inspect
 
 
