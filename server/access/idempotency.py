@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from server.domain.clock import Clock
 from server.domain.idempotency import Answer, Reservation
-from server.domain.ports import IdempotencyRepository
+from server.domain.ports.idempotency import IdempotencyRepository
 
 
 class Keeping(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import msgspec
 
 from server.domain.clock import Clock
 from server.domain.key import EVERYONE, Caller, Key, Scope
-from server.domain.ports import KeyRepository
+from server.domain.ports.keys import KeyRepository
 
 FRESH_SECONDS = 1.0
 """How long what the database said is believed: so soon a revoked key opens nothing any more."""

@@ -11,7 +11,7 @@ from server.api.errors import LinkExpired, LinkInvalid
 from server.domain.asset import Asset
 from server.domain.clock import Clock
 from server.domain.failures import StorageFailure
-from server.domain.ports import AssetStore
+from server.domain.ports.assets import AssetStore
 from server.storage.signing import LinkSigner
 
 T = TypeVar("T")

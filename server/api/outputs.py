@@ -16,7 +16,7 @@ from server.api.documenting import FILE, failures
 from server.api.links import OUTPUTS, Links
 from server.api.sending import STATUSES, sent
 from server.domain.asset import Format
-from server.domain.ports import AssetStore
+from server.domain.ports.assets import AssetStore
 
 
 class PlainError(msgspec.Struct, frozen=True):

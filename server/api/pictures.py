@@ -18,7 +18,7 @@ from server.api.orders import Supplied
 from server.api.uploads import Uploads
 from server.domain.job import Order
 from server.domain.origin import Origin
-from server.domain.ports import InputSource
+from server.domain.ports.inputs import InputSource
 from server.storage.kinds import media_type
 from server.storage.provenance.reading import signed
 

@@ -11,7 +11,7 @@ from litestar.exceptions import NotFoundException
 from litestar.response import Stream
 
 from server.api.errors import RangeNotSatisfiable
-from server.domain.ports import AssetStore
+from server.domain.ports.assets import AssetStore
 from server.domain.stored import Stored
 
 STATUSES: Mapping[str, str] = {

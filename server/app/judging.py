@@ -4,7 +4,7 @@ from structlog.typing import FilteringBoundLogger
 
 from server.catalog.current import CurrentCatalog
 from server.domain.clock import Clock
-from server.domain.ports import DecisionRepository
+from server.domain.ports.decisions import DecisionRepository
 from server.gateway.moderation.audit import Audit
 from server.gateway.moderation.audit import Keeping as DecisionsKept
 from server.gateway.moderation.bench import Bench

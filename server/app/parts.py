@@ -35,7 +35,9 @@ from server.domain.call import Call
 from server.domain.clock import Clock, SystemClock
 from server.domain.generation import LOCAL
 from server.domain.job import Job
-from server.domain.ports import AssetStore, DecisionRepository, InputStore
+from server.domain.ports.assets import AssetStore
+from server.domain.ports.decisions import DecisionRepository
+from server.domain.ports.inputs import InputStore
 from server.egress.addresses import Allowed, networks
 from server.egress.guarded import GuardedBackend
 from server.fleet.devices import count_cuda, resolve

@@ -10,7 +10,8 @@ from server.db.assets import SqlAssets
 from server.db.database import Database
 from server.db.uploads import SqlUploads
 from server.domain.clock import Clock
-from server.domain.ports import AssetRepository, AssetStore, InputStore
+from server.domain.ports.assets import AssetRepository, AssetStore
+from server.domain.ports.inputs import InputStore
 from server.domain.retention import Keeping as ResultsKept
 from server.settings import Settings
 from server.storage.assets import Assets

@@ -30,7 +30,7 @@ from server.domain.batch import (
 )
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState
-from server.domain.ports import BatchComposer
+from server.domain.ports.batches import BatchComposer
 from server.domain.webhook import Delivery, Notify
 
 _COMPRESSION = 1

@@ -10,7 +10,7 @@ from server.db.database import Database
 from server.db.tables import CACHE
 from server.db.upserting import upsert
 from server.domain.caching import Kept
-from server.domain.ports import Trimmed
+from server.domain.ports.caching import Trimmed
 
 _AT_ONCE = 256
 """Rows of one step of trimming."""

@@ -18,7 +18,7 @@ from server.db.upserting import upsert
 from server.db.webhooks import Ends
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
-from server.domain.ports import Ahead, JobFilter, JobPage
+from server.domain.ports.jobs import Ahead, JobFilter, JobPage
 from server.domain.transitions import Begun, Dropped, Happening, Overdue, advance
 from server.domain.webhook import DeliveryState
 

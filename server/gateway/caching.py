@@ -17,7 +17,8 @@ from server.domain.caching import CacheResult, CacheUse, Kept, Keys
 from server.domain.call import Call
 from server.domain.clock import Clock
 from server.domain.generation import Usage
-from server.domain.ports import AssetStore, CacheRepository
+from server.domain.ports.assets import AssetStore
+from server.domain.ports.caching import CacheRepository
 from server.gateway.finish import Finished, Finisher
 from server.gateway.flights import Flights
 from server.gateway.identity import Identity

@@ -15,7 +15,7 @@ from server.domain.caching import CacheResult
 from server.domain.call import Call
 from server.domain.failures import StorageFailure
 from server.domain.generation import LOCAL, Route, Usage
-from server.domain.ports import AssetStore
+from server.domain.ports.assets import AssetStore
 from server.domain.stored import New
 from server.domain.verdict import Verdict
 from server.gateway.describing import metadata, parameters, told_of_upstream

@@ -15,7 +15,7 @@ from pipelines.contract.errors import AquatintError, EngineFailure, ErrorReport
 from server.domain.batch import Line
 from server.domain.clock import Clock
 from server.domain.job import Job, Order
-from server.domain.ports import BatchRepository
+from server.domain.ports.batches import BatchRepository
 from server.jobs.service import JobService
 from server.jobs.setbacks import Setbacks
 

@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from server.domain.clock import Clock
 from server.domain.job import Job
-from server.domain.ports import Ahead, JobFilter, JobPage, JobRepository
+from server.domain.ports.jobs import Ahead, JobFilter, JobPage, JobRepository
 from server.domain.transitions import Happening, advance
 
 _AT_ONCE = 256

@@ -21,7 +21,7 @@ from server.domain.call import Call, Emit, ignore
 from server.domain.clock import Clock
 from server.domain.failures import ModerationBlocked
 from server.domain.job import Job
-from server.domain.ports import JobRepository
+from server.domain.ports.jobs import JobRepository
 from server.domain.transitions import Cancelled, Dropped, Failed, Happening, Succeeded
 from server.gateway.finish import Finished, Finisher
 from server.jobs.admission import Admission

@@ -16,7 +16,7 @@ from server.domain.asset import Delivery
 from server.domain.call import Call, Emit, ignore
 from server.domain.clock import Clock
 from server.domain.job import Job, JobState, Order
-from server.domain.ports import JobFilter, JobPage, JobRepository
+from server.domain.ports.jobs import JobFilter, JobPage, JobRepository
 from server.domain.transitions import Begun, CancelAsked, Dropped, advance
 from server.gateway.finish import Finished, Finisher
 from server.jobs.admission import Admission

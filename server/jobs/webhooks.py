@@ -18,7 +18,7 @@ from server.domain.asset import Asset
 from server.domain.batch import OPEN, Batch, LineState, Standing
 from server.domain.clock import Clock
 from server.domain.job import Job
-from server.domain.ports import DeliveryRepository
+from server.domain.ports.deliveries import DeliveryRepository
 from server.domain.webhook import Delivery, DeliveryState
 from server.egress.guarded import Forbidden
 

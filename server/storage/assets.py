@@ -17,7 +17,7 @@ from server.domain.aside import aside
 from server.domain.asset import Asset, Format
 from server.domain.clock import Clock
 from server.domain.failures import StorageFailure
-from server.domain.ports import AssetRepository
+from server.domain.ports.assets import AssetRepository
 from server.domain.retention import Keeping
 from server.domain.stored import Blob, New, Stored
 from server.storage.bucket import Bucket

@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from server.domain.clock import Clock
 from server.domain.failures import StorageFailure
-from server.domain.ports import AssetRepository
+from server.domain.ports.assets import AssetRepository
 from server.domain.retention import Keeping
 from server.domain.stored import Blob, Holding
 from server.storage.assets import PATH

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 import msgspec
 
 from server.domain.asset import Asset
-from server.domain.ports import AssetStore
+from server.domain.ports.assets import AssetStore
 from server.domain.stored import New, Stored
 
 _MOST = 32 * 1024 * 1024

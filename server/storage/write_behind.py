@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from server.domain.asset import Format
 from server.domain.clock import Clock
-from server.domain.ports import AssetRepository
+from server.domain.ports.assets import AssetRepository
 from server.domain.stored import Blob, Holding, Stored
 from server.storage.blanks import Blanks, Reserving
 

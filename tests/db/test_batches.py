@@ -17,7 +17,7 @@ from server.domain.asset import Asset, Format
 from server.domain.batch import Batch, BatchState, Line, LineState, Wanted
 from server.domain.clock import SetClock
 from server.domain.job import Job, JobState, LineOf, Order
-from server.domain.ports import JobFilter
+from server.domain.ports.jobs import JobFilter
 from server.domain.transitions import CancelAsked, Failed, Succeeded
 from server.domain.webhook import Notify
 from server.jobs.webhooks import compose_batch

@@ -11,7 +11,7 @@ from server.db.jobs import SqlJobs
 from server.db.webhooks import Outbox
 from server.domain.clock import SetClock
 from server.domain.job import Job, JobState, Order
-from server.domain.ports import JobFilter
+from server.domain.ports.jobs import JobFilter
 from server.domain.transitions import Begun, CancelAsked, Dropped, IllegalTransition, Succeeded, advance
 from server.domain.webhook import Notify
 from server.jobs.journal import Journal, Writing

@@ -20,7 +20,7 @@ from server.domain.caching import Kept, Keys
 from server.domain.clock import SetClock
 from server.domain.generation import Route, Usage
 from server.domain.job import Job, JobState, Order
-from server.domain.ports import JobFilter
+from server.domain.ports.jobs import JobFilter
 from server.domain.spending import Charge, Hold
 from server.domain.stored import Blob, Stored
 from server.domain.transitions import Begun, CancelAsked, Succeeded, advance

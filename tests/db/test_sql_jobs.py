@@ -17,7 +17,7 @@ from server.db.webhooks import Outbox
 from server.domain.asset import Asset, Format
 from server.domain.clock import SetClock
 from server.domain.job import Job, JobState, Order
-from server.domain.ports import Ahead, JobFilter
+from server.domain.ports.jobs import Ahead, JobFilter
 from server.domain.transitions import CancelAsked, Cancelled, Dropped, Failed, IllegalTransition, Succeeded
 
 STATS = RunStats(0.1, 0.2, 0.3, 0.4, 20, 3.5)

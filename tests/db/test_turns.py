@@ -18,7 +18,7 @@ from server.db.turns import next_bulk, next_turn, next_urgent
 from server.db.webhooks import Outbox
 from server.domain.clock import SetClock
 from server.domain.job import Job, JobState, Order
-from server.domain.ports import Ahead
+from server.domain.ports.jobs import Ahead
 from server.domain.transitions import Dropped, Succeeded
 
 

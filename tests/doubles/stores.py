@@ -9,7 +9,7 @@ from obstore.store import LocalStore
 from server.db.assets import SqlAssets
 from server.db.database import Database
 from server.domain.clock import Clock
-from server.domain.ports import AssetRepository
+from server.domain.ports.assets import AssetRepository
 from server.storage.assets import Assets
 from server.storage.bucket import Bucket
 from server.storage.places import Place, place

@@ -24,7 +24,7 @@ from server.domain.clock import SetClock
 from server.domain.failures import BudgetSpent
 from server.domain.generation import AUTO, LOCAL, WORDS_MISSING, Attempt, Route, Usage
 from server.domain.job import JobState, Order
-from server.domain.ports import JobFilter
+from server.domain.ports.jobs import JobFilter
 from server.domain.verdict import Action, Stage, Verdict
 from server.gateway.caching import CacheBounds, Cached
 from server.gateway.finish import Gateway

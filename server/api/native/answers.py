@@ -23,7 +23,7 @@ from server.api.watching import KEEP_ALIVE, Watch, event
 from server.domain.asset import Asset, Delivery, Format
 from server.domain.generation import Usage
 from server.domain.job import Job
-from server.domain.ports import AssetStore
+from server.domain.ports.assets import AssetStore
 from server.jobs.service import JobService
 from server.storage.encode import encode
 

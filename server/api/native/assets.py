@@ -20,7 +20,8 @@ from server.api.sending import SAFE, sent
 from server.api.uploads import Uploads
 from server.domain.asset import Format
 from server.domain.key import Scope
-from server.domain.ports import AssetStore, InputStore
+from server.domain.ports.assets import AssetStore
+from server.domain.ports.inputs import InputStore
 from server.domain.stored import Stored
 from server.storage.kinds import media_type
 

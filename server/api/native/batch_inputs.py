@@ -13,7 +13,8 @@ from server.api.pictures import Pictures, inline
 from server.api.uploads import Uploads
 from server.domain.batch import Batch, Line, Pictured
 from server.domain.job import Order
-from server.domain.ports import BatchRepository, InputSource
+from server.domain.ports.batches import BatchRepository
+from server.domain.ports.inputs import InputSource
 
 _ASSET = "asset_"
 _MOST_HELD = 16 << 20

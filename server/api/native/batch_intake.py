@@ -27,7 +27,8 @@ from server.catalog.catalog import Catalog
 from server.domain.batch import Batch, BatchState, Line, Pictured, Wanted
 from server.domain.clock import Clock
 from server.domain.job import LineOf, Order
-from server.domain.ports import BatchRepository, InputStore
+from server.domain.ports.batches import BatchRepository
+from server.domain.ports.inputs import InputStore
 from server.domain.webhook import Notify
 from server.egress.urls import check_url
 from server.jobs.service import draw_seed, new_id

@@ -27,7 +27,7 @@ from server.api.native.standing import shown, told
 from server.catalog.catalog import Catalog
 from server.domain.batch import Batch, BatchState, LineState, Result, Standing
 from server.domain.key import Scope
-from server.domain.ports import BatchRepository
+from server.domain.ports.batches import BatchRepository
 from server.jobs.feeder import Feeder
 from server.jobs.service import JobService
 

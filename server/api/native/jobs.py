@@ -31,7 +31,8 @@ from server.api.watching import STREAM_HEADERS
 from server.catalog.catalog import Catalog
 from server.domain.job import Job, JobState, Order
 from server.domain.key import Scope
-from server.domain.ports import AssetStore, JobFilter
+from server.domain.ports.assets import AssetStore
+from server.domain.ports.jobs import JobFilter
 from server.domain.webhook import Notify
 from server.egress.urls import check_url
 from server.jobs.service import JobService

@@ -14,7 +14,7 @@ from server.api.guard import SCOPE
 from server.api.native.bodies import NativeErrorBody
 from server.domain.decision import Decision, DecisionFilter, Passed
 from server.domain.key import Scope
-from server.domain.ports import DecisionRepository
+from server.domain.ports.decisions import DecisionRepository
 from server.domain.verdict import Action, Stage
 
 _MOST, _USUAL = 100, 20

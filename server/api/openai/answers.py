@@ -14,7 +14,7 @@ from server.api.openai.translate import Asked
 from server.domain.asset import Asset
 from server.domain.generation import LOCAL
 from server.domain.job import Job
-from server.domain.ports import AssetStore
+from server.domain.ports.assets import AssetStore
 
 
 class Answers:

@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 from server.domain.call import Call
 from server.domain.clock import Clock
 from server.domain.decision import Decision
-from server.domain.ports import DecisionRepository
+from server.domain.ports.decisions import DecisionRepository
 from server.domain.verdict import Action, Stage, Verdict
 from server.telemetry.metrics import Metrics
 
