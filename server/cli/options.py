@@ -9,7 +9,8 @@ import click
 
 from pipelines.contract.catalog import ModelCard
 from pipelines.contract.errors import UnknownModel
-from server.settings import OPTIONS, Settings, SettingsError, parse
+from server.cli.settings import OPTIONS, parse
+from server.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from server.cli.downloads import Wanted

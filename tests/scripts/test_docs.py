@@ -11,7 +11,7 @@ from pipelines.contract.request import Refiner, SkipLayers
 from pipelines.contract.samplers import SAMPLERS, SCHEDULERS
 from server.api.openai.schemas import EditBody
 from server.catalog.loading import parse
-from server.settings import OPTIONS
+from server.cli.settings import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import OPTIONS, Settings, SettingsError, loopback, parse
+from server.cli.settings import OPTIONS, parse
+from server.settings import Settings, SettingsError, loopback
 
 
 def settings(environ=None, cwd=Path("/nowhere"), **flags):
