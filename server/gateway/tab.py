@@ -59,6 +59,7 @@ class Tab:
         "_log",
         "_most",
         "_owner",
+        "_pause",
         "_turn",
         "_work",
     )
@@ -74,6 +75,8 @@ class Tab:
         """Changes that were written, and how often a single one could not be."""
         self._hurry, self._hurried = asyncio.Event(), 0
         """Set while somebody waits, and how many do."""
+        self._pause = 0.0
+        """Before the next attempt, where the one before failed."""
         self._turn = asyncio.Event()
         """Set, and replaced, after each attempt."""
         self._work: asyncio.Task[None] | None = None
@@ -149,29 +152,38 @@ class Tab:
 
     async def _write(self) -> None:
         """Write down what is due until nothing is."""
-        pause = 0.0
-        while True:
-            if pause:
-                await asyncio.sleep(pause)
-            else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), GATHER_SECONDS)
-            due = [line for line in self._lines.values() if line.due]
-            if not due:
-                return
-            for line in due[: -self._most]:
-                self._give_up(line)
-            some = due[-self._most :][: self._at_once]
-            if await self._keep(some):
-                pause, self._at_once = 0.0, min(_AT_ONCE, 2 * self._at_once)
-            elif len(some) > 1:
-                # It may be one of them that nobody can write: the smaller the company, the fewer wait for it.
-                pause, self._at_once = _PAUSE, len(some) // 2
-            else:
-                pause = min(_LONGEST_PAUSE, 2 * max(pause, _PAUSE))
-                self._strike(some[0])
-            self._turn.set()
-            self._turn = asyncio.Event()
+        try:
+            while due := await self._gathered():
+                for line in due[: -self._most]:
+                    self._give_up(line)
+                await self._attempt(due[-self._most :][: self._at_once])
+                self._tell()
+        finally:
+            # Whoever waits for something that is nobody's any more is to see it.
+            self._tell()
+
+    async def _gathered(self) -> list[_Line]:
+        """What is due, after the time for it to gather."""
+        if self._pause:
+            await asyncio.sleep(self._pause)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), GATHER_SECONDS)
+        return [line for line in self._lines.values() if line.due]
+
+    async def _attempt(self, lines: list[_Line]) -> None:
+        if await self._keep(lines):
+            self._pause, self._at_once = 0.0, min(_AT_ONCE, 2 * self._at_once)
+        elif len(lines) > 1:
+            # It may be one of them that nobody can write: the smaller the company, the fewer wait for it.
+            self._pause, self._at_once = _PAUSE, len(lines) // 2
+        else:
+            self._pause = min(_LONGEST_PAUSE, 2 * max(self._pause, _PAUSE))
+            self._strike(lines[0])
+
+    def _tell(self) -> None:
+        self._turn.set()
+        self._turn = asyncio.Event()
 
     async def _keep(self, lines: list[_Line]) -> bool:
         """Whether one transaction could write ``lines`` down."""

@@ -211,6 +211,18 @@ async def test_what_cannot_be_written_is_said_to_who_would_end_it(books, tab):
     assert list(tab) == []
 
 
+async def test_who_is_cancelled_while_he_waits_for_the_books_leaves_nobody_waiting(books, tab):
+    books.shut = 1
+    await tab.open(hold())
+    leaving = asyncio.create_task(tab.leave(hold()))
+    flushing = asyncio.create_task(tab.flush())
+    await tab._turn.wait()
+    await asyncio.sleep(0)  # now nothing happens until the pause is over
+    leaving.cancel()
+    await asyncio.wait_for(flushing, 60)
+    assert (list(tab), await books.charges()) == ([], 0)
+
+
 async def test_what_runs_is_kept_alive_and_what_a_dead_server_left_is_counted(books, tab):
     await tab.open(hold("runs"))
     await tab.open(hold("left"))
