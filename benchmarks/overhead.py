@@ -260,7 +260,8 @@ def machine() -> dict[str, Any]:
     return {
         "when": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
-        "command": " ".join(["python", "benchmarks/overhead.py", *sys.argv[1:]]),
+        # Where the reader's machine has LiteLLM is his.
+        "command": " ".join(["python", "benchmarks/overhead.py", *(Path(word).name for word in sys.argv[1:])]),
         "cpus": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "platform": platform.platform(),
