@@ -16,7 +16,7 @@ from server.domain.spending import Charge, Hold, Ledger
 GATHER_SECONDS = 0.25
 """Changes gather for so long; `kill -9` forgets those of the last such while."""
 MOST = 8192
-"""Changes that wait while the database takes nothing; beyond it the oldest are given up."""
+"""Holds that have ended and wait while the database takes nothing; beyond it the oldest are given up."""
 _AT_ONCE = 256
 _TRIES = 5
 """Of one change alone."""
@@ -154,9 +154,11 @@ class Tab:
         """Write down what is due until nothing is."""
         try:
             while due := await self._gathered():
-                for line in due[: -self._most]:
+                # What runs is not given up: who ends it is told whether it was written.
+                for line in [line for line in due if line.ended][: -self._most]:
+                    due.remove(line)
                     self._give_up(line)
-                await self._attempt(due[-self._most :][: self._at_once])
+                await self._attempt(due[: self._at_once])
                 self._tell()
         finally:
             # Whoever waits for something that is nobody's any more is to see it.
@@ -214,12 +216,14 @@ class Tab:
         line.strikes += 1
         if self._lines.get(line.hold.key) is line:
             self._lines[line.hold.key] = self._lines.pop(line.hold.key)
-        if line.strikes >= _TRIES and self._done > line.struck_at:
+        if line.ended and line.strikes >= _TRIES and self._done > line.struck_at:
             self._give_up(line)
 
     def _give_up(self, line: _Line) -> None:
         hold, usd = line.hold, line.charge.usage.usd if line.charge else 0.0
-        self._log.error("what was spent is in no book", job=hold.job_id, upstream=hold.upstream, usd=usd, ended=line.ended)
+        # Nobody keeps its row alive any more: with its lease all that was held is counted.
+        what = "what was spent is counted by its hold" if line.written else "what was spent is in no book"
+        self._log.error(what, job=hold.job_id, upstream=hold.upstream, usd=usd, held_usd=hold.usd)
         self._drop(line)
 
     def _drop(self, line: _Line) -> None:

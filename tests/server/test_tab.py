@@ -147,7 +147,7 @@ async def test_one_that_cannot_be_written_is_given_up_and_holds_up_no_other(book
     await tab.stop()
     assert await books.charges() == 7
     assert await books.standing() == Balance(ALL, pytest.approx(1.75), 0.0)
-    told = {"job": "j3", "upstream": "openai", "usd": 0.25, "ended": True}
+    told = {"job": "j3", "upstream": "openai", "usd": 0.25, "held_usd": 1.0}
     assert log.errors == [("what was spent is in no book", told)]
 
 
@@ -156,6 +156,7 @@ async def test_while_others_can_be_written_it_is_given_up_for_good(books):
     tab = Tab(books, "me", lambda: NOW + 60, log)
     books.refused = {"bad"}
     await tab.open(hold("bad"))
+    tab.close(hold("bad"), charge())
     index = 0
     while hold("bad") in list(tab):
         index += 1
@@ -174,10 +175,44 @@ async def test_beyond_the_most_that_may_wait_the_oldest_are_given_up(books):
     tab = Tab(books, "me", lambda: NOW + 60, log, most=10)
     for index in range(14):
         await tab.open(hold(f"j{index}"))
+        tab.close(hold(f"j{index}"), charge())
+    for index in range(20):
+        await tab.open(hold(f"runs{index}"))
     await tab.flush()
-    assert [fields["job"] for _, fields in log.errors] == ["j0", "j1", "j2", "j3"]
-    assert (await books.standing()).held == 10.0
+    assert [(event, fields["job"]) for event, fields in log.errors] == [
+        ("what was spent is in no book", f"j{index}") for index in range(4)
+    ]
+    assert await books.standing() == Balance(ALL, 2.5, 20.0), "what runs is never given up"
     await tab.stop()
+
+
+async def test_what_could_not_be_written_while_it_ran_is_when_it_ends(books):
+    log = Lines()
+    tab = Tab(books, "me", lambda: NOW + 60, log)
+    books.refused = {"late"}
+    await tab.open(hold("late"))
+    for index in range(8):
+        await tab.open(hold(f"j{index}"))
+        tab.close(hold(f"j{index}"), charge())
+        await tab.flush()
+    books.refused = set()
+    tab.close(hold("late"), charge())
+    await tab.stop()
+    assert (await books.charges(), log.errors) == (9, [])
+
+
+async def test_a_charge_that_cannot_be_written_is_counted_by_its_hold(books):
+    log = Lines()
+    tab = Tab(books, "me", lambda: NOW + 60, log)
+    await tab.open(hold("odd"))
+    await tab.flush()
+    books.refused = {"odd"}
+    tab.close(hold("odd"), charge())
+    await tab.stop()
+    assert [event for event, _ in log.errors] == ["what was spent is counted by its hold"]
+    books._clock.now = NOW + 61
+    assert await books.sweep() == (hold("odd"),)
+    assert await books.standing() == Balance(ALL, 1.0, 0.0)
 
 
 async def test_the_same_hold_counts_once_unless_it_ended_in_between(books, tab):
