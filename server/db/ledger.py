@@ -198,17 +198,13 @@ class SqlLedger:
 
     async def _move(self, connection: AsyncConnection, hold: Hold, *, held: float, spent: float = 0.0) -> Mapping[Purse, Balance]:
         """Change the purses of ``hold``; how they stand then."""
-        change = {"month": month_of(hold.at), "spent": spent, "held": max(held, 0.0), "change": held, "told": 0}
-        rows = [{**change, **asdict(purse)} for purse in hold.purses]
+        rows = [_change(month_of(hold.at), purse, held, spent) for purse in hold.purses]
         found = [_balance(row) for row in (await connection.execute(self._moving, rows)).all()]
         return {balance.purse: balance for balance in found}
 
     async def _shift(self, connection: AsyncConnection, moves: Iterable[tuple[tuple[str, Purse], Sequence[float]]]) -> None:
         """Change purses of several holds, one after the other."""
-        rows = [
-            {"month": month, **asdict(purse), "spent": spent, "held": max(held, 0.0), "change": held, "told": 0}
-            for (month, purse), (held, spent) in moves
-        ]
+        rows = [_change(month, purse, held, spent) for (month, purse), (held, spent) in moves]
         if rows:
             await connection.execute(self._shifting, rows)
 
@@ -237,6 +233,10 @@ def _add(moves: Mapping[tuple[str, Purse], list[float]], hold: Hold, held: float
         sums = moves[month_of(hold.at), purse]
         sums[0] += held
         sums[1] += spent
+
+
+def _change(month: str, purse: Purse, held: float, spent: float) -> dict[str, Any]:
+    return {"month": month, **asdict(purse), "spent": spent, "held": max(held, 0.0), "change": held, "told": 0}
 
 
 def _place(row: UsageRow) -> tuple[int, str, str, str]:
