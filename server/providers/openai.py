@@ -31,7 +31,10 @@ from server.providers.sizes import Free, nearest, within
 from server.providers.succession import Listed, Succession, day
 
 if TYPE_CHECKING:
+    from httpx import Response
     from openai import AsyncOpenAI
+    from openai._legacy_response import LegacyAPIResponse
+    from openai.types import ImagesResponse
 
 _QUALITIES: Mapping[str, tuple[str, ...]] = {
     "standard": ("standard", "medium"),
@@ -121,10 +124,11 @@ class OpenAIProvider:
     async def _plain(self, arguments: dict[str, Any]) -> Answer:
         client = await self._opened()
         async with self._translating():
+            raw: LegacyAPIResponse[ImagesResponse] | Response
             if "image" in arguments:
-                raw: Any = await client.images.with_raw_response.edit(**arguments)
+                raw = await client.images.with_raw_response.edit(**arguments)
             else:
-                raw = await _posted(client, **arguments)
+                raw = await _posted(client, arguments)
             self._heard(raw.headers)
             found = await aside(len(raw.content), lambda: _parsed(raw.content, self._upstream.name))
         data = found.get("data") if isinstance(found.get("data"), list) else []
@@ -219,14 +223,16 @@ class OpenAIProvider:
             raise UpstreamAmbiguous(msg) from error
 
 
-async def _posted(client: "AsyncOpenAI", extra_headers: Mapping[str, str], **body: Any) -> Any:
+async def _posted(client: "AsyncOpenAI", arguments: Mapping[str, Any]) -> "Response":
     """What `images.generate` answers, before anybody has read it.
 
     That method holds every argument against its type first, which takes as long as all else that the SDK does.
     """
     from httpx import Response  # noqa: PLC0415 - as late as the SDK
 
-    return await client.post("/images/generations", cast_to=Response, body=body, options={"headers": dict(extra_headers)})
+    body = dict(arguments)
+    headers = body.pop("extra_headers")
+    return await client.post("/images/generations", cast_to=Response, body=body, options={"headers": headers})
 
 
 def _arguments(request: ImageRequest, call: Call, model: str, can: Abilities, size: tuple[int, int]) -> dict[str, Any]:
