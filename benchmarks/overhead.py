@@ -254,14 +254,18 @@ def _met(kept: bool) -> str:  # noqa: FBT001 - the one thing there is to say
     return "met" if kept else "missed"
 
 
+def _said(word: str) -> str:
+    """``word`` of a command; where a machine has its programs is nobody else's business."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "when": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
-        # Where the reader's machine has LiteLLM is his.
-        "command": " ".join(["python", "benchmarks/overhead.py", *(Path(word).name for word in sys.argv[1:])]),
+        "command": " ".join(["python", "benchmarks/overhead.py", *map(_said, sys.argv[1:])]),
         "cpus": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "platform": platform.platform(),

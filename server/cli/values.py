@@ -63,7 +63,7 @@ def size(value: str) -> int:
 
 
 def size_or_none(value: str) -> int:
-    """The same, or 0 for none."""
+    """Bytes, or 0 for none."""
     return 0 if value.strip() == "0" else size(value)
 
 
