@@ -1,11 +1,11 @@
 """Rows of files that are still to come: set aside before anybody knows what will be in them, so that no answer waits for its own.
 
 A file lies where its row says, whatever is in it; what that is, the row is told once the file is whole. Those that are never
-used are taken back at the end, or given up like any whose writing did not end.
+used are taken back, or given up like any whose writing did not end.
 """
 
 import secrets
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,10 +14,10 @@ from server.domain.clock import Clock
 from server.domain.stored import Blob
 from server.storage.assets import path_of
 
-AT_HAND = 16
-"""For each kind of file that somebody waited for a moment ago."""
-KINDS = 32
-"""Tenants times formats; beyond it those that nobody has asked for longest are forgotten."""
+MOST_AT_HAND = 16
+"""Of one kind, which is a tenant and a format: twice as many as were asked for lately, and no more than that."""
+KINDS = 256
+"""Beyond it those that nobody has asked for longest have none."""
 SEEN = 16_384
 """Contents that are remembered: the same ones come soon again, or hardly ever."""
 SECONDS = 600.0
@@ -44,8 +44,8 @@ class Blanks:
     def __init__(self, rows: Reserving, clock: Clock) -> None:
         self._rows, self._clock = rows, clock
         self._at_hand: OrderedDict[tuple[str, Format], deque[Blob]] = OrderedDict()
-        self._wanted: set[tuple[str, Format]] = set()
-        """Where some were asked for since they were filled up."""
+        self._wanted: Counter[tuple[str, Format]] = Counter()
+        """How often each kind was asked for since it was filled up."""
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def take(self, tenant: str, digest: str, form: Format) -> Blob | None:
@@ -61,25 +61,29 @@ class Blanks:
             self._seen.popitem(last=False)
         if known:
             return None
-        self._wanted.add(kind)
+        self._wanted[kind] += 1
         rows = self._at_hand.setdefault(kind, deque())
         self._at_hand.move_to_end(kind)
-        while rows:
-            if (row := rows.popleft()).created > self._clock.time() - SECONDS:
-                return row
-        return None
+        # The youngest: of those that are old, all before it are.
+        return rows.pop() if rows and not self._old(rows[-1]) else None
 
     async def fill(self) -> None:
-        """Write as many as are missing where some were asked for."""
+        """Write as many as are missing where some were asked for, and take back what is old, or of too many kinds."""
+        wanted, self._wanted = self._wanted, Counter()
+        spare: list[Blob] = []
         while len(self._at_hand) > KINDS:
-            self._at_hand.popitem(last=False)
-        wanted, self._wanted = self._wanted & self._at_hand.keys(), set()
-        now = self._clock.time()
+            spare += self._at_hand.popitem(last=False)[1]
+        for rows in self._at_hand.values():
+            while rows and self._old(rows[0]):
+                spare.append(rows.popleft())
         new = [
-            (kind, Blob(name := secrets.token_hex(16), kind[0], "", path_of(kind[0], now, name, kind[1]), 0, now))
-            for kind in wanted
-            for _ in range(AT_HAND - len(self._at_hand[kind]))
+            self._row(*kind)
+            for kind, times in wanted.items()
+            if kind in self._at_hand
+            for _ in range(min(MOST_AT_HAND, 2 * times) - len(self._at_hand[kind]))
         ]
+        if spare:
+            await self._rows.withdraw(spare)
         if new:
             await self._rows.reserve([row for _, row in new])
         for kind, row in new:
@@ -91,3 +95,10 @@ class Blanks:
         self._at_hand.clear()
         if rows:
             await self._rows.withdraw(rows)
+
+    def _old(self, row: Blob) -> bool:
+        return row.created <= self._clock.time() - SECONDS
+
+    def _row(self, tenant: str, form: Format) -> tuple[tuple[str, Format], Blob]:
+        name, now = secrets.token_hex(16), self._clock.time()
+        return (tenant, form), Blob(name, tenant, "", path_of(tenant, now, name, form), 0, now)

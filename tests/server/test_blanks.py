@@ -13,7 +13,7 @@ from server.domain.asset import Format
 from server.domain.clock import SetClock
 from server.domain.failures import StorageFull
 from server.domain.stored import New
-from server.storage.blanks import AT_HAND, KINDS, SECONDS, Blanks
+from server.storage.blanks import KINDS, MOST_AT_HAND, SECONDS, Blanks
 from server.storage.bucket import Bucket
 from server.storage.collecting import Collector
 from server.storage.places import place
@@ -91,14 +91,17 @@ async def shelf(tmp_path):
 
 
 async def test_nobody_waits_for_a_row_while_there_are_some_at_hand(shelf):
-    await shelf.warm()
-    made = [await shelf.put(f"{index}".encode()) for index in range(AT_HAND)]
+    for number in range(5):
+        await shelf.put(f"before {number}".encode())
+    await shelf.warm()  # twice the six that were asked for are there
+    made = [await shelf.put(f"{index}".encode()) for index in range(12)]
     assert shelf.rows.begun == 0
-    assert shelf.files() == sorted([b"the first", *(f"{index}".encode() for index in range(AT_HAND))])
+    assert len(shelf.files()) == 5 + 1 + 12
     await shelf.put(b"one more than there were")
     assert shelf.rows.begun == 1
     await shelf.behind.settle()
     await shelf.behind.fill()
+    assert (await shelf.states()).count("writing") == MOST_AT_HAND
     for index, each in enumerate(made):
         stored = await SqlAssets(shelf.database).get(each.name)
         assert (stored.asset.size, await shelf.store.get(each.name)) == (len(f"{index}"), f"{index}".encode())
@@ -159,14 +162,20 @@ async def test_a_file_whose_server_died_is_found_by_the_row_that_was_there(shelf
     assert (shelf.files(), await shelf.states()) == ([b"the first"], ["ready"])
 
 
-async def test_old_ones_are_not_used(shelf):
+async def test_old_ones_are_not_used_and_go(shelf):
     await shelf.warm()
     shelf.clock.advance(SECONDS)
     await shelf.put(b"later")
     assert shelf.rows.begun == 1
+    await shelf.behind.settle()
+    assert (await shelf.states()).count("writing") == 2
+    await shelf.behind.fill()
+    assert (await shelf.states()).count("writing") == 2
+    await shelf.put(b"later still")
+    assert shelf.rows.begun == 1
     shelf.clock.advance(HOUR)
     await shelf.collector.collect()
-    assert shelf.files() == [b"later", b"the first"]
+    assert shelf.files() == [b"later", b"later still", b"the first"]
 
 
 async def test_without_room_for_them_each_waits_for_his_own(shelf):
@@ -212,8 +221,11 @@ async def test_only_so_many_kinds_have_some_at_hand():
     for number in range(KINDS + 3):
         assert blanks.take(f"{number}", "d", Format.PNG) is None
     await blanks.fill()
-    assert rows.reserved == KINDS * AT_HAND
+    assert (rows.reserved, rows.withdrawn) == (2 * KINDS, 0)
     assert blanks.take("2", "e", Format.PNG) is None
     assert blanks.take("3", "e", Format.PNG) is not None
+    await blanks.fill()
+    # Two for a kind that had none any more, one for the other; and the kind that nobody has asked for longest has none now.
+    assert (rows.reserved, rows.withdrawn) == (2 * KINDS + 2 + 1, 2)
     await blanks.clear()
-    assert rows.withdrawn == KINDS * AT_HAND - 1
+    assert rows.withdrawn == rows.reserved - 1, "all but the one that was taken"
